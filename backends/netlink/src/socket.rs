@@ -1,0 +1,301 @@
+//! One blocking netlink socket.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use netlink_sys::SocketAddr;
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
+
+use crate::attribute::attributes;
+use crate::error::{Error, Result};
+use crate::message::{HEADER, Message};
+
+/// The largest message the kernel sends in one read of a dump is 32 KiB; acks of large batches
+/// come in many reads.
+const RECEIVE_BUFFER: usize = 64 * 1024;
+/// Send and receive space. A batch is one send; unused space costs nothing.
+const SOCKET_SPACE: usize = 256 * 1024 * 1024;
+/// How often an interrupted dump is started again.
+const DUMP_ATTEMPTS: u32 = 20;
+
+pub(crate) const ERROR: u16 = 2;
+const DONE: u16 = 3;
+const DUMP: u16 = 0x300;
+pub(crate) const ACK: u16 = 0x4;
+const MULTI: u16 = 0x2;
+const DUMP_INTERRUPTED: u16 = 0x10;
+const ACK_CAPPED: u16 = 0x100;
+const ACK_HAS_TLVS: u16 = 0x200;
+const EXT_ACK_MESSAGE: u16 = 1;
+const EXT_ACK_OFFSET: u16 = 2;
+
+/// Multicast groups to listen to.
+pub type Groups<'a> = &'a [u32];
+
+/// A netlink socket with extended acks, kept for as long as its owner lives: opening one costs
+/// milliseconds when the kernel has to wait for readers of the old state.
+#[derive(Debug)]
+pub struct Socket {
+    socket: netlink_sys::Socket,
+    port: u32,
+    sequence: u32,
+    buffer: Vec<u8>,
+}
+
+/// One received message.
+pub(crate) struct Received<'a> {
+    pub(crate) kind: u16,
+    pub(crate) flags: u16,
+    pub(crate) sequence: u32,
+    pub(crate) payload: &'a [u8],
+}
+
+/// What `NLMSG_ERROR` says.
+pub(crate) struct Verdict {
+    pub(crate) errno: Option<Errno>,
+    pub(crate) detail: String,
+    /// Offset of the offending attribute from the start of the request.
+    pub(crate) offset: Option<u32>,
+}
+
+impl Socket {
+    /// Opens a socket of a protocol (`NETLINK_*`) that listens to multicast groups.
+    ///
+    /// # Errors
+    /// If the kernel lacks the protocol or refuses the socket.
+    pub fn open(protocol: i32, groups: Groups<'_>) -> Result<Self> {
+        let protocol = isize::try_from(protocol).unwrap_or_default();
+        let mut socket =
+            netlink_sys::Socket::new(protocol).map_err(|error| Error::socket("open", error))?;
+        socket.bind_auto().map_err(|error| Error::socket("bind", error))?;
+        let mut address = SocketAddr::new(0, 0);
+        socket.get_address(&mut address).map_err(|error| Error::socket("name", error))?;
+        for group in groups {
+            socket.add_membership(*group).map_err(|error| Error::socket("subscribe", error))?;
+        }
+        // Absent on very old kernels; errors are merely less telling then.
+        let _ = socket.set_ext_ack(true);
+        let _ = socket.set_cap_ack(true);
+        enlarge(socket.as_fd());
+        Ok(Self { socket, port: address.port_number(), sequence: 0, buffer: vec![0; RECEIVE_BUFFER] })
+    }
+
+    /// The socket's port id, which the kernel names as the owner of what it made.
+    #[must_use]
+    pub fn port(&self) -> u32 {
+        self.port
+    }
+
+    /// The next sequence number.
+    pub(crate) fn next_sequence(&mut self) -> u32 {
+        self.sequence = self.sequence.wrapping_add(1).max(1);
+        self.sequence
+    }
+
+    pub(crate) fn send_bytes(&self, bytes: &[u8]) -> Result<()> {
+        self.socket.send(bytes, 0).map_err(|error| Error::socket("send on", error)).map(|_| ())
+    }
+
+    /// Reads once and hands each message over. `false`: nothing was there (not waited for).
+    pub(crate) fn receive(
+        &mut self,
+        wait: bool,
+        mut each: impl FnMut(&Received<'_>),
+    ) -> std::result::Result<bool, Errno> {
+        let flags = if wait { MsgFlags::empty() } else { MsgFlags::MSG_DONTWAIT };
+        let length = match recv(self.socket.as_raw_fd(), &mut self.buffer, flags) {
+            Ok(length) => length,
+            Err(Errno::EAGAIN) if !wait => return Ok(false),
+            Err(Errno::EINTR) => return Ok(true),
+            Err(errno) => return Err(errno),
+        };
+        for message in messages(&self.buffer[..length]) {
+            each(&message);
+        }
+        Ok(true)
+    }
+
+    /// Sends one request and waits for its single answer or its ack. `answer` sees the payload
+    /// of what came, if anything did.
+    ///
+    /// # Errors
+    /// What the kernel says, with `what` as the subject.
+    pub fn request(
+        &mut self,
+        what: &'static str,
+        mut message: Message,
+        mut answer: impl FnMut(&[u8]),
+    ) -> Result<()> {
+        let sequence = self.next_sequence();
+        self.send_bytes(message.finish(sequence, ACK))?;
+        let mut outcome = None;
+        while outcome.is_none() {
+            self.receive(true, |received| {
+                if received.sequence != sequence {
+                    return;
+                }
+                match received.kind {
+                    ERROR => outcome = Some(verdict(received)),
+                    DONE => {}
+                    _ => answer(received.payload),
+                }
+            })
+            .map_err(|errno| Error::socket("read from", errno))?;
+        }
+        outcome.map_or(Ok(()), |verdict| verdict.into_result(what))
+    }
+
+    /// Sends a dump request and hands each answer's payload over. A dump that the kernel calls
+    /// interrupted is started again after `restart`.
+    ///
+    /// # Errors
+    /// What the kernel says, or [`Error::Interrupted`].
+    pub fn dump<T: Default>(
+        &mut self,
+        what: &'static str,
+        message: &Message,
+        mut each: impl FnMut(&mut T, &[u8]),
+    ) -> Result<T> {
+        for _ in 0..DUMP_ATTEMPTS {
+            let mut collected = T::default();
+            if self.dump_once(what, message.clone(), |payload| each(&mut collected, payload))? {
+                return Ok(collected);
+            }
+        }
+        Err(Error::Interrupted { attempts: DUMP_ATTEMPTS })
+    }
+
+    /// `false`: interrupted by a change.
+    fn dump_once(
+        &mut self,
+        what: &'static str,
+        mut message: Message,
+        mut each: impl FnMut(&[u8]),
+    ) -> Result<bool> {
+        let sequence = self.next_sequence();
+        self.send_bytes(message.finish(sequence, DUMP))?;
+        let (mut done, mut interrupted, mut refused) = (false, false, None);
+        while !done {
+            let read = self.receive(true, |received| {
+                if received.sequence != sequence {
+                    return;
+                }
+                interrupted |= received.flags & DUMP_INTERRUPTED != 0;
+                match received.kind {
+                    ERROR => {
+                        refused = Some(verdict(received));
+                        done = true;
+                    }
+                    DONE => {
+                        done = true;
+                        refused = done_error(received.payload);
+                    }
+                    _ => {
+                        each(received.payload);
+                        // A request that the kernel answers with one message is no dump.
+                        done |= received.flags & MULTI == 0;
+                    }
+                }
+            });
+            read.map_err(|errno| Error::socket("read from", errno))?;
+        }
+        match refused {
+            Some(Verdict { errno: Some(Errno::EINTR), .. }) => Ok(false),
+            Some(verdict) => verdict.into_result(what).map(|()| !interrupted),
+            None => Ok(!interrupted),
+        }
+    }
+
+    /// Takes every message that is waiting, without blocking. `true`: the kernel had to leave
+    /// some out (`ENOBUFS`).
+    ///
+    /// # Errors
+    /// If the socket fails otherwise.
+    pub fn drain(&mut self, mut each: impl FnMut(u16, &[u8])) -> Result<bool> {
+        let mut lost = false;
+        loop {
+            match self.receive(false, |received| each(received.kind, received.payload)) {
+                Ok(true) => {}
+                Ok(false) => return Ok(lost),
+                Err(Errno::ENOBUFS) => lost = true,
+                Err(errno) => return Err(Error::socket("read from", errno)),
+            }
+        }
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Verdict {
+    pub(crate) fn into_result(self, what: &'static str) -> Result<()> {
+        match self.errno {
+            None => Ok(()),
+            Some(errno) => Err(Error::Refused { what, errno, detail: self.detail }),
+        }
+    }
+}
+
+/// Sockets of the initial user namespace's root may pass the system's limit; others get what
+/// the limit allows.
+fn enlarge(socket: BorrowedFd<'_>) {
+    let space = SOCKET_SPACE;
+    if setsockopt(&socket, sockopt::SndBufForce, &space).is_err() {
+        let _ = setsockopt(&socket, sockopt::SndBuf, &space);
+    }
+    if setsockopt(&socket, sockopt::RcvBufForce, &space).is_err() {
+        let _ = setsockopt(&socket, sockopt::RcvBuf, &space);
+    }
+}
+
+fn messages(mut rest: &[u8]) -> impl Iterator<Item = Received<'_>> {
+    std::iter::from_fn(move || {
+        let header = rest.get(..HEADER)?;
+        let word = |at: usize| u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        let half = |at: usize| u16::from_ne_bytes([header[at], header[at + 1]]);
+        let length = usize::try_from(word(0)).ok()?;
+        let payload = rest.get(HEADER..length)?;
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or(&[]);
+        Some(Received { kind: half(4), flags: half(6), sequence: word(8), payload })
+    })
+}
+
+/// `struct nlmsgerr`: error, the request's header (and body unless capped), then TLVs.
+pub(crate) fn verdict(received: &Received<'_>) -> Verdict {
+    let mut verdict = done_error(received.payload).unwrap_or(Verdict {
+        errno: None,
+        detail: String::new(),
+        offset: None,
+    });
+    if received.flags & ACK_HAS_TLVS == 0 {
+        return verdict;
+    }
+    let request = received.payload.get(4..8).map_or(0, |length| {
+        u32::from_ne_bytes([length[0], length[1], length[2], length[3]])
+    });
+    let body = if received.flags & ACK_CAPPED != 0 { HEADER } else { request as usize };
+    for attribute in attributes(received.payload.get(4 + body.next_multiple_of(4)..).unwrap_or(&[])) {
+        match attribute.kind {
+            EXT_ACK_MESSAGE => verdict.detail = attribute.text().unwrap_or_default().to_owned(),
+            EXT_ACK_OFFSET => {
+                verdict.offset = attribute.payload.try_into().ok().map(u32::from_ne_bytes);
+            }
+            _ => {}
+        }
+    }
+    verdict
+}
+
+/// The error number at the start of `NLMSG_ERROR` and `NLMSG_DONE`; zero is success.
+fn done_error(payload: &[u8]) -> Option<Verdict> {
+    let code = i32::from_ne_bytes(payload.get(..4)?.try_into().ok()?);
+    (code != 0).then(|| Verdict {
+        errno: Some(Errno::from_raw(code.wrapping_neg())),
+        detail: String::new(),
+        offset: None,
+    })
+}

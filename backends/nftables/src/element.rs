@@ -1,0 +1,300 @@
+//! Elements of sets and maps: typed, as bytes, and as nft prints them.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use shunt_model::address::{Endpoint, Family, Frontend, FrontendAddress, Protocol};
+
+use crate::name::{PoolChain, REFUSE, SetId, SetKind};
+
+/// The key of an element. Which variants a set has follows from its [`SetKind`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Key {
+    /// An address. In `hairpins` it stands for the pair of it with itself.
+    Address(IpAddr),
+    /// Address . protocol . port, or protocol . port for a NodePort.
+    Frontend(Frontend),
+    /// The same with a slot of its pool, counted from 0.
+    Slot(Frontend, u32),
+}
+
+/// What happens to a new connection to a frontend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Target {
+    /// One of so many endpoints gets it.
+    Pool(u32),
+    /// It is refused.
+    Refuse,
+    /// It is dropped.
+    Drop,
+}
+
+/// The value of an element.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    /// An element of a plain set.
+    Member,
+    /// An element of a verdict map, with a comment for readers of the listing.
+    Target(Target, Arc<str>),
+    /// An element of an endpoint map.
+    Endpoint(Endpoint),
+}
+
+/// One element with its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Element {
+    /// The set or map.
+    pub set: SetId,
+    /// The key.
+    pub key: Key,
+    /// The value.
+    pub value: Value,
+}
+
+/// The map of verdicts in which a frontend stands.
+#[must_use]
+pub const fn verdict_map(frontend: &Frontend) -> SetId {
+    by_address(frontend, SetKind::Frontends, SetKind::NodePorts)
+}
+
+/// The map of endpoints for a frontend's pool.
+#[must_use]
+pub const fn endpoint_map(frontend: &Frontend) -> SetId {
+    by_address(frontend, SetKind::Endpoints, SetKind::NodePortEndpoints)
+}
+
+/// The set that says that a frontend's clients are masqueraded.
+#[must_use]
+pub const fn masquerade_set(frontend: &Frontend) -> SetId {
+    by_address(frontend, SetKind::Masquerade, SetKind::MasqueradeNodePorts)
+}
+
+const fn by_address(frontend: &Frontend, ip: SetKind, node_port: SetKind) -> SetId {
+    match frontend.address {
+        FrontendAddress::Ip(_) => SetId::new(ip, frontend.family()),
+        FrontendAddress::Node(family) => SetId::new(node_port, family),
+    }
+}
+
+impl Target {
+    /// The chain that the verdict goes to; `None` for a plain drop.
+    #[must_use]
+    pub fn chain(self, frontend: &Frontend) -> Option<String> {
+        match self {
+            Self::Pool(size) => Some(PoolChain::of(frontend, size).to_string()),
+            Self::Refuse => Some(REFUSE.to_owned()),
+            Self::Drop => None,
+        }
+    }
+
+    /// The target that a chain's name stands for.
+    #[must_use]
+    pub fn of_chain(name: &str) -> Option<Self> {
+        if name == REFUSE {
+            return Some(Self::Refuse);
+        }
+        PoolChain::parse(name).map(|pool| Self::Pool(pool.size))
+    }
+
+    /// How many slots of the endpoint map are in use by it.
+    #[must_use]
+    pub const fn pool_size(self) -> u32 {
+        match self {
+            Self::Pool(size) => size,
+            Self::Refuse | Self::Drop => 0,
+        }
+    }
+}
+
+/// The key's bytes: each part padded to four bytes, in network order but for the slot, which
+/// `numgen` makes in the host's.
+#[must_use]
+pub fn encode_key(set: SetId, key: &Key) -> Vec<u8> {
+    let mut out = Vec::with_capacity(28);
+    match key {
+        Key::Address(address) => {
+            put_address(&mut out, *address);
+            if set.kind == SetKind::Hairpins {
+                put_address(&mut out, *address);
+            }
+        }
+        Key::Frontend(frontend) => put_frontend(&mut out, frontend),
+        Key::Slot(frontend, slot) => {
+            put_frontend(&mut out, frontend);
+            out.extend_from_slice(&slot.to_ne_bytes());
+        }
+    }
+    out
+}
+
+/// The value's bytes in an endpoint map.
+#[must_use]
+pub fn encode_endpoint(endpoint: &Endpoint) -> Vec<u8> {
+    let mut out = Vec::with_capacity(20);
+    put_address(&mut out, endpoint.address);
+    put_port(&mut out, endpoint.port);
+    out
+}
+
+/// Reads a key. `None`: not a key that we write into this set.
+#[must_use]
+pub fn decode_key(set: SetId, bytes: &[u8]) -> Option<Key> {
+    let mut reader = Reader { bytes };
+    let key = match set.kind {
+        SetKind::NodeAddresses | SetKind::ClusterIps | SetKind::LocalSources => {
+            Key::Address(reader.address(set.family)?)
+        }
+        SetKind::Hairpins => {
+            let address = reader.address(set.family)?;
+            (reader.address(set.family)? == address).then_some(Key::Address(address))?
+        }
+        SetKind::Frontends | SetKind::Masquerade => Key::Frontend(reader.frontend(set.family)?),
+        SetKind::NodePorts | SetKind::MasqueradeNodePorts => {
+            Key::Frontend(reader.node_port(set.family)?)
+        }
+        SetKind::Endpoints => Key::Slot(reader.frontend(set.family)?, reader.slot()?),
+        SetKind::NodePortEndpoints => Key::Slot(reader.node_port(set.family)?, reader.slot()?),
+    };
+    reader.bytes.is_empty().then_some(key)
+}
+
+/// Reads the value of an endpoint map.
+#[must_use]
+pub fn decode_endpoint(family: Family, bytes: &[u8]) -> Option<Endpoint> {
+    let mut reader = Reader { bytes };
+    Some(Endpoint { address: reader.address(family)?, port: reader.port()? })
+}
+
+fn put_address(out: &mut Vec<u8>, address: IpAddr) {
+    match address {
+        IpAddr::V4(address) => out.extend_from_slice(&address.octets()),
+        IpAddr::V6(address) => out.extend_from_slice(&address.octets()),
+    }
+}
+
+fn put_port(out: &mut Vec<u8>, port: u16) {
+    out.extend_from_slice(&port.to_be_bytes());
+    out.extend_from_slice(&[0; 2]);
+}
+
+fn put_frontend(out: &mut Vec<u8>, frontend: &Frontend) {
+    if let FrontendAddress::Ip(address) = frontend.address {
+        put_address(out, address);
+    }
+    out.extend_from_slice(&[frontend.protocol.number(), 0, 0, 0]);
+    put_port(out, frontend.port);
+}
+
+struct Reader<'a> {
+    bytes: &'a [u8],
+}
+
+impl Reader<'_> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (head, rest) = self.bytes.split_first_chunk::<N>()?;
+        self.bytes = rest;
+        Some(*head)
+    }
+
+    fn address(&mut self, family: Family) -> Option<IpAddr> {
+        Some(match family {
+            Family::V4 => Ipv4Addr::from(self.take::<4>()?).into(),
+            Family::V6 => Ipv6Addr::from(self.take::<16>()?).into(),
+        })
+    }
+
+    fn port(&mut self) -> Option<u16> {
+        let [high, low, _, _] = self.take::<4>()?;
+        Some(u16::from_be_bytes([high, low]))
+    }
+
+    fn slot(&mut self) -> Option<u32> {
+        self.take::<4>().map(u32::from_ne_bytes)
+    }
+
+    fn frontend(&mut self, family: Family) -> Option<Frontend> {
+        let address = FrontendAddress::Ip(self.address(family)?);
+        self.at(address)
+    }
+
+    fn node_port(&mut self, family: Family) -> Option<Frontend> {
+        self.at(FrontendAddress::Node(family))
+    }
+
+    fn at(&mut self, address: FrontendAddress) -> Option<Frontend> {
+        let [protocol, ..] = self.take::<4>()?;
+        let protocol = Protocol::from_number(protocol)?;
+        Some(Frontend { address, protocol, port: self.port()? })
+    }
+}
+
+impl fmt::Display for Element {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.key {
+            Key::Address(address) if self.set.kind == SetKind::Hairpins => {
+                write!(f, "{address} . {address}")?;
+            }
+            Key::Address(address) => write!(f, "{address}")?,
+            Key::Frontend(frontend) => write_frontend(f, frontend)?,
+            Key::Slot(frontend, slot) => {
+                write_frontend(f, frontend)?;
+                write!(f, " . {slot}")?;
+            }
+        }
+        match (&self.value, &self.key) {
+            (Value::Target(target, comment), Key::Frontend(frontend)) => {
+                write!(f, " comment \"{comment}\" : ")?;
+                match target.chain(frontend) {
+                    Some(chain) => write!(f, "goto {chain}"),
+                    None => f.write_str("drop"),
+                }
+            }
+            (Value::Endpoint(endpoint), _) => {
+                write!(f, " : {} . {}", endpoint.address, endpoint.port)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn write_frontend(f: &mut fmt::Formatter<'_>, frontend: &Frontend) -> fmt::Result {
+    if let FrontendAddress::Ip(address) = frontend.address {
+        write!(f, "{address} . ")?;
+    }
+    write!(f, "{} . {}", frontend.protocol, frontend.port)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(set: SetId, key: Key, length: usize) {
+        let bytes = encode_key(set, &key);
+        assert_eq!(bytes.len(), length);
+        assert_eq!(decode_key(set, &bytes), Some(key));
+        assert_eq!(decode_key(set, &bytes[1..]), None);
+    }
+
+    #[test]
+    fn keys_survive_the_way_to_the_kernel_and_back() {
+        for (ip, width) in [("10.0.0.1", 4), ("fd00::1", 16)] {
+            let ip: IpAddr = ip.parse().expect("an address");
+            let family = Family::of(ip);
+            let set = |kind| SetId::new(kind, family);
+            let frontend =
+                Frontend { address: FrontendAddress::Ip(ip), protocol: Protocol::Udp, port: 53 };
+            let node = Frontend { address: FrontendAddress::Node(family), ..frontend };
+            check(set(SetKind::ClusterIps), Key::Address(ip), width);
+            check(set(SetKind::Hairpins), Key::Address(ip), 2 * width);
+            check(set(SetKind::Frontends), Key::Frontend(frontend), width + 8);
+            check(set(SetKind::NodePorts), Key::Frontend(node), 8);
+            check(set(SetKind::Endpoints), Key::Slot(frontend, 70_000), width + 12);
+            check(set(SetKind::NodePortEndpoints), Key::Slot(node, 3), 12);
+            let endpoint = Endpoint { address: ip, port: 8080 };
+            let bytes = encode_endpoint(&endpoint);
+            assert_eq!(decode_endpoint(family, &bytes), Some(endpoint));
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! The nftables backend: a plan is lowered to elements of fixed sets and maps, compared with what
+//! the kernel holds, and the difference is written in a few netlink transactions.
+//!
+//! Everything but [`kernel`] is pure. The layout and its reasons stand in the README beside this
+//! crate; the names of tables, chains and sets are made in [`name`] alone.
+
+pub mod diff;
+pub mod element;
+mod expression;
+pub mod installed;
+pub mod kernel;
+mod layout;
+pub mod lower;
+mod message;
+pub mod name;
+pub mod text;
+mod userdata;

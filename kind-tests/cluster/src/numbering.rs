@@ -1,0 +1,127 @@
+//! Which address belongs to whom. Everything follows from the order of the specification.
+//!
+//! | who | IPv4 | IPv6 |
+//! |---|---|---|
+//! | underlay | 192.168.77.0/24 | fd00:77::/64 |
+//! | gateway (the fabric; it leads nowhere) | .1 | ::1 |
+//! | node i, from 1 to 89 | .(10+i) | ::(10+i) |
+//! | client k, from 1 to 99 | .(100+k) | ::(100+k) |
+//! | control plane | .200 | ::200 |
+//! | pods of node i | 10.77.i.0/24 | fd00:10:77:i::/64 |
+//! | pod j of node i, from 1 to 244 | .(10+j) | ::(10+j) |
+//!
+//! IPv6 numbers are the decimal digits of the IPv4 ones: node 1 is 192.168.77.11 and fd00:77::11.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use crate::host::{Families, Family};
+
+/// The number of the gateway on the underlay.
+pub(crate) const GATEWAY: u8 = 1;
+/// The number of the control plane on the underlay.
+pub(crate) const CONTROL_PLANE: u8 = 200;
+/// Nodes and pods are numbered from above this.
+const FIRST: u8 = 10;
+/// Clients are numbered from above this.
+const FIRST_CLIENT: u8 = 100;
+
+/// The gateway every pod has: no one's address, the node answers for it (as with Calico).
+pub(crate) const POD_GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+/// The same for IPv6: an address of the node's end of the veth pair.
+pub(crate) const POD_GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+
+/// The underlay's number of node `index` (from 1).
+pub(crate) fn node_number(index: usize) -> Option<u8> {
+    number(FIRST, index, 89)
+}
+
+/// The underlay's number of client `index` (from 1).
+pub(crate) fn client_number(index: usize) -> Option<u8> {
+    number(FIRST_CLIENT, index, 99)
+}
+
+/// The number of pod `index` (from 1) in its node's network.
+pub(crate) fn pod_number(index: usize) -> Option<u8> {
+    number(FIRST, index, 244)
+}
+
+/// The addresses of an underlay number.
+pub(crate) fn underlay(families: Families, number: u8) -> Vec<IpAddr> {
+    let v6 = Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, digits(number));
+    both(families, Ipv4Addr::new(192, 168, 77, number), v6)
+}
+
+/// An underlay address with the length of its network.
+pub(crate) fn in_underlay(address: IpAddr) -> IpNet {
+    match address {
+        IpAddr::V4(a) => IpNet::V4(Ipv4Net::new_assert(a, 24)),
+        IpAddr::V6(a) => IpNet::V6(Ipv6Net::new_assert(a, 64)),
+    }
+}
+
+/// The addresses of a pod.
+pub(crate) fn pod(families: Families, node: u8, number: u8) -> Vec<IpAddr> {
+    let v6 = Ipv6Addr::new(0xfd00, 0x10, 0x77, digits(node), 0, 0, 0, digits(number));
+    both(families, Ipv4Addr::new(10, 77, node, number), v6)
+}
+
+/// The pod networks of a node.
+pub(crate) fn pod_networks(families: Families, node: u8) -> Vec<IpNet> {
+    let addresses = pod(families, node, 0).into_iter();
+    addresses.map(|a| in_underlay(a).trunc()).collect()
+}
+
+/// The gateway of pods, in the family of this address.
+pub(crate) fn pod_gateway(like: IpAddr) -> IpAddr {
+    match like {
+        IpAddr::V4(_) => POD_GATEWAY_V4.into(),
+        IpAddr::V6(_) => POD_GATEWAY_V6.into(),
+    }
+}
+
+fn both(families: Families, v4: Ipv4Addr, v6: Ipv6Addr) -> Vec<IpAddr> {
+    let address = |family: &Family| match family {
+        Family::V4 => IpAddr::V4(v4),
+        Family::V6 => IpAddr::V6(v6),
+    };
+    families.each().iter().map(address).collect()
+}
+
+fn number(base: u8, index: usize, last: usize) -> Option<u8> {
+    let index = u8::try_from(index).ok()?;
+    let fits = index >= 1 && usize::from(index) <= last;
+    fits.then(|| base.checked_add(index)).flatten()
+}
+
+/// The hexadecimal number whose digits are the decimal digits of this one.
+fn digits(number: u8) -> u16 {
+    let number = u16::from(number);
+    (number / 100) << 8 | (number / 10 % 10) << 4 | number % 10
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ipv6_reads_like_ipv4() {
+        let addresses = pod(Families::Dual, 12, pod_number(244).unwrap());
+        let text: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+        assert_eq!(text, ["10.77.12.254", "fd00:10:77:12::254"]);
+        let networks = pod_networks(Families::Dual, 1);
+        let text: Vec<_> = networks.iter().map(ToString::to_string).collect();
+        assert_eq!(text, ["10.77.1.0/24", "fd00:10:77:1::/64"]);
+    }
+
+    #[test]
+    fn numbers_stay_in_their_range() {
+        assert_eq!(node_number(0), None);
+        assert_eq!(node_number(89), Some(99));
+        assert_eq!(node_number(90), None);
+        assert_eq!(client_number(99), Some(199));
+        assert_eq!(client_number(100), None);
+        assert_eq!(pod_number(245), None);
+    }
+}

@@ -1,0 +1,105 @@
+//! Who claims which frontend. A frontend has one owner: the oldest Service that claims it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::address::Frontend;
+use crate::object::ObjectKey;
+
+/// A Service as a claimant; the least of all claimants owns the frontend.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Claimant {
+    /// When the Service was created; an unknown age counts as the newest.
+    pub(super) created: i64,
+    /// The Service.
+    pub(super) key: ObjectKey,
+}
+
+impl Claimant {
+    /// The claimant that a Service is, by its `created`, which is 0 if unknown.
+    pub(super) fn new(created: i64, key: ObjectKey) -> Self {
+        Self { created: if created == 0 { i64::MAX } else { created }, key }
+    }
+}
+
+/// What one Service claims.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Claim {
+    /// The Service.
+    pub(super) claimant: Claimant,
+    /// The frontends, sorted, each once.
+    pub(super) frontends: Box<[Frontend]>,
+}
+
+impl Claim {
+    fn contains(&self, frontend: &Frontend) -> bool {
+        self.frontends.binary_search(frontend).is_ok()
+    }
+}
+
+/// All claims, by frontend and by Service.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Claims {
+    /// Sorted, never empty. Nearly every frontend has one claimant, so this is no map of maps.
+    claimants: BTreeMap<Frontend, Vec<Claimant>>,
+    claims: BTreeMap<ObjectKey, Claim>,
+}
+
+impl Claims {
+    /// The owner of a frontend.
+    pub(super) fn owner(&self, frontend: &Frontend) -> Option<&Claimant> {
+        self.claimants.get(frontend).and_then(|claimants| claimants.first())
+    }
+
+    /// Replaces what a Service claims; `None` if it is gone. Returns whose plans may change by
+    /// it: the new owner gains a frontend, the old one loses it, and those who stay behind name
+    /// another winner in their problems.
+    pub(super) fn replace(&mut self, key: &ObjectKey, new: Option<Claim>) -> BTreeSet<ObjectKey> {
+        let old = self.claims.remove(key);
+        let mut affected = BTreeSet::new();
+        if old != new {
+            let claims = || [&old, &new].into_iter().flatten();
+            let touched: BTreeSet<Frontend> =
+                claims().flat_map(|claim| claim.frontends.iter().copied()).collect();
+            for frontend in touched {
+                let claimant = |claim: &Option<Claim>| {
+                    let claim = claim.as_ref().filter(|claim| claim.contains(&frontend))?;
+                    Some(claim.claimant.clone())
+                };
+                self.exchange(frontend, claimant(&old), claimant(&new), &mut affected);
+            }
+        }
+        if let Some(new) = new {
+            self.claims.insert(key.clone(), new);
+        }
+        affected
+    }
+
+    fn exchange(
+        &mut self,
+        frontend: Frontend,
+        old: Option<Claimant>,
+        new: Option<Claimant>,
+        affected: &mut BTreeSet<ObjectKey>,
+    ) {
+        if old == new {
+            return;
+        }
+        let claimants = self.claimants.entry(frontend).or_default();
+        let before = claimants.first().cloned();
+        if let Some(Ok(at)) = old.map(|old| claimants.binary_search(&old)) {
+            claimants.remove(at);
+        }
+        if let Some(new) = new
+            && let Err(at) = claimants.binary_search(&new)
+        {
+            claimants.reserve_exact(1);
+            claimants.insert(at, new);
+        }
+        if claimants.first() != before.as_ref() {
+            affected.extend(claimants.iter().map(|claimant| claimant.key.clone()));
+        }
+        if claimants.is_empty() {
+            self.claimants.remove(&frontend);
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! The node's part of the plan.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::{LocalSources, NodePortAddresses, Settings};
+use crate::address::Family;
+use crate::plan::NodePlan;
+use crate::snapshot::Snapshot;
+
+/// Compiles the node's part.
+pub(super) fn plan(settings: &Settings, snapshot: &Snapshot) -> NodePlan {
+    NodePlan {
+        node_port_addresses: match &settings.node_port_addresses {
+            NodePortAddresses::Primary => primary(settings, snapshot),
+            NodePortAddresses::Within(networks) => within(networks, snapshot),
+        },
+        local_sources: match &settings.local_sources {
+            LocalSources::Unknown => BTreeSet::new(),
+            LocalSources::Cidrs(networks) => disjoint(networks),
+            LocalSources::NodePodCidrs => snapshot
+                .node(&settings.node_name)
+                .map_or_else(BTreeSet::new, |node| disjoint(&node.pod_cidrs)),
+        },
+        masquerade_all: settings.masquerade_all,
+    }
+}
+
+/// The Node's first address of each family. Without any, NodePorts must still be reachable.
+fn primary(settings: &Settings, snapshot: &Snapshot) -> BTreeSet<IpAddr> {
+    let node = snapshot.node(&settings.node_name);
+    let own = node.map_or(&[][..], |node| &node.addresses);
+    let first = |family| {
+        let mut usable = own.iter().filter(|ip| Family::of(**ip) == family && !ip.is_loopback());
+        usable.next().copied()
+    };
+    let first: BTreeSet<IpAddr> = Family::ALL.into_iter().filter_map(first).collect();
+    if !first.is_empty() {
+        return first;
+    }
+    let usable = |ip: &&IpAddr| !ip.is_loopback() && !is_link_local(**ip);
+    snapshot.local_addresses().iter().filter(usable).copied().collect()
+}
+
+/// The machine's addresses in these networks; a family that is not mentioned matches wholly.
+fn within(networks: &[IpNet], snapshot: &Snapshot) -> BTreeSet<IpAddr> {
+    let matches = |ip: &IpAddr| {
+        let family = Family::of(*ip);
+        let mut mentioned = networks.iter().filter(|net| Family::of(net.addr()) == family);
+        mentioned.clone().next().is_none() || mentioned.any(|net| net.contains(ip))
+    };
+    let usable = |ip: &&IpAddr| !ip.is_loopback() && matches(ip);
+    snapshot.local_addresses().iter().filter(usable).copied().collect()
+}
+
+const fn is_link_local(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    }
+}
+
+/// The same addresses as networks that do not overlap: an nftables set of intervals refuses
+/// others, and two ways to write one set must not make two plans.
+fn disjoint(networks: &[IpNet]) -> BTreeSet<IpNet> {
+    IpNet::aggregate(&networks.to_vec()).into_iter().collect()
+}

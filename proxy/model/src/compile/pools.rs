@@ -1,0 +1,114 @@
+//! The pools of a Service: which endpoints a frontend may use.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use crate::address::{Endpoint, Family};
+use crate::object::{EndpointSlice, ServicePort, SliceEndpoint, TrafficPolicy};
+use crate::plan::Action;
+
+/// A pool, and the action that leads to it.
+struct Pool {
+    action: Action,
+    /// The addresses of its endpoints that may be on this node.
+    hairpins: Vec<IpAddr>,
+}
+
+/// An endpoint of a ServicePort, with its conditions.
+type Candidate<'a> = (Endpoint, &'a SliceEndpoint);
+
+/// The pools of one Service, each made once, so that frontends share them.
+pub(super) struct Pools<'a> {
+    ports: &'a [ServicePort],
+    slices: &'a [EndpointSlice],
+    node_name: &'a str,
+    pools: BTreeMap<(usize, Family, TrafficPolicy), Pool>,
+}
+
+impl<'a> Pools<'a> {
+    /// The pools of a Service with these ports and slices.
+    pub(super) const fn new(
+        ports: &'a [ServicePort],
+        slices: &'a [EndpointSlice],
+        node_name: &'a str,
+    ) -> Self {
+        Self { ports, slices, node_name, pools: BTreeMap::new() }
+    }
+
+    /// What happens to a new connection to a frontend of this ServicePort (by index).
+    pub(super) fn action(&mut self, port: usize, family: Family, policy: TrafficPolicy) -> Action {
+        let (ports, slices, node_name) = (self.ports, self.slices, self.node_name);
+        let make = || {
+            let candidates = candidates(slices, &ports[port], family);
+            pool(&candidates, policy, node_name)
+        };
+        self.pools.entry((port, family, policy)).or_insert_with(make).action.clone()
+    }
+
+    /// The addresses of endpoints, in any of the pools asked for, that may reach themselves.
+    pub(super) fn hairpins(&self) -> Vec<IpAddr> {
+        let mut hairpins: Vec<IpAddr> =
+            self.pools.values().flat_map(|pool| pool.hairpins.iter().copied()).collect();
+        hairpins.sort_unstable();
+        hairpins.dedup();
+        hairpins
+    }
+}
+
+/// The endpoints of a ServicePort, sorted, each once.
+fn candidates<'a>(
+    slices: &'a [EndpointSlice],
+    port: &ServicePort,
+    family: Family,
+) -> Vec<Candidate<'a>> {
+    let mut candidates: Vec<Candidate<'a>> = Vec::new();
+    for slice in slices {
+        let matching = slice.ports.iter();
+        let matching = matching.filter(|p| p.name == port.name && p.protocol == port.protocol);
+        for number in matching.map(|matching| matching.port) {
+            let of_family = slice.endpoints.iter().filter(|e| Family::of(e.address) == family);
+            candidates.extend(of_family.map(|endpoint| {
+                (Endpoint { address: endpoint.address, port: number }, endpoint)
+            }));
+        }
+    }
+    // A pod that moves between slices stands in both for a while, and one of them is out of date:
+    // that is the one that says less good of it. The sort is stable, so a tie is decided by the
+    // order of the slices.
+    candidates.sort_by_key(|(endpoint, e)| (*endpoint, e.terminating, !e.ready, !e.serving));
+    candidates.dedup_by_key(|(endpoint, _)| *endpoint);
+    candidates
+}
+
+fn pool(candidates: &[Candidate<'_>], policy: TrafficPolicy, node_name: &str) -> Pool {
+    let everywhere = usable(candidates, |_| true);
+    let none = |action| Pool { action, hairpins: Vec::new() };
+    if everywhere.is_empty() {
+        return none(Action::Reject);
+    }
+    let chosen = match policy {
+        TrafficPolicy::Cluster => everywhere,
+        TrafficPolicy::Local => usable(candidates, |e| e.node.as_deref() == Some(node_name)),
+    };
+    if chosen.is_empty() {
+        return none(Action::Drop);
+    }
+    let may_be_here = |e: &SliceEndpoint| e.node.as_deref().is_none_or(|node| node == node_name);
+    let hairpins = chosen.iter().filter(|(_, e)| may_be_here(e));
+    Pool {
+        hairpins: hairpins.map(|(endpoint, _)| endpoint.address).collect(),
+        action: Action::Forward(chosen.iter().map(|(endpoint, _)| *endpoint).collect()),
+    }
+}
+
+/// The ready ones; if there are none, those that end but still serve (KEP-1669).
+fn usable<'a>(
+    candidates: &[Candidate<'a>],
+    allowed: impl Fn(&SliceEndpoint) -> bool,
+) -> Vec<Candidate<'a>> {
+    let those = |wanted: fn(&SliceEndpoint) -> bool| -> Vec<Candidate<'a>> {
+        candidates.iter().filter(|(_, e)| wanted(e) && allowed(e)).copied().collect()
+    };
+    let ready = those(|e| e.ready);
+    if ready.is_empty() { those(|e| e.serving && e.terminating) } else { ready }
+}

@@ -1,0 +1,104 @@
+//! One Service's part of the plan.
+
+use super::claims::{Claimant, Claims};
+use super::frontends::{problem, wanted};
+use super::pools::Pools;
+use crate::object::{EndpointSlice, Service, TrafficPolicy};
+use crate::plan::{Action, FrontendKind, FrontendPlan, Masquerade, ServicePlan};
+use crate::problem::Problem;
+
+/// Compiles a Service's part. All claims must be up to date.
+pub(super) fn plan(
+    service: &Service,
+    slices: &[EndpointSlice],
+    node_name: &str,
+    claims: &Claims,
+) -> ServicePlan {
+    let mut problems = Vec::new();
+    problems.extend(external_policy_unsupported(service));
+    problems.extend(affinity_unsupported(service));
+    problems.extend(source_ranges_unsupported(service));
+    let mut pools = Pools::new(&service.ports, slices, node_name);
+    let mut frontends = Vec::new();
+    let own = Claimant::new(service.created, service.key.clone());
+    for (frontend, wanted) in wanted(service, &mut problems) {
+        if let Some(owner) = claims.owner(&frontend).filter(|owner| **owner != own) {
+            let why = if owner.created < own.created { "is older" } else { "comes first by name" };
+            let by = format!("already used by Service {}, which {why}", owner.key);
+            problems.push(problem(service, wanted.field, format!("{frontend} is {by}; skipped")));
+            continue;
+        }
+        let kind = wanted.kind();
+        let action = if kind == FrontendKind::LoadBalancer && has_source_ranges(service) {
+            Action::Drop
+        } else {
+            pools.action(wanted.port, frontend.family(), policy(service, kind))
+        };
+        frontends.push(FrontendPlan {
+            frontend,
+            kind,
+            port_name: service.ports[wanted.port].name.clone(),
+            action,
+            masquerade: masquerade(kind),
+        });
+    }
+    problems.sort_unstable();
+    problems.dedup();
+    let mut cluster_ips = service.cluster_ips.clone();
+    cluster_ips.sort_unstable();
+    cluster_ips.dedup();
+    ServicePlan {
+        service_type: service.service_type,
+        frontends,
+        cluster_ips,
+        hairpins: pools.hairpins(),
+        problems,
+    }
+}
+
+/// The traffic policy that governs a frontend.
+const fn policy(service: &Service, kind: FrontendKind) -> TrafficPolicy {
+    match kind {
+        FrontendKind::ClusterIp => service.internal_traffic_policy,
+        FrontendKind::NodePort | FrontendKind::ExternalIp | FrontendKind::LoadBalancer => {
+            TrafficPolicy::Cluster
+        }
+    }
+}
+
+/// Whose source is hidden: a client outside the cluster must get its answer through this node.
+const fn masquerade(kind: FrontendKind) -> Masquerade {
+    match kind {
+        FrontendKind::ClusterIp => Masquerade::Outsiders,
+        FrontendKind::NodePort | FrontendKind::ExternalIp | FrontendKind::LoadBalancer => {
+            Masquerade::Always
+        }
+    }
+}
+
+fn external_policy_unsupported(service: &Service) -> Option<Problem> {
+    (service.external_traffic_policy == TrafficPolicy::Local).then(|| {
+        let reason = "Local is not supported yet; served as Cluster";
+        problem(service, "spec.externalTrafficPolicy", reason)
+    })
+}
+
+fn affinity_unsupported(service: &Service) -> Option<Problem> {
+    service.affinity_seconds.map(|_| {
+        let reason = "ClientIP is not supported yet; connections are spread";
+        problem(service, "spec.sessionAffinity", reason)
+    })
+}
+
+fn source_ranges_unsupported(service: &Service) -> Option<Problem> {
+    has_source_ranges(service).then(|| {
+        let reason = "source ranges are not supported yet; load-balancer traffic is dropped";
+        problem(service, "spec.loadBalancerSourceRanges", reason)
+    })
+}
+
+/// Whether only some clients may use the load balancer's addresses. To ignore that would let
+/// everyone in.
+const fn has_source_ranges(service: &Service) -> bool {
+    !service.load_balancer_source_ranges.is_empty()
+}

@@ -1,0 +1,171 @@
+//! The objects of the API, reduced to what shunt uses.
+//!
+//! Whoever converts from the wire has checked each value: addresses parse, ports are 1-65535.
+//! What did not pass is left out here and stands in a [`Problem`](crate::problem::Problem).
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use crate::address::{Family, Protocol};
+
+/// Namespace and name. The namespace is empty for cluster-wide objects.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectKey {
+    /// The namespace.
+    pub namespace: Arc<str>,
+    /// The name.
+    pub name: Arc<str>,
+}
+
+impl ObjectKey {
+    /// A key from its two parts.
+    #[must_use]
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() {
+            f.write_str(&self.name)
+        } else {
+            write!(f, "{}/{}", self.namespace, self.name)
+        }
+    }
+}
+
+/// `spec.type` of a Service that is proxied (ExternalName and headless Services never get here).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ServiceType {
+    /// Reachable on its ClusterIPs (and its externalIPs).
+    #[default]
+    ClusterIp,
+    /// Also on a port of every node.
+    NodePort,
+    /// Also on the addresses in `status.loadBalancer`.
+    LoadBalancer,
+}
+
+impl fmt::Display for ServiceType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ClusterIp => "ClusterIP",
+            Self::NodePort => "NodePort",
+            Self::LoadBalancer => "LoadBalancer",
+        })
+    }
+}
+
+/// `externalTrafficPolicy` or `internalTrafficPolicy`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TrafficPolicy {
+    /// All endpoints.
+    #[default]
+    Cluster,
+    /// Only endpoints on this node.
+    Local,
+}
+
+/// A Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Namespace and name.
+    pub key: ObjectKey,
+    /// `metadata.creationTimestamp` in seconds since the epoch; 0 if unknown. When two Services
+    /// claim one frontend, the older wins, then the lesser key.
+    pub created: i64,
+    /// `spec.type`.
+    pub service_type: ServiceType,
+    /// `spec.clusterIPs`: one address, or one of each family.
+    pub cluster_ips: Vec<IpAddr>,
+    /// `spec.externalIPs`.
+    pub external_ips: Vec<IpAddr>,
+    /// `status.loadBalancer.ingress[].ip` where `ipMode` is absent or VIP.
+    pub load_balancer_ips: Vec<IpAddr>,
+    /// `spec.ports`.
+    pub ports: Vec<ServicePort>,
+    /// `spec.externalTrafficPolicy`.
+    pub external_traffic_policy: TrafficPolicy,
+    /// `spec.internalTrafficPolicy`.
+    pub internal_traffic_policy: TrafficPolicy,
+    /// `spec.sessionAffinity: ClientIP` with its timeout in seconds (1-86400).
+    pub affinity_seconds: Option<u32>,
+    /// `spec.loadBalancerSourceRanges`; empty means everyone.
+    pub load_balancer_source_ranges: Vec<IpNet>,
+}
+
+impl Service {
+    /// The families that the Service has a ClusterIP of.
+    pub fn families(&self) -> impl Iterator<Item = Family> + '_ {
+        Family::ALL
+            .into_iter()
+            .filter(|family| self.cluster_ips.iter().any(|ip| Family::of(*ip) == *family))
+    }
+}
+
+/// One entry of `spec.ports`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    /// `name`; empty if the Service has one unnamed port. Endpoint ports are matched by it.
+    pub name: Arc<str>,
+    /// `protocol`.
+    pub protocol: Protocol,
+    /// `port`.
+    pub port: u16,
+    /// `nodePort`.
+    pub node_port: Option<u16>,
+}
+
+/// An EndpointSlice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointSlice {
+    /// Namespace and name of the slice.
+    pub key: ObjectKey,
+    /// The Service, from the label `kubernetes.io/service-name` (same namespace).
+    pub service: ObjectKey,
+    /// `ports`, without those that have no name or no number.
+    pub ports: Vec<SlicePort>,
+    /// `endpoints`, each with its first address.
+    pub endpoints: Vec<SliceEndpoint>,
+}
+
+/// One entry of a slice's `ports`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlicePort {
+    /// `name`; matches [`ServicePort::name`].
+    pub name: Arc<str>,
+    /// `protocol`.
+    pub protocol: Protocol,
+    /// `port`.
+    pub port: u16,
+}
+
+/// One entry of a slice's `endpoints`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SliceEndpoint {
+    /// The first of `addresses`.
+    pub address: IpAddr,
+    /// `conditions.ready`; absent means ready.
+    pub ready: bool,
+    /// `conditions.serving`; absent means the same as ready.
+    pub serving: bool,
+    /// `conditions.terminating`; absent means no.
+    pub terminating: bool,
+    /// `nodeName`, shared by all endpoints of the node.
+    pub node: Option<Arc<str>>,
+}
+
+/// The Node that shunt runs on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Node {
+    /// `metadata.name`.
+    pub name: Arc<str>,
+    /// `status.addresses`, InternalIP before ExternalIP, in the API's order.
+    pub addresses: Vec<IpAddr>,
+    /// `spec.podCIDRs`.
+    pub pod_cidrs: Vec<IpNet>,
+}

@@ -1,0 +1,137 @@
+//! The oracle: what a plan does with a packet.
+//!
+//! It is written from the meaning of the plan, not from how a backend carries it out. Tests hold
+//! it against real kernels; people ask it where a packet goes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use crate::address::{Endpoint, Family, Frontend, FrontendAddress, Protocol};
+use crate::object::ObjectKey;
+use crate::plan::{Action, FrontendPlan, Masquerade, NodePlan, Plan, ServicePlan};
+
+/// The first packet of a connection, as it arrives or as a process of the node sends it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Packet {
+    /// The source address.
+    pub source: IpAddr,
+    /// The destination address.
+    pub destination: IpAddr,
+    /// The transport protocol.
+    pub protocol: Protocol,
+    /// The destination port.
+    pub port: u16,
+}
+
+/// What happens to a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// No Service is concerned: it goes on as it is.
+    Pass,
+    /// It goes to one of these, each with the same chance. The flag says whether that endpoint
+    /// sees the node's address in place of the client's.
+    Forward(Vec<(Endpoint, bool)>),
+    /// It is refused.
+    Reject,
+    /// It is dropped.
+    Drop,
+}
+
+/// What the plan does with one packet; for many packets make an [`Oracle`] once.
+#[must_use]
+pub fn verdict(plan: &Plan, packet: &Packet) -> Verdict {
+    Oracle::new(plan).verdict(packet)
+}
+
+/// A plan, indexed for questions.
+#[derive(Clone, Debug)]
+pub struct Oracle<'a> {
+    node: &'a NodePlan,
+    frontends: BTreeMap<Frontend, Match<'a>>,
+    cluster_ips: BTreeSet<IpAddr>,
+}
+
+/// The frontend that a packet meets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Match<'a> {
+    /// The key of its Service.
+    pub key: &'a ObjectKey,
+    /// Its Service's part of the plan.
+    pub service: &'a ServicePlan,
+    /// The frontend itself.
+    pub frontend: &'a FrontendPlan,
+}
+
+impl<'a> Oracle<'a> {
+    /// Indexes a plan.
+    #[must_use]
+    pub fn new(plan: &'a Plan) -> Self {
+        let mut frontends = BTreeMap::new();
+        let mut cluster_ips = BTreeSet::new();
+        for (key, service) in &plan.services {
+            cluster_ips.extend(&service.cluster_ips);
+            for frontend in &service.frontends {
+                frontends.insert(frontend.frontend, Match { key, service, frontend });
+            }
+        }
+        Self { node: &plan.node, frontends, cluster_ips }
+    }
+
+    /// The frontend that the packet meets, if any.
+    #[must_use]
+    pub fn find(&self, packet: &Packet) -> Option<Match<'a>> {
+        let exact = self.lookup(packet, FrontendAddress::Ip(packet.destination));
+        if exact.is_some() || self.cluster_ips.contains(&packet.destination) {
+            return exact;
+        }
+        if !self.node.node_port_addresses.contains(&packet.destination) {
+            return None;
+        }
+        self.lookup(packet, FrontendAddress::Node(Family::of(packet.destination)))
+    }
+
+    /// What happens to the packet.
+    #[must_use]
+    pub fn verdict(&self, packet: &Packet) -> Verdict {
+        let Some(found) = self.find(packet) else {
+            return match self.cluster_ips.contains(&packet.destination) {
+                true => Verdict::Reject,
+                false => Verdict::Pass,
+            };
+        };
+        match &found.frontend.action {
+            Action::Reject => Verdict::Reject,
+            Action::Drop => Verdict::Drop,
+            Action::Forward(pool) => {
+                let masqueraded = |endpoint: &Endpoint| self.masqueraded(found, packet, endpoint);
+                Verdict::Forward(pool.iter().map(|each| (*each, masqueraded(each))).collect())
+            }
+        }
+    }
+
+    fn lookup(&self, packet: &Packet, address: FrontendAddress) -> Option<Match<'a>> {
+        let frontend = Frontend { address, protocol: packet.protocol, port: packet.port };
+        self.frontends.get(&frontend).copied()
+    }
+
+    fn masqueraded(&self, found: Match<'a>, packet: &Packet, endpoint: &Endpoint) -> bool {
+        // An endpoint that gets a packet of its own address back would answer itself directly,
+        // past the connection that it believes to have.
+        let hairpin = packet.source == endpoint.address
+            && found.service.hairpins.contains(&endpoint.address);
+        hairpin
+            || match found.frontend.masquerade {
+                Masquerade::Always => true,
+                Masquerade::Never => false,
+                Masquerade::Outsiders => self.node.masquerade_all || self.is_outsider(packet),
+            }
+    }
+
+    /// Whether it is known who is local in this family, and the source is not.
+    fn is_outsider(&self, packet: &Packet) -> bool {
+        let family = Family::of(packet.source);
+        let mut locals =
+            self.node.local_sources.iter().filter(|net| Family::of(net.addr()) == family).peekable();
+        locals.peek().is_some() && !locals.any(|net| net.contains(&packet.source))
+    }
+}

@@ -1,0 +1,140 @@
+//! The plan: what a node does with packets, with nothing left to decide.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use crate::address::{Endpoint, Frontend};
+use crate::object::{ObjectKey, ServiceType};
+use crate::problem::Problem;
+
+/// The whole plan of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// What concerns the node as a whole.
+    pub node: Arc<NodePlan>,
+    /// Each Service's part. No frontend stands in two of them.
+    pub services: BTreeMap<ObjectKey, Arc<ServicePlan>>,
+}
+
+/// What concerns the node as a whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodePlan {
+    /// The node's addresses on which NodePorts are served.
+    pub node_port_addresses: BTreeSet<IpAddr>,
+    /// Sources that count as local pods; traffic to a ClusterIP from elsewhere is masqueraded.
+    /// Empty: no such rule (nothing is known about who is local).
+    pub local_sources: BTreeSet<IpNet>,
+    /// Masquerade all traffic to ClusterIPs.
+    pub masquerade_all: bool,
+}
+
+/// One Service's part of the plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePlan {
+    /// `spec.type`, for people.
+    pub service_type: ServiceType,
+    /// The frontends, sorted by frontend, each once.
+    pub frontends: Vec<FrontendPlan>,
+    /// The ClusterIPs, sorted: ports of theirs that are no frontend are rejected.
+    pub cluster_ips: Vec<IpAddr>,
+    /// Addresses of endpoints that may reach themselves through the Service, sorted: those on
+    /// this node, and those whose node is unknown.
+    pub hairpins: Vec<IpAddr>,
+    /// What is wrong with the Service.
+    pub problems: Vec<Problem>,
+}
+
+/// What a frontend is to its users.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FrontendKind {
+    /// A ClusterIP.
+    ClusterIp,
+    /// A port on the node's addresses.
+    NodePort,
+    /// One of `spec.externalIPs`.
+    ExternalIp,
+    /// One of `status.loadBalancer.ingress`.
+    LoadBalancer,
+}
+
+/// One frontend and what happens to a new connection that it gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FrontendPlan {
+    /// Address, protocol and port.
+    pub frontend: Frontend,
+    /// What the frontend is.
+    pub kind: FrontendKind,
+    /// The name of the ServicePort; may be empty.
+    pub port_name: Arc<str>,
+    /// What happens to a new connection.
+    pub action: Action,
+    /// Whose source address is hidden from the endpoint.
+    pub masquerade: Masquerade,
+}
+
+/// What happens to a new connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// It goes to one of these endpoints, each with the same chance. Sorted, never empty, each
+    /// once, of the frontend's family. Shared between frontends of one ServicePort.
+    Forward(Arc<[Endpoint]>),
+    /// It is refused: TCP reset or ICMP port unreachable. There is no endpoint at all.
+    Reject,
+    /// It is dropped: there are endpoints, but none that the traffic policy allows here.
+    Drop,
+}
+
+/// Whose source address is hidden from the endpoint (hairpins always are).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Masquerade {
+    /// Everyone's: the answer must come back through this node.
+    Always,
+    /// Only of those who are not in [`NodePlan::local_sources`], or everyone's with
+    /// [`NodePlan::masquerade_all`]: the rule for ClusterIPs.
+    Outsiders,
+    /// No one's.
+    Never,
+}
+
+/// What changed from one plan to the next.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PlanDelta {
+    /// The node's part, if it changed.
+    pub node: Option<Arc<NodePlan>>,
+    /// The Services that changed; `None` if gone.
+    pub services: BTreeMap<ObjectKey, Option<Arc<ServicePlan>>>,
+}
+
+impl PlanDelta {
+    /// Whether nothing changed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.node.is_none() && self.services.is_empty()
+    }
+
+    /// Adds a later delta to this one; the later value of each part stays.
+    pub fn merge(&mut self, later: Self) {
+        if later.node.is_some() {
+            self.node = later.node;
+        }
+        self.services.extend(later.services);
+    }
+}
+
+impl Plan {
+    /// Applies a delta.
+    pub fn apply(&mut self, delta: PlanDelta) {
+        if let Some(node) = delta.node {
+            self.node = node;
+        }
+        for (key, service) in delta.services {
+            match service {
+                Some(service) => self.services.insert(key, service),
+                None => self.services.remove(&key),
+            };
+        }
+    }
+}
