@@ -100,7 +100,7 @@ impl Batch {
         let last = self.first.wrapping_add(self.count);
         self.bytes.extend_from_slice(end.finish(socket.next_sequence(), 0));
         // Answers to an earlier batch that was given up.
-        let _ = socket.drain(|_, _| {})?;
+        let _ = socket.drain(|_, _, _| {})?;
         socket.send_bytes(&self.bytes)?;
         self.outcome(socket, last)
     }

@@ -13,4 +13,4 @@ pub use attribute::{Attribute, attributes};
 pub use batch::{Batch, BatchOutcome, Rejection};
 pub use error::{Error, Result};
 pub use message::{Mark, Message, nfnetlink};
-pub use socket::{Groups, Socket};
+pub use socket::Socket;

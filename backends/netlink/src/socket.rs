@@ -4,7 +4,6 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use netlink_sys::SocketAddr;
 use nix::errno::Errno;
-use nix::libc;
 use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
 
 use crate::attribute::attributes;
@@ -30,9 +29,6 @@ const ACK_HAS_TLVS: u16 = 0x200;
 const EXT_ACK_MESSAGE: u16 = 1;
 const EXT_ACK_OFFSET: u16 = 2;
 
-/// Multicast groups to listen to.
-pub type Groups<'a> = &'a [u32];
-
 /// A netlink socket with extended acks, kept for as long as its owner lives: opening one costs
 /// milliseconds when the kernel has to wait for readers of the old state.
 #[derive(Debug)]
@@ -48,6 +44,7 @@ pub(crate) struct Received<'a> {
     pub(crate) kind: u16,
     pub(crate) flags: u16,
     pub(crate) sequence: u32,
+    pub(crate) port: u32,
     pub(crate) payload: &'a [u8],
 }
 
@@ -60,25 +57,35 @@ pub(crate) struct Verdict {
 }
 
 impl Socket {
-    /// Opens a socket of a protocol (`NETLINK_*`) that listens to multicast groups.
+    /// Opens a socket of a protocol (`NETLINK_*`).
     ///
     /// # Errors
     /// If the kernel lacks the protocol or refuses the socket.
-    pub fn open(protocol: i32, groups: Groups<'_>) -> Result<Self> {
+    pub fn open(protocol: i32) -> Result<Self> {
         let protocol = isize::try_from(protocol).unwrap_or_default();
         let mut socket =
             netlink_sys::Socket::new(protocol).map_err(|error| Error::socket("open", error))?;
         socket.bind_auto().map_err(|error| Error::socket("bind", error))?;
         let mut address = SocketAddr::new(0, 0);
         socket.get_address(&mut address).map_err(|error| Error::socket("name", error))?;
-        for group in groups {
-            socket.add_membership(*group).map_err(|error| Error::socket("subscribe", error))?;
-        }
         // Absent on very old kernels; errors are merely less telling then.
         let _ = socket.set_ext_ack(true);
         let _ = socket.set_cap_ack(true);
         enlarge(socket.as_fd());
         Ok(Self { socket, port: address.port_number(), sequence: 0, buffer: vec![0; RECEIVE_BUFFER] })
+    }
+
+    /// Listens to a multicast group (`*NLGRP_*`), or no longer.
+    ///
+    /// # Errors
+    /// If the kernel has no such group.
+    pub fn listen(&mut self, group: u32, listen: bool) -> Result<()> {
+        let result = if listen {
+            self.socket.add_membership(group)
+        } else {
+            self.socket.drop_membership(group)
+        };
+        result.map_err(|error| Error::socket("subscribe", error))
     }
 
     /// The socket's port id, which the kernel names as the owner of what it made.
@@ -207,15 +214,16 @@ impl Socket {
         }
     }
 
-    /// Takes every message that is waiting, without blocking. `true`: the kernel had to leave
+    /// Takes every message that is waiting, without blocking: its type, its payload and the port
+    /// of the socket that caused it. `true`: the kernel had to leave
     /// some out (`ENOBUFS`).
     ///
     /// # Errors
     /// If the socket fails otherwise.
-    pub fn drain(&mut self, mut each: impl FnMut(u16, &[u8])) -> Result<bool> {
+    pub fn drain(&mut self, mut each: impl FnMut(u16, &[u8], u32)) -> Result<bool> {
         let mut lost = false;
         loop {
-            match self.receive(false, |received| each(received.kind, received.payload)) {
+            match self.receive(false, |received| each(received.kind, received.payload, received.port)) {
                 Ok(true) => {}
                 Ok(false) => return Ok(lost),
                 Err(Errno::ENOBUFS) => lost = true,
@@ -260,7 +268,7 @@ fn messages(mut rest: &[u8]) -> impl Iterator<Item = Received<'_>> {
         let length = usize::try_from(word(0)).ok()?;
         let payload = rest.get(HEADER..length)?;
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or(&[]);
-        Some(Received { kind: half(4), flags: half(6), sequence: word(8), payload })
+        Some(Received { kind: half(4), flags: half(6), sequence: word(8), port: word(12), payload })
     })
 }
 

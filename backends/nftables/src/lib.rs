@@ -6,6 +6,7 @@
 
 pub mod diff;
 pub mod element;
+mod error;
 mod expression;
 pub mod installed;
 pub mod kernel;
@@ -13,5 +14,7 @@ mod layout;
 pub mod lower;
 mod message;
 pub mod name;
+mod readback;
 pub mod text;
+mod transaction;
 mod userdata;

@@ -1,17 +1,71 @@
-//! A Kubernetes-like cluster made of network namespaces.
+//! A Kubernetes-like cluster made of network namespaces: nodes, pods, clients and a place for an API server, with
+//! servers to ask and traffic to count.
+//!
+//! Everything is done by this process over netlink and system calls; no program is run and nothing is written to the
+//! file system. Namespaces have no names: they end with their handles, also when the process is killed. All traffic
+//! stays between them.
+//!
+//! # Addresses
+//! They follow from the order of the [`ClusterSpec`]. IPv6 numbers are the decimal digits of the IPv4 ones.
+//!
+//! | who | IPv4 | IPv6 |
+//! |---|---|---|
+//! | underlay: nodes, clients, control plane | 192.168.77.0/24 | fd00:77::/64 |
+//! | default gateway of nodes; nothing is behind it | 192.168.77.1 | fd00:77::1 |
+//! | node i, from 1 | 192.168.77.(10+i) | fd00:77::(10+i) |
+//! | client k, from 1 | 192.168.77.(100+k) | fd00:77::(100+k) |
+//! | control plane | 192.168.77.200 | fd00:77::200 |
+//! | pods of node i | 10.77.i.0/24 | fd00:10:77:i::/64 |
+//! | pod j of node i, from 1 | 10.77.i.(10+j) | fd00:10:77:i::(10+j) |
+//! | gateway of pods | 169.254.1.1 | fe80::1 |
+//!
+//! Every host has its addresses on `eth0`. The node's end of the veth pair of pod j is `veth(10+j)`.
+//!
+//! # Example
+//! ```no_run
+//! use std::net::SocketAddr;
+//! use shunt_cluster::{Cluster, ClusterSpec, EchoServer, NodeSpec, ProbeOptions, Protocol, probe};
+//!
+//! # fn main() -> anyhow::Result<()> {
+//! shunt_cluster::enter_user_namespace()?; // nothing to do for root; before any thread is started
+//! let cluster = Cluster::build(&ClusterSpec {
+//!     nodes: vec![NodeSpec::new("node-1", &["web-1"]), NodeSpec::new("node-2", &["web-2"])],
+//!     clients: vec!["client".to_owned()],
+//!     ..ClusterSpec::default()
+//! })?;
+//! let web = cluster.host("web-2")?;
+//! let _server = EchoServer::start(web.netns(), web.name(), &[80])?;
+//! let from = cluster.host("web-1")?;
+//! let to = SocketAddr::new(web.ip(), 80);
+//! let outcome = probe(from.netns(), Protocol::Tcp, to, &ProbeOptions::default());
+//! assert_eq!(outcome.by(), Some("web-2"));
+//! # Ok(())
+//! # }
+//! ```
 
 mod cluster;
+mod connection;
+mod datagram;
+mod echo;
 mod host;
 mod link;
+mod load;
 mod netlink;
 mod netns;
 mod numbering;
+mod probe;
 mod process;
 mod routed;
 mod socket;
+mod userns;
 
 pub use cluster::{CONTROL_PLANE, Cluster, ClusterSpec, ControlPlane, NodeSpec};
+pub use connection::Connection;
+pub use echo::EchoServer;
 pub use host::{Families, Family, Host, Role};
 pub use link::{Hop, Links, Peer, Route};
+pub use load::{Load, LoadSpec, Report};
 pub use netns::Netns;
+pub use probe::{Outcome, ProbeOptions, Protocol, UdpFlow, probe};
 pub use process::{Process, Signal, die_with_parent};
+pub use userns::{Privilege, enter_user_namespace};

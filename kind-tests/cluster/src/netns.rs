@@ -19,7 +19,7 @@ use anyhow::{Context, Result, anyhow};
 use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::link::Links;
-use crate::process::Process;
+use crate::process::{self, Process};
 use crate::socket;
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -65,7 +65,14 @@ impl Netns {
             })
             .with_context(|| format!("starting the thread of namespace {name}"))?;
         let made = started.recv().context("its thread ended").and_then(|m| m);
-        let (file, links) = made.with_context(|| format!("making the namespace of {name}"))?;
+        let (file, links) = match made {
+            Ok(made) => made,
+            Err(error) => {
+                // It has given up; waiting for it leaves no thread behind. Why it did is in the error.
+                let _ = handle.join();
+                return Err(error.context(format!("making the namespace of {name}")));
+            }
+        };
         Ok(Self {
             shared: Arc::new(Shared {
                 name: name.to_owned(),
@@ -123,9 +130,7 @@ impl Netns {
         T: Send + 'static,
         F: FnOnce() -> T + Send + 'static,
     {
-        let builder = thread::Builder::new()
-            .name(name.to_owned())
-            .stack_size(256 << 10);
+        let builder = thread::Builder::new().name(name.to_owned());
         // A new thread is in the namespace of the thread that starts it.
         self.run(move || builder.spawn(work))
             .with_context(|| format!("starting the thread {name}"))
@@ -140,9 +145,10 @@ impl Netns {
     /// Starts a process in the namespace. It is killed when the guard is dropped. See [`crate::die_with_parent`] for
     /// what happens to it when this process is killed.
     pub fn spawn(&self, command: Command) -> Result<Process> {
-        let name = self.name().to_owned();
-        self.run(move || Process::spawn(command))
-            .with_context(|| format!("in the namespace of {name}"))
+        let started = self.run(move || process::start(command));
+        let (child, program) =
+            started.with_context(|| format!("in the namespace of {}", self.name()))?;
+        Ok(Process::new(child, program, self.clone()))
     }
 
     /// The links, addresses and routes of the namespace.

@@ -1,16 +1,5 @@
-//! Which address belongs to whom. Everything follows from the order of the specification.
-//!
-//! | who | IPv4 | IPv6 |
-//! |---|---|---|
-//! | underlay | 192.168.77.0/24 | fd00:77::/64 |
-//! | gateway (the fabric; it leads nowhere) | .1 | ::1 |
-//! | node i, from 1 to 89 | .(10+i) | ::(10+i) |
-//! | client k, from 1 to 99 | .(100+k) | ::(100+k) |
-//! | control plane | .200 | ::200 |
-//! | pods of node i | 10.77.i.0/24 | fd00:10:77:i::/64 |
-//! | pod j of node i, from 1 to 244 | .(10+j) | ::(10+j) |
-//!
-//! IPv6 numbers are the decimal digits of the IPv4 ones: node 1 is 192.168.77.11 and fd00:77::11.
+//! Which address belongs to whom: the table in the crate's documentation, as code. Everything follows from the order of
+//! the specification.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -98,7 +87,7 @@ fn number(base: u8, index: usize, last: usize) -> Option<u8> {
 /// The hexadecimal number whose digits are the decimal digits of this one.
 fn digits(number: u8) -> u16 {
     let number = u16::from(number);
-    (number / 100) << 8 | (number / 10 % 10) << 4 | number % 10
+    (number / 100) << 8 | (number / 10 % 10) << 4 | (number % 10)
 }
 
 #[cfg(test)]

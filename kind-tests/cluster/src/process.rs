@@ -11,20 +11,32 @@ pub use nix::sys::signal::Signal;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 
+use crate::netns::Netns;
+
 /// A running child process. Dropping it kills the process and waits for it.
 pub struct Process {
     child: Child,
     program: String,
+    /// The parent is the namespace's thread: were that to end first, it could take the process along.
+    _netns: Netns,
+}
+
+/// Starts a process from the calling thread, in that thread's network namespace. With it comes the program's name.
+pub(crate) fn start(mut command: Command) -> Result<(Child, String)> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let child = command
+        .spawn()
+        .with_context(|| format!("starting {program}"))?;
+    Ok((child, program))
 }
 
 impl Process {
-    /// Starts it from the calling thread, in that thread's network namespace.
-    pub(crate) fn spawn(mut command: Command) -> Result<Self> {
-        let program = command.get_program().to_string_lossy().into_owned();
-        let child = command
-            .spawn()
-            .with_context(|| format!("starting {program}"))?;
-        Ok(Self { child, program })
+    pub(crate) fn new(child: Child, program: String, netns: Netns) -> Self {
+        Self {
+            child,
+            program,
+            _netns: netns,
+        }
     }
 
     /// Its process id.
@@ -89,9 +101,10 @@ impl Drop for Process {
     }
 }
 
-/// For the first line of a child's own `main`: have the kernel kill it when the thread that started it ends, which for
-/// a child of [`crate::Netns::spawn`] is the namespace's thread, and so also when the parent is killed. A parent cannot
-/// set this for its child without unsafe code. Other programs can be started through `setpriv --pdeathsig KILL`.
+/// For the first line of a child's own `main`: have the kernel kill it when the thread that started it ends. For a child
+/// of [`Netns::spawn`] that is the namespace's thread, so it ends with its parent, also when that is killed by SIGKILL.
+/// A parent cannot set this for its child without unsafe code. Programs that are not ours can be started through
+/// `setpriv --pdeathsig KILL`.
 pub fn die_with_parent() -> Result<()> {
     prctl::set_pdeathsig(Signal::SIGKILL).context("setting the parent death signal")
 }

@@ -31,8 +31,8 @@ const BASE_V4: Sysctls = &[
     ("net.ipv4.conf.default.accept_redirects", "0"),
     ("net.ipv4.conf.all.send_redirects", "0"),
     ("net.ipv4.conf.default.send_redirects", "0"),
-    // Every refusal is told, not only the first ones.
-    ("net.ipv4.icmp_ratelimit", "0"),
+    // Every refusal is told, not only the first ones: no type of message is limited.
+    ("net.ipv4.icmp_ratemask", "0"),
     // A load of short connections does not run out of ports.
     ("net.ipv4.tcp_tw_reuse", "1"),
 ];
@@ -48,7 +48,8 @@ const BASE_V6: Sysctls = &[
     ("net.ipv6.conf.default.router_solicitations", "0"),
     ("net.ipv6.conf.all.accept_redirects", "0"),
     ("net.ipv6.conf.default.accept_redirects", "0"),
-    ("net.ipv6.icmp.ratelimit", "0"),
+    // This one is a list of types: 0, which does not exist, is the only one limited.
+    ("net.ipv6.icmp.ratemask", "0"),
 ];
 
 const FORWARD_V4: Sysctls = &[("net.ipv4.ip_forward", "1")];

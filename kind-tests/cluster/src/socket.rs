@@ -72,13 +72,13 @@ pub(crate) fn unspecified(like: IpAddr) -> IpAddr {
 }
 
 /// A socket of the family of `address` that does not block and is not inherited by children.
-pub(crate) fn open(address: IpAddr, kind: SockType) -> io::Result<OwnedFd> {
+pub(crate) fn open(address: IpAddr, kind: SockType) -> nix::Result<OwnedFd> {
     let family = match address {
         IpAddr::V4(_) => AddressFamily::Inet,
         IpAddr::V6(_) => AddressFamily::Inet6,
     };
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    Ok(socket::socket(family, kind, flags, None)?)
+    socket::socket(family, kind, flags, None)
 }
 
 fn await_writable(fd: &OwnedFd, timeout: Duration) -> io::Result<()> {

@@ -1,5 +1,8 @@
 //! A linter of plans: what must hold in each of them, whatever the objects were.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -29,7 +32,11 @@ impl Plan {
 
 fn check_node(node: &NodePlan) -> Vec<String> {
     let mut findings = Vec::new();
-    for ip in node.node_port_addresses.iter().filter(|ip| ip.is_loopback()) {
+    for ip in node
+        .node_port_addresses
+        .iter()
+        .filter(|ip| ip.is_loopback())
+    {
         findings.push(format!("node: NodePorts on the loopback address {ip}"));
     }
     let mut previous = None;
@@ -48,7 +55,10 @@ fn check_node(node: &NodePlan) -> Vec<String> {
 
 fn check_service(key: &ObjectKey, service: &ServicePlan) -> Vec<String> {
     let mut findings = Vec::new();
-    if !service.frontends.is_sorted_by(|a, b| a.frontend < b.frontend) {
+    if !service
+        .frontends
+        .is_sorted_by(|a, b| a.frontend < b.frontend)
+    {
         findings.push("frontends are not sorted, each once".into());
     }
     if !service.cluster_ips.is_sorted_by(|a, b| a < b) {
@@ -57,10 +67,18 @@ fn check_service(key: &ObjectKey, service: &ServicePlan) -> Vec<String> {
     if !service.hairpins.is_sorted_by(|a, b| a < b) {
         findings.push("hairpins are not sorted, each once".into());
     }
-    for ip in service.hairpins.iter().filter(|ip| !in_a_pool(service, **ip)) {
+    for ip in service
+        .hairpins
+        .iter()
+        .filter(|ip| !in_a_pool(service, **ip))
+    {
         findings.push(format!("hairpin {ip} is in no pool"));
     }
-    for problem in service.problems.iter().filter(|problem| problem.object != *key) {
+    for problem in service
+        .problems
+        .iter()
+        .filter(|problem| problem.object != *key)
+    {
         findings.push(format!("holds another's problem: {problem}"));
     }
     for frontend in &service.frontends {
@@ -87,14 +105,19 @@ fn check_frontend(service: &ServicePlan, plan: &FrontendPlan, findings: &mut Vec
     if !fits {
         findings.push(format!("{frontend} cannot be a {:?}", plan.kind));
     }
-    let Action::Forward(pool) = &plan.action else { return };
+    let Action::Forward(pool) = &plan.action else {
+        return;
+    };
     if pool.is_empty() {
         findings.push(format!("{frontend} forwards to no one"));
     }
     if !pool.is_sorted_by(|a, b| a < b) {
         findings.push(format!("{frontend}: endpoints are not sorted, each once"));
     }
-    for endpoint in pool.iter().filter(|e| Family::of(e.address) != frontend.family()) {
+    for endpoint in pool
+        .iter()
+        .filter(|e| Family::of(e.address) != frontend.family())
+    {
         findings.push(format!("{frontend}: {endpoint} is of the other family"));
     }
 }

@@ -63,7 +63,10 @@ impl Compiler {
     /// A compiler that has compiled nothing yet.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        Self { settings, claims: Claims::default() }
+        Self {
+            settings,
+            claims: Claims::default(),
+        }
     }
 
     /// Compiles what is dirty, and whoever gains or loses a frontend by it. Returns what differs
@@ -91,6 +94,12 @@ impl Compiler {
             }
         }
         delta
+    }
+
+    /// Whether no Service claims anything.
+    #[cfg(test)]
+    pub(crate) fn holds_no_claims(&self) -> bool {
+        self.claims.is_empty()
     }
 }
 

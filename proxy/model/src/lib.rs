@@ -12,3 +12,5 @@ pub mod oracle;
 pub mod plan;
 pub mod problem;
 pub mod snapshot;
+#[cfg(test)]
+mod testing;

@@ -3,6 +3,9 @@
 //! It is written from the meaning of the plan, not from how a backend carries it out. Tests hold
 //! it against real kernels; people ask it where a packet goes.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -71,10 +74,21 @@ impl<'a> Oracle<'a> {
         for (key, service) in &plan.services {
             cluster_ips.extend(&service.cluster_ips);
             for frontend in &service.frontends {
-                frontends.insert(frontend.frontend, Match { key, service, frontend });
+                frontends.insert(
+                    frontend.frontend,
+                    Match {
+                        key,
+                        service,
+                        frontend,
+                    },
+                );
             }
         }
-        Self { node: &plan.node, frontends, cluster_ips }
+        Self {
+            node: &plan.node,
+            frontends,
+            cluster_ips,
+        }
     }
 
     /// The frontend that the packet meets, if any.
@@ -87,7 +101,10 @@ impl<'a> Oracle<'a> {
         if !self.node.node_port_addresses.contains(&packet.destination) {
             return None;
         }
-        self.lookup(packet, FrontendAddress::Node(Family::of(packet.destination)))
+        self.lookup(
+            packet,
+            FrontendAddress::Node(Family::of(packet.destination)),
+        )
     }
 
     /// What happens to the packet.
@@ -110,15 +127,19 @@ impl<'a> Oracle<'a> {
     }
 
     fn lookup(&self, packet: &Packet, address: FrontendAddress) -> Option<Match<'a>> {
-        let frontend = Frontend { address, protocol: packet.protocol, port: packet.port };
+        let frontend = Frontend {
+            address,
+            protocol: packet.protocol,
+            port: packet.port,
+        };
         self.frontends.get(&frontend).copied()
     }
 
     fn masqueraded(&self, found: Match<'a>, packet: &Packet, endpoint: &Endpoint) -> bool {
         // An endpoint that gets a packet of its own address back would answer itself directly,
         // past the connection that it believes to have.
-        let hairpin = packet.source == endpoint.address
-            && found.service.hairpins.contains(&endpoint.address);
+        let hairpin =
+            packet.source == endpoint.address && found.service.hairpins.contains(&endpoint.address);
         hairpin
             || match found.frontend.masquerade {
                 Masquerade::Always => true,
@@ -130,8 +151,12 @@ impl<'a> Oracle<'a> {
     /// Whether it is known who is local in this family, and the source is not.
     fn is_outsider(&self, packet: &Packet) -> bool {
         let family = Family::of(packet.source);
-        let mut locals =
-            self.node.local_sources.iter().filter(|net| Family::of(net.addr()) == family).peekable();
+        let mut locals = self
+            .node
+            .local_sources
+            .iter()
+            .filter(|net| Family::of(net.addr()) == family)
+            .peekable();
         locals.peek().is_some() && !locals.any(|net| net.contains(&packet.source))
     }
 }

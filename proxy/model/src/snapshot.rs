@@ -1,7 +1,11 @@
 //! The snapshot: the newest of each object, and what must be compiled anew after a change.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::object::{EndpointSlice, Node, ObjectKey, Service};
 use crate::problem::{Kind, Problem};
@@ -98,11 +102,17 @@ impl Dirty {
     }
 
     fn node() -> Self {
-        Self { node: true, ..Self::default() }
+        Self {
+            node: true,
+            ..Self::default()
+        }
     }
 
     fn service(key: ObjectKey) -> Self {
-        Self { services: BTreeSet::from([key]), ..Self::default() }
+        Self {
+            services: BTreeSet::from([key]),
+            ..Self::default()
+        }
     }
 }
 
@@ -148,7 +158,11 @@ impl Snapshot {
                     Object::Node(node) => self.put_node(node),
                 }
             }
-            Change::Rejected { kind, key, problems } => {
+            Change::Rejected {
+                kind,
+                key,
+                problems,
+            } => {
                 self.note(kind, &key, problems);
                 self.remove(kind, &key)
             }
@@ -182,7 +196,10 @@ impl Snapshot {
     /// Everything as dirty: for the first plan.
     #[must_use]
     pub fn everything(&self) -> Dirty {
-        Dirty { node: true, services: self.services.keys().cloned().collect() }
+        Dirty {
+            node: true,
+            services: self.services.keys().cloned().collect(),
+        }
     }
 
     /// The Service with this key.
@@ -277,7 +294,11 @@ impl Snapshot {
 
     fn put_slice(&mut self, mut slice: EndpointSlice) -> Dirty {
         let mut dirty = Dirty::default();
-        if self.slice_services.get(&slice.key).is_some_and(|former| *former != slice.service) {
+        if self
+            .slice_services
+            .get(&slice.key)
+            .is_some_and(|former| *former != slice.service)
+        {
             dirty = self.remove_slice(&slice.key);
         }
         slice.ports.shrink_to_fit();
@@ -288,7 +309,8 @@ impl Snapshot {
             Ok(at) if slices[at] == slice => return dirty,
             Ok(at) => slices[at] = slice,
             Err(at) => {
-                self.slice_services.insert(slice.key.clone(), service.clone());
+                self.slice_services
+                    .insert(slice.key.clone(), service.clone());
                 slices.reserve_exact(1);
                 slices.insert(at, slice);
             }
@@ -335,7 +357,10 @@ impl Snapshot {
 }
 
 fn node_key(node: &Node) -> ObjectKey {
-    ObjectKey { namespace: "".into(), name: node.name.clone() }
+    ObjectKey {
+        namespace: "".into(),
+        name: Arc::clone(&node.name),
+    }
 }
 
 /// Gives back what the lists of a Service have set aside in vain; it is held for long.

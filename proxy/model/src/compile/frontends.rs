@@ -76,16 +76,20 @@ pub(super) fn claim(service: &Service) -> Claim {
 }
 
 /// The frontends that a Service asks for, each once.
-pub(super) fn wanted(
-    service: &Service,
-    problems: &mut Vec<Problem>,
-) -> BTreeMap<Frontend, Wanted> {
+pub(super) fn wanted(service: &Service, problems: &mut Vec<Problem>) -> BTreeMap<Frontend, Wanted> {
     let addresses = addresses(service, problems);
     let mut wanted = BTreeMap::new();
     for (at, port) in service.ports.iter().enumerate() {
         let on_addresses = addresses.iter().map(|(ip, field)| {
             let address = FrontendAddress::Ip(*ip);
-            (Frontend { address, protocol: port.protocol, port: port.port }, *field)
+            (
+                Frontend {
+                    address,
+                    protocol: port.protocol,
+                    port: port.port,
+                },
+                *field,
+            )
         });
         let on_node = node_frontends(service, port).map(|front| (front, Field::NodePort(at)));
         for (frontend, field) in on_addresses.chain(on_node) {
@@ -130,7 +134,11 @@ fn node_frontends(service: &Service, port: &ServicePort) -> impl Iterator<Item =
     let protocol = port.protocol;
     node_port.into_iter().flat_map(move |port| {
         let addresses = service.families().map(FrontendAddress::Node);
-        addresses.map(move |address| Frontend { address, protocol, port })
+        addresses.map(move |address| Frontend {
+            address,
+            protocol,
+            port,
+        })
     })
 }
 

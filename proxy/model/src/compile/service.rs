@@ -1,5 +1,7 @@
 //! One Service's part of the plan.
 
+use std::sync::Arc;
+
 use super::claims::{Claimant, Claims};
 use super::frontends::{problem, wanted};
 use super::pools::Pools;
@@ -23,9 +25,17 @@ pub(super) fn plan(
     let own = Claimant::new(service.created, service.key.clone());
     for (frontend, wanted) in wanted(service, &mut problems) {
         if let Some(owner) = claims.owner(&frontend).filter(|owner| **owner != own) {
-            let why = if owner.created < own.created { "is older" } else { "comes first by name" };
+            let why = if owner.created < own.created {
+                "is older"
+            } else {
+                "comes first by name"
+            };
             let by = format!("already used by Service {}, which {why}", owner.key);
-            problems.push(problem(service, wanted.field, format!("{frontend} is {by}; skipped")));
+            problems.push(problem(
+                service,
+                wanted.field,
+                format!("{frontend} is {by}; skipped"),
+            ));
             continue;
         }
         let kind = wanted.kind();
@@ -37,7 +47,7 @@ pub(super) fn plan(
         frontends.push(FrontendPlan {
             frontend,
             kind,
-            port_name: service.ports[wanted.port].name.clone(),
+            port_name: Arc::clone(&service.ports[wanted.port].name),
             action,
             masquerade: masquerade(kind),
         });

@@ -1,0 +1,4 @@
+mod claims;
+mod frontends;
+mod node;
+mod pools;

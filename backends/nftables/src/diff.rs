@@ -1,0 +1,233 @@
+//! The difference between what the table shall hold and what it holds, in the order in which it
+//! can be written while packets flow.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use shunt_model::address::{Endpoint, Family, Frontend};
+
+use crate::element::{Element, Key, Target, Value, endpoint_map, verdict_map};
+use crate::installed::{Installed, InstalledFrontend, family_of};
+use crate::lower::{FrontendTarget, Wanted};
+use crate::name::{PoolChain, SetId, SetKind};
+
+/// One change of the table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Make the chain for a size of pool.
+    AddPool(PoolChain),
+    /// Remove a chain that no verdict refers to.
+    DeletePool(PoolChain),
+    /// Add an element.
+    Add(Element),
+    /// Remove an element.
+    Delete(SetId, Key),
+    /// Replace all of one family's `local_sources`. Intervals are not edited one by one: halves
+    /// of old and new ones would overlap.
+    ReplaceLocalSources(Family, Vec<IpNet>),
+}
+
+/// The steps of a change. A packet can look up a frontend in one generation of the ruleset and
+/// its slot in the next, so a slot exists before a verdict needs it and until none does.
+/// Each step is consistent by itself: the daemon may die between any two transactions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Steps {
+    /// New chains, new slots, new members: nothing uses them yet.
+    pub prepare: Vec<Operation>,
+    /// Verdicts, and slots whose endpoint is exchanged.
+    pub switch: Vec<Operation>,
+    /// What nothing uses any more.
+    pub retire: Vec<Operation>,
+}
+
+impl Steps {
+    /// The number of operations.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.prepare.len() + self.switch.len() + self.retire.len()
+    }
+
+    /// Whether there is nothing to do.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The steps in order.
+    pub fn in_order(&self) -> impl Iterator<Item = &[Operation]> {
+        [&self.prepare, &self.switch, &self.retire].into_iter().map(Vec::as_slice)
+    }
+
+    /// How many elements the steps add to each set.
+    #[must_use]
+    pub fn added(&self) -> HashMap<SetId, u32> {
+        let mut added = HashMap::new();
+        for operation in self.in_order().flatten() {
+            match operation {
+                Operation::Add(element) => *added.entry(element.set).or_default() += 1,
+                Operation::ReplaceLocalSources(family, networks) => {
+                    let set = SetId::new(SetKind::LocalSources, *family);
+                    *added.entry(set).or_default() += interval_elements(networks.len());
+                }
+                Operation::AddPool(_) | Operation::DeletePool(_) | Operation::Delete(..) => {}
+            }
+        }
+        added
+    }
+
+    /// Whether each set has room for what is added before anything is taken away.
+    #[must_use]
+    pub fn fit(&self, installed: &Installed) -> bool {
+        self.added().iter().all(|(set, added)| {
+            let count = installed.count.get(set).copied().unwrap_or_default();
+            let capacity = installed.capacity.get(set).copied().unwrap_or_default();
+            count.saturating_add(*added) <= capacity
+        })
+    }
+}
+
+/// How many elements so many networks take in an interval set: a start and an end each, and the
+/// end of what lies before the first.
+#[must_use]
+pub fn interval_elements(networks: usize) -> u32 {
+    u32::try_from(2 * networks + 1).unwrap_or(u32::MAX)
+}
+
+/// The steps from `installed` to `wanted`.
+#[must_use]
+pub fn diff(wanted: &Wanted, installed: &Installed) -> Steps {
+    let mut steps = Steps::default();
+    let mut pools = BTreeSet::new();
+    let nothing = InstalledFrontend::default();
+    for (frontend, target) in &wanted.frontends {
+        let there = installed.frontends.get(frontend).unwrap_or(&nothing);
+        diff_frontend(&mut steps, &mut pools, frontend, target.as_ref(), there);
+    }
+    let missing = pools.difference(&installed.pools).map(|pool| Operation::AddPool(*pool));
+    steps.prepare.splice(..0, missing);
+    diff_members(&mut steps, wanted, installed);
+    if let Some(networks) = &wanted.local_sources {
+        diff_local_sources(&mut steps, networks, &installed.local_sources);
+    }
+    steps
+}
+
+fn diff_frontend(
+    steps: &mut Steps,
+    pools: &mut BTreeSet<PoolChain>,
+    frontend: &Frontend,
+    target: Option<&FrontendTarget>,
+    there: &InstalledFrontend,
+) {
+    let pool = target.map_or(&[][..], |target| &target.pool);
+    diff_slots(steps, frontend, pool, there);
+    let verdict = target.map(|target| (target.target, Arc::clone(&target.comment)));
+    if verdict == there.verdict {
+        return;
+    }
+    let set = verdict_map(frontend);
+    if there.verdict.is_some() {
+        steps.switch.push(Operation::Delete(set, Key::Frontend(*frontend)));
+    }
+    let Some((target, comment)) = verdict else { return };
+    if let Target::Pool(size) = target {
+        pools.insert(PoolChain::of(frontend, size));
+    }
+    let value = Value::Target(target, comment);
+    steps.switch.push(Operation::Add(Element { set, key: Key::Frontend(*frontend), value }));
+}
+
+fn diff_slots(steps: &mut Steps, frontend: &Frontend, pool: &[Endpoint], there: &InstalledFrontend) {
+    let set = endpoint_map(frontend);
+    let in_use = there.verdict.as_ref().map_or(0, |(target, _)| target.pool_size());
+    let slots = assign_slots(&there.slots, pool);
+    let key = |slot| Key::Slot(*frontend, slot);
+    for (slot, endpoint) in (0u32..).zip(&slots) {
+        let old = there.slots.get(slot as usize).copied().flatten();
+        if old == Some(*endpoint) {
+            continue;
+        }
+        let step = if slot < in_use && old.is_some() { &mut steps.switch } else { &mut steps.prepare };
+        if old.is_some() {
+            step.push(Operation::Delete(set, key(slot)));
+        }
+        let value = Value::Endpoint(*endpoint);
+        step.push(Operation::Add(Element { set, key: key(slot), value }));
+    }
+    for (slot, old) in (0u32..).zip(&there.slots).skip(slots.len()) {
+        if old.is_some() {
+            steps.retire.push(Operation::Delete(set, key(slot)));
+        }
+    }
+}
+
+/// Which slot each endpoint of a pool gets: who has one keeps it, if the pool is still so long;
+/// the others fill the holes in order. So a removed endpoint's slot goes to the last one's
+/// endpoint, and a change costs what changes.
+#[must_use]
+pub fn assign_slots(there: &[Option<Endpoint>], pool: &[Endpoint]) -> Vec<Endpoint> {
+    // `pool` is sorted: looking an endpoint up needs no table of its own.
+    let mut placed = vec![false; pool.len()];
+    let mut slots = vec![None; pool.len()];
+    for (slot, old) in slots.iter_mut().zip(there) {
+        let Some(endpoint) = old else { continue };
+        if let Ok(at) = pool.binary_search(endpoint)
+            && !placed[at]
+        {
+            placed[at] = true;
+            *slot = Some(*endpoint);
+        }
+    }
+    let mut waiting = pool.iter().zip(&placed).filter(|(_, placed)| !**placed).map(|(e, _)| *e);
+    slots.into_iter().filter_map(|slot| slot.or_else(|| waiting.next())).collect()
+}
+
+fn diff_members(steps: &mut Steps, wanted: &Wanted, installed: &Installed) {
+    for ((set, key), wanted) in &wanted.members {
+        let there = installed.members.get(set).is_some_and(|members| members.contains(key));
+        let add = || {
+            Operation::Add(Element { set: *set, key: *key, value: Value::Member })
+        };
+        match (wanted, there) {
+            // A ClusterIP refuses what is no frontend: it comes with its frontends, in one step.
+            (true, false) if set.kind == SetKind::ClusterIps => steps.switch.push(add()),
+            (true, false) => steps.prepare.push(add()),
+            (false, true) => steps.retire.push(Operation::Delete(*set, *key)),
+            (true, true) | (false, false) => {}
+        }
+    }
+}
+
+fn diff_local_sources(steps: &mut Steps, wanted: &[IpNet], installed: &[IpNet]) {
+    for family in Family::ALL {
+        let of = |networks: &[IpNet]| -> Vec<IpNet> {
+            networks.iter().filter(|network| family_of(network) == family).copied().collect()
+        };
+        if of(wanted) != of(installed) {
+            steps.prepare.push(Operation::ReplaceLocalSources(family, of(wanted)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoints(last: &[u8]) -> Vec<Endpoint> {
+        last.iter().map(|n| Endpoint { address: [10, 0, 0, *n].into(), port: 80 }).collect()
+    }
+
+    fn slots(last: &[u8]) -> Vec<Option<Endpoint>> {
+        endpoints(last).into_iter().map(Some).collect()
+    }
+
+    #[test]
+    fn who_has_a_slot_keeps_it_and_the_last_fills_the_hole() {
+        assert_eq!(assign_slots(&slots(&[3, 1, 2]), &endpoints(&[1, 2])), endpoints(&[2, 1]));
+        assert_eq!(assign_slots(&slots(&[3, 1]), &endpoints(&[1, 2, 3])), endpoints(&[3, 1, 2]));
+        assert_eq!(assign_slots(&slots(&[1, 1]), &endpoints(&[1, 2])), endpoints(&[1, 2]));
+        assert_eq!(assign_slots(&[None, None], &endpoints(&[7])), endpoints(&[7]));
+        assert_eq!(assign_slots(&slots(&[1]), &[]), []);
+    }
+}

@@ -1,0 +1,565 @@
+//! The executor: one socket, the record of what is installed, and transactions.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::libc::NETLINK_NETFILTER;
+use shunt_model::object::ObjectKey;
+use shunt_model::plan::{Plan, PlanDelta, ServicePlan};
+use shunt_netlink::{Batch, BatchOutcome, Rejection, Socket};
+
+use crate::diff::{Operation, Steps, diff};
+use crate::element::Key;
+pub use crate::error::Error;
+use crate::installed::Installed;
+use crate::layout;
+use crate::lower::{References, Wanted};
+use crate::message::{self, OWNED, SUBSYSTEM, capacities, kind};
+use crate::name::SetId;
+use crate::readback::{self, ReadBack};
+use crate::transaction::Transaction;
+
+/// Most operations in one transaction: about 15 ms of the kernel's time, during which nobody
+/// else in the network namespace can change nftables.
+const BATCH_LIMIT: usize = 20_000;
+/// How often a write is tried again because others wrote at the same time.
+const ATTEMPTS: u32 = 10;
+/// `NFNLGRP_NFTABLES`.
+const EVENT_GROUP: u32 = 7;
+
+/// How to use the kernel.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Claim the table where the kernel can (6.9 and later: flags owner and persist): no other
+    /// process, `nft flush ruleset` included, can change it then, and it outlives ours.
+    pub owner: bool,
+}
+
+/// The nftables of this network namespace, as far as they are ours.
+#[derive(Debug)]
+pub struct Nftables {
+    socket: Socket,
+    /// Listens only while the table has no owner: a subscription costs the kernel a message for
+    /// each element written, and what is owned cannot be changed by others.
+    events: Socket,
+    listening: bool,
+    options: Options,
+    plan: Plan,
+    references: References,
+    installed: Option<Installed>,
+    generation: u32,
+    owned: bool,
+    quarantine: BTreeMap<ObjectKey, (Arc<ServicePlan>, String)>,
+    last_writer: Option<String>,
+}
+
+/// What a sync did.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// The kernel was read, because there was no record.
+    pub read_back: bool,
+    /// The table was made, or replaced, and why.
+    pub rebuilt: Option<&'static str>,
+    /// Operations committed.
+    pub operations: usize,
+    /// Transactions committed.
+    pub transactions: usize,
+    /// Bytes sent.
+    pub bytes: usize,
+    /// Services that the kernel refuses, and its reason.
+    pub rejected: Vec<(ObjectKey, String)>,
+    /// Time spent reading the kernel.
+    pub read: Duration,
+    /// Time spent on lowering and comparing.
+    pub diff: Duration,
+    /// Time spent writing.
+    pub commit: Duration,
+}
+
+/// What the kernel holds, without regard to a plan.
+#[derive(Clone, Debug, Default)]
+pub struct Inventory {
+    /// Whether there is a table, and if it is of this release's layout.
+    pub table: Option<TableState>,
+    /// Everything in it, if it is.
+    pub installed: Installed,
+}
+
+/// What is known of a table.
+#[derive(Clone, Debug, Default)]
+pub struct TableState {
+    /// It is as this release makes it.
+    pub fit: bool,
+    /// It outlives its owner and lets no one else write.
+    pub owned: bool,
+    /// The netlink port of its living owner, 0 if it has none.
+    pub owner: u32,
+}
+
+/// Reads the kernel; needs no running daemon.
+///
+/// # Errors
+/// If nftables cannot be read.
+pub fn inventory() -> Result<Inventory, Error> {
+    let mut socket = Socket::open(NETLINK_NETFILTER)?;
+    let state = |fit, table: message::TableInfo| {
+        Some(TableState { fit, owned: table.flags & OWNED == OWNED, owner: table.owner })
+    };
+    Ok(match readback::read(&mut socket)? {
+        ReadBack::Nothing => Inventory::default(),
+        ReadBack::Unfit(_, table) => Inventory { table: state(false, table), ..Inventory::default() },
+        ReadBack::Ours(installed, _, table) => {
+            Inventory { table: state(true, table), installed: *installed }
+        }
+    })
+}
+
+impl Nftables {
+    /// Opens the kernel's nftables. Nothing is changed.
+    ///
+    /// # Errors
+    /// If the kernel has none, or does not let us.
+    pub fn open(options: Options) -> Result<Self, Error> {
+        let mut nftables = Self {
+            socket: Socket::open(NETLINK_NETFILTER)?,
+            events: Socket::open(NETLINK_NETFILTER)?,
+            listening: false,
+            options,
+            plan: Plan::default(),
+            references: References::default(),
+            installed: None,
+            generation: 0,
+            owned: false,
+            quarantine: BTreeMap::new(),
+            last_writer: None,
+        };
+        nftables.generation = nftables.read_generation()?;
+        if let Some(table) = readback::table(&mut nftables.socket)?
+            && table.owner != 0
+        {
+            return Err(Error::Owned { port: table.owner });
+        }
+        Ok(nftables)
+    }
+
+    /// Applies a delta to the plan and brings the kernel to it. Without a record of what is
+    /// installed the kernel is read first, and only the difference is written.
+    ///
+    /// # Errors
+    /// After an error the record is forgotten; the next sync, also of an empty delta, reads the
+    /// kernel again. The delta is not lost.
+    pub fn sync(&mut self, delta: PlanDelta) -> Result<Report, Error> {
+        let mut report = Report::default();
+        let result = self.try_sync(delta, &mut report);
+        if result.is_err() {
+            self.installed = None;
+        }
+        result.map(|()| {
+            let named = |(key, (_, reason)): (&ObjectKey, &(_, String))| (key.clone(), reason.clone());
+            report.rejected = self.quarantine.iter().map(named).collect();
+            report
+        })
+    }
+
+    /// Makes the next sync read the kernel, compare and repair, and try again what the kernel
+    /// rejected before.
+    pub fn forget(&mut self) {
+        self.installed = None;
+        for (key, (service, _)) in std::mem::take(&mut self.quarantine) {
+            self.plan.services.insert(key, service);
+        }
+    }
+
+    /// Whether another writer has changed our table since the last sync. Does not block.
+    ///
+    /// # Errors
+    /// If the kernel cannot be asked.
+    pub fn foreign_change(&mut self) -> Result<bool, Error> {
+        let mut seen = false;
+        let ours = self.socket.port();
+        let mut writer = None;
+        let lost = self.events.drain(|message, payload, port| {
+            if message == SUBSYSTEM << 8 | kind::NEWGEN && port != ours {
+                seen = true;
+                writer = message::read_generation(payload).1;
+            }
+        })?;
+        if !(seen || lost) {
+            return Ok(false);
+        }
+        self.generation = self.read_generation()?;
+        let Some(installed) = &self.installed else { return Ok(true) };
+        let changed = !readback::still_holds(&mut self.socket, installed)?;
+        if changed {
+            self.last_writer = writer;
+        }
+        Ok(changed)
+    }
+
+    /// The name of the process that last changed our table, if the kernel told.
+    #[must_use]
+    pub fn last_writer(&self) -> Option<&str> {
+        self.last_writer.as_deref()
+    }
+
+    /// Readable when there may be a foreign change; `None` if there can be none.
+    #[must_use]
+    pub fn events(&self) -> Option<BorrowedFd<'_>> {
+        self.listening.then(|| self.events.as_fd())
+    }
+
+    /// The record of what is installed, unless it was forgotten.
+    #[must_use]
+    pub fn installed(&self) -> Option<&Installed> {
+        self.installed.as_ref()
+    }
+
+    fn try_sync(&mut self, delta: PlanDelta, report: &mut Report) -> Result<(), Error> {
+        let started = Instant::now();
+        for key in delta.services.keys() {
+            if self.quarantine.remove(key).is_some() {
+                // The plan does not tell what of it the kernel holds.
+                self.installed = None;
+            }
+        }
+        let mut wanted = None;
+        if self.installed.is_some() {
+            wanted = Some(Wanted::change(&self.plan, &delta, &mut self.references));
+        }
+        self.plan.apply(delta);
+        if let (Some(wanted), Some(installed)) = (wanted, &self.installed) {
+            let steps = diff(&wanted, installed);
+            report.diff = started.elapsed();
+            if steps.fit(installed) {
+                match self.commit_steps(&steps, report)? {
+                    None => return Ok(()),
+                    Some(_) => self.installed = None,
+                }
+            } else {
+                return self.rebuild("a set had to grow", report);
+            }
+        }
+        self.full_sync(report)
+    }
+
+    /// Reads, compares, writes. What the kernel rejects is set aside with its Service, and the
+    /// rest is tried again.
+    fn full_sync(&mut self, report: &mut Report) -> Result<(), Error> {
+        loop {
+            let started = Instant::now();
+            report.read_back = true;
+            let found = readback::read(&mut self.socket)?;
+            report.read += started.elapsed();
+            self.references = References::of(&self.plan);
+            let (installed, strangers, table) = match found {
+                ReadBack::Nothing => return self.create(report),
+                ReadBack::Unfit(reason, table) => {
+                    self.adopt(&table)?;
+                    return self.rebuild(reason, report);
+                }
+                ReadBack::Ours(installed, strangers, table) => (installed, strangers, table),
+            };
+            self.adopt(&table)?;
+            let started = Instant::now();
+            let wanted = Wanted::full(&self.plan, &self.references, &installed);
+            let mut steps = diff(&wanted, &installed);
+            let unused = installed.pools.difference(&installed.pools_in_use()).copied().collect::<Vec<_>>();
+            let needed = pools_needed(&wanted);
+            let unused = unused.into_iter().filter(|pool| !needed.contains(pool));
+            steps.retire.extend(unused.map(Operation::DeletePool));
+            report.diff += started.elapsed();
+            if !steps.fit(&installed) {
+                return self.rebuild("a set had to grow", report);
+            }
+            self.installed = Some(*installed);
+            if !strangers.is_empty() {
+                let mut transaction = Transaction::default();
+                transaction.remove_strangers(&strangers);
+                report.operations += strangers.len();
+                self.commit_or_fail(&transaction, report)?;
+            }
+            match self.commit_steps(&steps, report)? {
+                None => return Ok(()),
+                Some((operation, reason)) => self.set_aside(&operation, reason)?,
+            }
+        }
+    }
+
+    /// Takes over a table that has lost its owner; where there is none, listens for others.
+    fn adopt(&mut self, table: &message::TableInfo) -> Result<(), Error> {
+        if table.owner != 0 && table.owner != self.socket.port() {
+            return Err(Error::Owned { port: table.owner });
+        }
+        let owned = table.flags & OWNED == OWNED;
+        if owned && table.owner == 0 {
+            let mut transaction = Transaction::default();
+            transaction.messages.push(message::adopt_table());
+            self.commit_or_fail(&transaction, &mut Report::default())?;
+        }
+        self.set_owned(owned)
+    }
+
+    fn set_owned(&mut self, owned: bool) -> Result<(), Error> {
+        self.owned = owned;
+        if self.listening == owned {
+            self.events.listen(EVENT_GROUP, !owned)?;
+            self.listening = !owned;
+        }
+        Ok(())
+    }
+
+    /// Makes the table where there is none: the empty table first, then slots, frontends last,
+    /// in transactions of bounded size.
+    fn create(&mut self, report: &mut Report) -> Result<(), Error> {
+        let started = Instant::now();
+        let mut installed = Installed::default();
+        let wanted = Wanted::full(&self.plan, &self.references, &installed);
+        let steps = diff(&wanted, &installed);
+        installed.capacity = capacities(&steps.added());
+        report.diff += started.elapsed();
+        report.rebuilt = Some("there was no table");
+        self.make_table(&installed, false, &[], report)?;
+        self.installed = Some(installed);
+        match self.commit_steps(&steps, report)? {
+            None => Ok(()),
+            Some((operation, reason)) => {
+                self.set_aside(&operation, reason)?;
+                self.full_sync(report)
+            }
+        }
+    }
+
+    /// Replaces the table by what the plan asks for, in one transaction: packets see the old
+    /// one or the new one.
+    fn rebuild(&mut self, reason: &'static str, report: &mut Report) -> Result<(), Error> {
+        let started = Instant::now();
+        report.rebuilt = Some(reason);
+        self.references = References::of(&self.plan);
+        let mut installed = Installed::default();
+        let wanted = Wanted::full(&self.plan, &self.references, &installed);
+        let steps = diff(&wanted, &installed);
+        installed.capacity = capacities(&steps.added());
+        report.diff += started.elapsed();
+        let operations: Vec<_> = steps.in_order().flatten().cloned().collect();
+        self.make_table(&installed, true, &operations, report)?;
+        for operation in &operations {
+            installed.apply(operation);
+        }
+        self.installed = Some(installed);
+        Ok(())
+    }
+
+    fn make_table(
+        &mut self,
+        installed: &Installed,
+        replace: bool,
+        operations: &[Operation],
+        report: &mut Report,
+    ) -> Result<(), Error> {
+        let mut owned = self.options.owner;
+        loop {
+            let transaction = table_transaction(installed, replace, owned, operations);
+            match self.commit(&transaction, report)? {
+                Ok(()) => {
+                    report.operations += operations.len();
+                    return self.set_owned(owned);
+                }
+                // Kernels before 6.9 know no persistent owner.
+                Err(rejections) if owned && unknown_flags(&rejections) => owned = false,
+                Err(rejections) => return Err(rejected(&rejections)),
+            }
+        }
+    }
+
+    /// Writes the steps, recording each transaction that was committed. An operation that the
+    /// kernel rejects is given back with its reason.
+    fn commit_steps(
+        &mut self,
+        steps: &Steps,
+        report: &mut Report,
+    ) -> Result<Option<(Operation, String)>, Error> {
+        for step in steps.in_order() {
+            for operations in chunks(step) {
+                let transaction = Transaction::of(operations);
+                if let Err(rejections) = self.commit(&transaction, report)? {
+                    let blamed = rejections.iter().find_map(|rejection| {
+                        Some((operations[transaction.blame(rejection)?].clone(), describe(rejection)))
+                    });
+                    return blamed.map_or_else(|| Err(rejected(&rejections)), |blamed| Ok(Some(blamed)));
+                }
+                report.operations += operations.len();
+                if let Some(installed) = &mut self.installed {
+                    operations.iter().for_each(|operation| installed.apply(operation));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn commit_or_fail(&mut self, transaction: &Transaction, report: &mut Report) -> Result<(), Error> {
+        self.commit(transaction, report)?.map_err(|rejections| rejected(&rejections))
+    }
+
+    /// Sends one transaction. A table without owner is guarded by the generation that our record
+    /// belongs to: if others wrote in between, the record is checked before it is sent again.
+    fn commit(
+        &mut self,
+        transaction: &Transaction,
+        report: &mut Report,
+    ) -> Result<Result<(), Vec<Rejection>>, Error> {
+        let started = Instant::now();
+        for _ in 0..ATTEMPTS {
+            let guard = (!self.owned).then_some(self.generation);
+            let mut batch = Batch::new(&mut self.socket, SUBSYSTEM, guard);
+            for message in &transaction.messages {
+                batch.push(&mut self.socket, message.clone());
+            }
+            report.bytes += batch.len();
+            match batch.send(&mut self.socket, SUBSYSTEM)? {
+                BatchOutcome::Committed => {
+                    self.generation = self.read_generation()?;
+                    report.transactions += 1;
+                    report.commit += started.elapsed();
+                    return Ok(Ok(()));
+                }
+                BatchOutcome::Rejected(rejections) if outdated(&rejections) => self.catch_up()?,
+                BatchOutcome::Rejected(rejections) => return Ok(Err(rejections)),
+                BatchOutcome::Unknown => return Err(Error::Lost),
+            }
+        }
+        Err(Error::Contended { attempts: ATTEMPTS })
+    }
+
+    /// After others have written: goes on if our table is as recorded.
+    fn catch_up(&mut self) -> Result<(), Error> {
+        self.generation = self.read_generation()?;
+        match &self.installed {
+            Some(installed) if !readback::still_holds(&mut self.socket, installed)? => {
+                Err(Error::Contended { attempts: 1 })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes the Service that an operation belongs to out of the plan, so that the others are
+    /// served.
+    fn set_aside(&mut self, operation: &Operation, reason: String) -> Result<(), Error> {
+        let frontend = match operation {
+            Operation::Add(element) => match element.key {
+                Key::Frontend(frontend) | Key::Slot(frontend, _) => Some(frontend),
+                Key::Address(_) => None,
+            },
+            _ => None,
+        };
+        let owner = frontend.and_then(|frontend| {
+            let serves = |service: &ServicePlan| {
+                service.frontends.iter().any(|plan| plan.frontend == frontend)
+            };
+            self.plan.services.iter().find(|(_, service)| serves(service)).map(|(key, _)| key.clone())
+        });
+        let Some(key) = owner else {
+            return Err(Error::Rejected { errno: Errno::EINVAL, detail: reason });
+        };
+        if let Some(service) = self.plan.services.remove(&key) {
+            self.quarantine.insert(key, (service, reason));
+        }
+        Ok(())
+    }
+
+    fn read_generation(&mut self) -> Result<u32, Error> {
+        let mut generation = 0;
+        self.socket.request("tell its generation", message::get_generation(), |payload| {
+            generation = message::read_generation(payload).0;
+        })?;
+        Ok(generation)
+    }
+}
+
+fn table_transaction(
+    installed: &Installed,
+    replace: bool,
+    owned: bool,
+    operations: &[Operation],
+) -> Transaction {
+    let mut transaction = Transaction::default();
+    if replace {
+        transaction.messages.push(message::delete_table());
+    }
+    transaction.messages.push(message::new_table(owned));
+    for set in SetId::all() {
+        let id = transaction.set_id();
+        let capacity = installed.capacity.get(&set).copied().unwrap_or_default();
+        transaction.messages.push(message::new_set(set, capacity, id));
+    }
+    let chains = layout::chains();
+    for chain in &chains {
+        transaction.messages.push(message::new_chain(chain));
+    }
+    for chain in &chains {
+        transaction.rules(chain);
+    }
+    transaction.extend(operations);
+    transaction
+}
+
+/// The pool chains that the wanted verdicts need.
+fn pools_needed(wanted: &Wanted) -> std::collections::BTreeSet<crate::name::PoolChain> {
+    let needed = wanted.frontends.iter().filter_map(|(frontend, target)| {
+        let size = target.as_ref()?.target.pool_size();
+        (size > 0).then(|| crate::name::PoolChain::of(frontend, size))
+    });
+    needed.collect()
+}
+
+/// Cuts a step into transactions of bounded size, never between the removal of an element and
+/// its return with another value.
+fn chunks(mut operations: &[Operation]) -> impl Iterator<Item = &[Operation]> {
+    std::iter::from_fn(move || {
+        if operations.is_empty() {
+            return None;
+        }
+        let mut end = operations.len().min(BATCH_LIMIT);
+        while end < operations.len() && exchanges(&operations[end - 1], &operations[end]) {
+            end += 1;
+        }
+        let (chunk, rest) = operations.split_at(end);
+        operations = rest;
+        Some(chunk)
+    })
+}
+
+fn exchanges(first: &Operation, second: &Operation) -> bool {
+    match (first, second) {
+        (Operation::Delete(set, key), Operation::Add(element)) => {
+            *set == element.set && *key == element.key
+        }
+        _ => false,
+    }
+}
+
+fn outdated(rejections: &[Rejection]) -> bool {
+    rejections.iter().any(|rejection| rejection.message.is_none() && rejection.errno == Errno::ERESTART)
+}
+
+fn unknown_flags(rejections: &[Rejection]) -> bool {
+    rejections.iter().any(|rejection| rejection.errno == Errno::EOPNOTSUPP)
+}
+
+fn describe(rejection: &Rejection) -> String {
+    if rejection.detail.is_empty() {
+        rejection.errno.desc().to_owned()
+    } else {
+        format!("{} ({})", rejection.errno.desc(), rejection.detail)
+    }
+}
+
+fn rejected(rejections: &[Rejection]) -> Error {
+    match rejections.first() {
+        Some(Rejection { errno: Errno::EPERM, message: None, .. }) => Error::Permission,
+        Some(first) => Error::Rejected { errno: first.errno, detail: first.detail.clone() },
+        None => Error::Lost,
+    }
+}

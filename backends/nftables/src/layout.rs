@@ -1,0 +1,303 @@
+//! The fixed part of the table: chains and rules. They never depend on the cluster.
+
+use shunt_model::address::Family;
+
+use crate::expression::{Expression, Register, Rejection, Verdict};
+use crate::name::{self, PoolChain, SetId, SetKind};
+
+/// One rule: as nft prints it, and as the kernel takes it.
+#[derive(Clone, Debug)]
+pub(crate) struct Rule {
+    pub(crate) text: String,
+    pub(crate) expressions: Vec<Expression>,
+}
+
+impl Rule {
+    fn new(text: impl Into<String>, expressions: impl Into<Vec<Expression>>) -> Self {
+        Self { text: text.into(), expressions: expressions.into() }
+    }
+
+    /// What a rule is recognised by when it is read back.
+    pub(crate) fn fingerprint(&self) -> u64 {
+        fingerprint(&self.text)
+    }
+}
+
+/// Where a base chain is attached.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Hook {
+    /// Its name, for people.
+    pub(crate) name: &'static str,
+    /// `NF_INET_*`.
+    pub(crate) number: u32,
+    /// The chain's priority.
+    pub(crate) priority: i32,
+    /// How nft prints the priority: it knows a name for it at some hooks only.
+    pub(crate) priority_text: &'static str,
+}
+
+/// One chain.
+#[derive(Clone, Debug)]
+pub(crate) struct Chain {
+    pub(crate) name: String,
+    pub(crate) hook: Option<Hook>,
+    pub(crate) rules: Vec<Rule>,
+}
+
+/// Translation of destinations, as kube-proxy and the CNI plugins do it (`NF_IP_PRI_NAT_DST`).
+const DESTINATIONS: i32 = -100;
+/// Translation of sources (`NF_IP_PRI_NAT_SRC`).
+const SOURCES: i32 = 100;
+
+/// The fixed chains, each after those that it goes to.
+pub(crate) fn chains() -> Vec<Chain> {
+    let mut chains = vec![refuse()];
+    for family in Family::ALL {
+        chains.push(services(family));
+        chains.push(sources(family));
+    }
+    for (name, number, priority_text) in [("prerouting", 0, "dstnat"), ("output", 3, "-100")] {
+        let rules = Family::ALL.map(|family| dispatch(family, name::services(family), None));
+        let hook = Hook { name, number, priority: DESTINATIONS, priority_text };
+        chains.push(base(hook, rules.to_vec()));
+    }
+    let rules = Family::ALL.map(|family| {
+        dispatch(family, name::sources(family), Some(Expression::DestinationTranslated))
+    });
+    let hook =
+        Hook { name: "postrouting", number: 4, priority: SOURCES, priority_text: "srcnat" };
+    chains.push(base(hook, rules.to_vec()));
+    chains
+}
+
+/// The chain that picks one of a pool's endpoints. Two lookups of one packet can fall into two
+/// generations of the ruleset: a packet that finds no endpoint is dropped and sent again by its
+/// client, where otherwise its connection would be bound to no endpoint for good.
+pub(crate) fn pool(chain: PoolChain) -> Chain {
+    let family = chain.family;
+    let (map, key_text, mut expressions, slot) = if chain.node_port {
+        let loads = vec![Expression::LoadProtocol(Register(0)), Expression::LoadPort(Register(1))];
+        (SetKind::NodePortEndpoints, "meta l4proto . th dport".to_owned(), loads, Register(2))
+    } else {
+        let text = format!("{} daddr . meta l4proto . th dport", ip(family));
+        (SetKind::Endpoints, text, load_frontend(family), after_frontend(family))
+    };
+    let set = SetId::new(map, family);
+    if !chain.node_port {
+        // nft prints an address of a family as such only after this check; without an address
+        // it would print the check itself, which the chain's callers have made.
+        expressions.insert(0, Expression::FamilyIs(family));
+    }
+    expressions.insert(0, Expression::ServiceProtocol);
+    expressions.extend([
+        Expression::Random(slot, chain.size),
+        Expression::Map { set, key: Register(0), value: Register(0) },
+        Expression::TranslateDestination {
+            family,
+            address: Register(0),
+            port: after_address(family),
+        },
+    ]);
+    let text = format!(
+        "{SERVICE_PROTOCOLS} dnat {} to {key_text} . numgen random mod {} map @{set}",
+        ip(family),
+        chain.size
+    );
+    let missed = Rule::new(
+        "counter packets 0 bytes 0 drop",
+        [Expression::Counter, Expression::End(Verdict::Drop)],
+    );
+    Chain { name: chain.to_string(), hook: None, rules: vec![Rule::new(text, expressions), missed] }
+}
+
+/// The fingerprint of everything that is fixed. A table with another one is replaced.
+pub(crate) fn layout_fingerprint() -> u64 {
+    let mut text = String::new();
+    let pools = Family::ALL.into_iter().flat_map(|family| {
+        [false, true].map(|node_port| pool(PoolChain { family, node_port, size: 1 }))
+    });
+    for chain in chains().into_iter().chain(pools) {
+        text.push_str(&chain.name);
+        if let Some(hook) = chain.hook {
+            text.push_str(&format!(" {} {}", hook.name, hook.priority));
+        }
+        for rule in chain.rules {
+            text.push('\n');
+            text.push_str(&rule.text);
+        }
+    }
+    for set in SetId::all() {
+        text.push_str(&format!("\n{set} {:?}", crate::message::set_type(set)));
+    }
+    fingerprint(&text)
+}
+
+const SERVICE_PROTOCOLS: &str = "meta l4proto { tcp, udp, sctp }";
+
+fn base(hook: Hook, rules: Vec<Rule>) -> Chain {
+    Chain { name: hook.name.to_owned(), hook: Some(hook), rules }
+}
+
+fn dispatch(family: Family, chain: String, condition: Option<Expression>) -> Rule {
+    let prefix = if condition.is_some() { "ct status dnat " } else { "" };
+    let nfproto = if family == Family::V4 { "ipv4" } else { "ipv6" };
+    let text = format!("{prefix}meta nfproto {nfproto} goto {chain}");
+    let mut expressions: Vec<_> = condition.into_iter().collect();
+    expressions.push(Expression::FamilyIs(family));
+    expressions.push(Expression::End(Verdict::Goto(chain)));
+    Rule::new(text, expressions)
+}
+
+fn refuse() -> Chain {
+    let tcp = [Expression::ProtocolIs(6), Expression::Reject(Rejection::TcpReset)];
+    let rules = vec![
+        Rule::new("meta l4proto tcp reject with tcp reset", tcp),
+        // nft prints "reject with icmpx type port-unreachable" in this short form.
+        Rule::new("reject", [Expression::Reject(Rejection::PortUnreachable)]),
+    ];
+    Chain { name: name::REFUSE.to_owned(), hook: None, rules }
+}
+
+/// From a new connection's destination to its frontend: the exact address first, then what is
+/// undefined on a ClusterIP, then NodePorts.
+fn services(family: Family) -> Chain {
+    let ip = ip(family);
+    let set = |kind| SetId::new(kind, family);
+    let key = Register(0);
+
+    let frontends = set(SetKind::Frontends);
+    let mut lookup = vec![Expression::FamilyIs(family)];
+    lookup.extend(load_frontend(family));
+    lookup.push(Expression::VerdictMap { set: frontends, key });
+
+    let cluster_ips = set(SetKind::ClusterIps);
+    let undefined = [
+        Expression::FamilyIs(family),
+        Expression::LoadDestination(family, key),
+        Expression::In { set: cluster_ips, key, inverted: false },
+        Expression::End(Verdict::Goto(name::REFUSE.to_owned())),
+    ];
+
+    let (addresses, ports) = (set(SetKind::NodeAddresses), set(SetKind::NodePorts));
+    let node_ports = [
+        Expression::FamilyIs(family),
+        Expression::LoadDestination(family, key),
+        Expression::In { set: addresses, key, inverted: false },
+        Expression::LoadProtocol(Register(0)),
+        Expression::LoadPort(Register(1)),
+        Expression::VerdictMap { set: ports, key },
+    ];
+    let rules = vec![
+        Rule::new(format!("{ip} daddr . meta l4proto . th dport vmap @{frontends}"), lookup),
+        Rule::new(format!("{ip} daddr @{cluster_ips} goto {}", name::REFUSE), undefined),
+        Rule::new(
+            format!("{ip} daddr @{addresses} meta l4proto . th dport vmap @{ports}"),
+            node_ports,
+        ),
+    ];
+    Chain { name: name::services(family), hook: None, rules }
+}
+
+/// Whose source address is hidden, decided by the connection's original destination: no packet
+/// mark is set or read, so none of a CNI's is disturbed.
+fn sources(family: Family) -> Chain {
+    let ip = ip(family);
+    let set = |kind| SetId::new(kind, family);
+    let key = Register(0);
+    let within = |set| Expression::In { set, key, inverted: false };
+    let original = Expression::LoadOriginalDestination(family, key);
+
+    let masquerade = set(SetKind::Masquerade);
+    let always = vec![
+        Expression::ServiceProtocol,
+        original.clone(),
+        Expression::LoadProtocol(after_address(family)),
+        Expression::LoadOriginalPort(Register(after_address(family).0 + 1)),
+        within(masquerade),
+        Expression::Masquerade,
+    ];
+    let (addresses, ports) = (set(SetKind::NodeAddresses), set(SetKind::MasqueradeNodePorts));
+    let node_ports = vec![
+        original.clone(),
+        within(addresses),
+        Expression::ServiceProtocol,
+        Expression::LoadProtocol(Register(0)),
+        Expression::LoadOriginalPort(Register(1)),
+        within(ports),
+        Expression::Masquerade,
+    ];
+    let hairpins = set(SetKind::Hairpins);
+    let hairpin = vec![
+        Expression::FamilyIs(family),
+        Expression::LoadSource(family, Register(0)),
+        Expression::LoadDestination(family, after_address(family)),
+        within(hairpins),
+        Expression::Masquerade,
+    ];
+    let (cluster_ips, local) = (set(SetKind::ClusterIps), set(SetKind::LocalSources));
+    let outsiders = vec![
+        original,
+        within(cluster_ips),
+        Expression::FamilyIs(family),
+        Expression::LoadSource(family, key),
+        Expression::In { set: local, key, inverted: true },
+        Expression::Masquerade,
+    ];
+    let rule = |text: String, expressions: Vec<Expression>| {
+        Rule::new(format!("{text} masquerade fully-random"), expressions)
+    };
+    let original_text = format!("ct original {ip} daddr");
+    let rules = vec![
+        rule(
+            format!(
+                "{SERVICE_PROTOCOLS} {original_text} . meta l4proto . ct original proto-dst @{masquerade}"
+            ),
+            always,
+        ),
+        rule(
+            format!(
+                "{original_text} @{addresses} {SERVICE_PROTOCOLS} meta l4proto . ct original proto-dst @{ports}"
+            ),
+            node_ports,
+        ),
+        rule(format!("{ip} saddr . {ip} daddr @{hairpins}"), hairpin),
+        rule(format!("{original_text} @{cluster_ips} {ip} saddr != @{local}"), outsiders),
+    ];
+    Chain { name: name::sources(family), hook: None, rules }
+}
+
+fn load_frontend(family: Family) -> Vec<Expression> {
+    let next = after_address(family).0;
+    vec![
+        Expression::LoadDestination(family, Register(0)),
+        Expression::LoadProtocol(Register(next)),
+        Expression::LoadPort(Register(next + 1)),
+    ]
+}
+
+/// The register after an address in register 0.
+const fn after_address(family: Family) -> Register {
+    match family {
+        Family::V4 => Register(1),
+        Family::V6 => Register(4),
+    }
+}
+
+/// The register after address, protocol and port.
+const fn after_frontend(family: Family) -> Register {
+    Register(after_address(family).0 + 2)
+}
+
+const fn ip(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ip",
+        Family::V6 => "ip6",
+    }
+}
+
+/// FNV-1a, 64 bits: stable across builds, which the standard library's hasher is not.
+fn fingerprint(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}

@@ -1,0 +1,196 @@
+//! From the plan to what the sets and maps shall hold.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use shunt_model::address::{Endpoint, Family, Frontend};
+use shunt_model::object::ObjectKey;
+use shunt_model::plan::{Action, FrontendPlan, Masquerade, NodePlan, Plan, PlanDelta, ServicePlan};
+
+use crate::element::{Key, Target, masquerade_set};
+use crate::installed::Installed;
+use crate::name::{SetId, SetKind};
+use crate::userdata::fit_comment;
+
+/// What one frontend shall have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FrontendTarget {
+    /// Its verdict.
+    pub target: Target,
+    /// Its pool; empty unless the verdict is a pool.
+    pub pool: Arc<[Endpoint]>,
+    /// Namespace/name:port, for readers of the listing.
+    pub comment: Arc<str>,
+}
+
+/// What (a part of) the table shall hold. What is not named stays as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Frontends; `None`: shall be gone.
+    pub frontends: BTreeMap<Frontend, Option<FrontendTarget>>,
+    /// Members of plain sets; `false`: shall be gone.
+    pub members: BTreeMap<(SetId, Key), bool>,
+    /// The networks of `local_sources`, both families.
+    pub local_sources: Option<Vec<IpNet>>,
+}
+
+/// How many Services (or the node) want each member of a plain set: an address can be the
+/// ClusterIP of several ports and an endpoint belong to several Services.
+#[derive(Clone, Debug, Default)]
+pub struct References {
+    counts: HashMap<(SetId, Key), u32>,
+}
+
+impl References {
+    /// The references of a whole plan.
+    #[must_use]
+    pub fn of(plan: &Plan) -> Self {
+        let mut references = Self::default();
+        let services = plan.services.values().flat_map(|service| service_members(service));
+        for member in services.chain(node_members(&plan.node)) {
+            references.take(member);
+        }
+        references
+    }
+
+    fn take(&mut self, member: (SetId, Key)) {
+        *self.counts.entry(member).or_default() += 1;
+    }
+
+    fn release(&mut self, member: (SetId, Key)) {
+        if let Some(count) = self.counts.get_mut(&member) {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(&member);
+            }
+        }
+    }
+}
+
+impl Wanted {
+    /// What a delta asks for; the plan is the one before it. Work: the size of the delta.
+    pub fn change(plan: &Plan, delta: &PlanDelta, references: &mut References) -> Self {
+        let mut wanted = Self::default();
+        let mut touched = Vec::new();
+        for (key, new) in &delta.services {
+            let old = plan.services.get(key).map(Arc::as_ref);
+            for frontend in old.into_iter().flat_map(|service| &service.frontends) {
+                wanted.frontends.entry(frontend.frontend).or_insert(None);
+            }
+            for frontend in new.iter().flat_map(|service| &service.frontends) {
+                wanted.frontends.insert(frontend.frontend, Some(target(key, frontend)));
+            }
+            // Taken before released: a member that stays is never at zero in between.
+            let taken = new.as_deref().into_iter().flat_map(service_members);
+            let released = old.into_iter().flat_map(service_members);
+            exchange(references, &mut touched, taken.collect(), released.collect());
+        }
+        if let Some(node) = &delta.node {
+            let taken = node_members(node).collect();
+            exchange(references, &mut touched, taken, node_members(&plan.node).collect());
+            wanted.local_sources = Some(local_sources(node));
+        }
+        for member in touched {
+            wanted.members.insert(member, references.counts.contains_key(&member));
+        }
+        wanted
+    }
+
+    /// What a whole plan asks for, including that everything else goes.
+    #[must_use]
+    pub fn full(plan: &Plan, references: &References, installed: &Installed) -> Self {
+        let mut frontends: BTreeMap<_, _> =
+            installed.frontends.keys().map(|frontend| (*frontend, None)).collect();
+        for (key, service) in &plan.services {
+            for frontend in &service.frontends {
+                frontends.insert(frontend.frontend, Some(target(key, frontend)));
+            }
+        }
+        let there = installed.members.iter().flat_map(|(set, keys)| {
+            keys.iter().map(|key| ((*set, *key), false))
+        });
+        let mut members: BTreeMap<_, _> = there.collect();
+        members.extend(references.counts.keys().map(|member| (*member, true)));
+        Self { frontends, members, local_sources: Some(local_sources(&plan.node)) }
+    }
+}
+
+fn exchange(
+    references: &mut References,
+    touched: &mut Vec<(SetId, Key)>,
+    taken: Vec<(SetId, Key)>,
+    released: Vec<(SetId, Key)>,
+) {
+    for member in &taken {
+        references.take(*member);
+    }
+    for member in &released {
+        references.release(*member);
+    }
+    touched.extend(taken);
+    touched.extend(released);
+}
+
+fn target(service: &ObjectKey, frontend: &FrontendPlan) -> FrontendTarget {
+    let mut comment = service.to_string();
+    if !frontend.port_name.is_empty() {
+        comment.push(':');
+        comment.push_str(&frontend.port_name);
+    }
+    let (target, pool) = match &frontend.action {
+        Action::Forward(pool) => {
+            (Target::Pool(u32::try_from(pool.len()).unwrap_or(u32::MAX)), Arc::clone(pool))
+        }
+        Action::Reject => (Target::Refuse, Arc::from([])),
+        Action::Drop => (Target::Drop, Arc::from([])),
+    };
+    FrontendTarget { target, pool, comment: fit_comment(&comment).into() }
+}
+
+fn service_members(service: &ServicePlan) -> impl Iterator<Item = (SetId, Key)> + '_ {
+    let of_address = |kind| {
+        move |address: &std::net::IpAddr| {
+            (SetId::new(kind, Family::of(*address)), Key::Address(*address))
+        }
+    };
+    let masqueraded = service
+        .frontends
+        .iter()
+        .filter(|frontend| frontend.masquerade == Masquerade::Always)
+        .map(|plan| (masquerade_set(&plan.frontend), Key::Frontend(plan.frontend)));
+    let cluster_ips = service.cluster_ips.iter().map(of_address(SetKind::ClusterIps));
+    let hairpins = service.hairpins.iter().map(of_address(SetKind::Hairpins));
+    masqueraded.chain(cluster_ips).chain(hairpins)
+}
+
+fn node_members(node: &NodePlan) -> impl Iterator<Item = (SetId, Key)> + '_ {
+    node.node_port_addresses.iter().map(|address| {
+        (SetId::new(SetKind::NodeAddresses, Family::of(*address)), Key::Address(*address))
+    })
+}
+
+/// The sources that need no masquerade. Everyone, where nothing is known about who is local;
+/// no one, where all traffic is masqueraded: so the rule itself never changes.
+fn local_sources(node: &NodePlan) -> Vec<IpNet> {
+    if node.masquerade_all {
+        return Vec::new();
+    }
+    let everyone = [IpNet::from(Ipv4Net::default()), IpNet::from(Ipv6Net::default())];
+    let mut networks = Vec::new();
+    for (family, everyone) in Family::ALL.into_iter().zip(everyone) {
+        let known: Vec<_> = node
+            .local_sources
+            .iter()
+            .filter(|network| crate::installed::family_of(network) == family)
+            .map(IpNet::trunc)
+            .collect();
+        if known.is_empty() {
+            networks.push(everyone);
+        }
+        networks.extend(known);
+    }
+    let mut networks = IpNet::aggregate(&networks);
+    networks.sort_unstable();
+    networks
+}

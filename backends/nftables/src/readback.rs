@@ -1,0 +1,210 @@
+//! Reading what the kernel holds: the start of the record, after a restart or an error.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
+use nix::errno::Errno;
+use shunt_netlink::Socket;
+
+use crate::error::Error;
+use crate::installed::Installed;
+use crate::layout;
+use crate::message::{self, Found, SetInfo, TableInfo, kind};
+use crate::name::{PoolChain, SetId, SetKind};
+
+/// What was found in the kernel.
+pub(crate) enum ReadBack {
+    /// No table.
+    Nothing,
+    /// A table that is not as this release makes it: replaced in one transaction.
+    Unfit(&'static str, TableInfo),
+    /// Ours, with elements that are none of ours.
+    Ours(Box<Installed>, Vec<(SetId, Vec<u8>)>, TableInfo),
+}
+
+/// Reads the whole table.
+pub(crate) fn read(socket: &mut Socket) -> Result<ReadBack, Error> {
+    let Some(table) = table(socket)? else { return Ok(ReadBack::Nothing) };
+    if table.comment != message::table_comment() {
+        return Ok(ReadBack::Unfit("it has another layout", table));
+    }
+    let mut installed = Installed::default();
+    match pools(socket)? {
+        Ok(pools) => installed.pools = pools,
+        Err(reason) => return Ok(ReadBack::Unfit(reason, table)),
+    }
+    for set in sets(socket)? {
+        match SetId::parse(&set.name) {
+            _ if set.anonymous => {}
+            Some(id) if set.as_declared => {
+                installed.capacity.insert(id, set.capacity);
+            }
+            _ => return Ok(ReadBack::Unfit("a set is not as it was made", table)),
+        }
+    }
+    if installed.capacity.len() != SetId::all().count() {
+        return Ok(ReadBack::Unfit("a set is missing", table));
+    }
+    let mut strangers = Vec::new();
+    for set in SetId::all() {
+        elements(socket, set, &mut installed, &mut strangers)?;
+    }
+    Ok(ReadBack::Ours(Box::new(installed), strangers, table))
+}
+
+/// What the kernel says of our table; `None` if there is none.
+pub(crate) fn table(socket: &mut Socket) -> Result<Option<TableInfo>, Error> {
+    let mut info = None;
+    let request = message::get(kind::GETTABLE);
+    match socket.request("read the table", request, |payload| info = Some(message::read_table(payload))) {
+        Ok(()) => Ok(info),
+        Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether chains, rules, sets and counts are those of the record: what is asked after others
+/// have written, without reading every element.
+pub(crate) fn still_holds(socket: &mut Socket, installed: &Installed) -> Result<bool, Error> {
+    let Some(table) = table(socket)? else { return Ok(false) };
+    if table.comment != message::table_comment() || pools(socket)?.as_ref() != Ok(&installed.pools) {
+        return Ok(false);
+    }
+    let sets = sets(socket)?;
+    let known = sets.iter().filter(|set| !set.anonymous).all(|set| {
+        let capacity = SetId::parse(&set.name).and_then(|id| installed.capacity.get(&id));
+        set.as_declared && capacity == Some(&set.capacity)
+    });
+    let named = sets.iter().filter(|set| !set.anonymous).count();
+    Ok(known && named == installed.capacity.len())
+}
+
+fn sets(socket: &mut Socket) -> Result<Vec<SetInfo>, Error> {
+    let request = message::get(kind::GETSET);
+    Ok(socket.dump("list the sets", &request, |sets: &mut Vec<_>, payload| {
+        sets.extend(message::read_set(payload));
+    })?)
+}
+
+/// The pool chains, if all chains and rules are as this release makes them.
+fn pools(socket: &mut Socket) -> Result<Result<BTreeSet<PoolChain>, &'static str>, Error> {
+    let request = message::get(kind::GETCHAIN);
+    let chains = socket.dump("list the chains", &request, |chains: &mut Vec<_>, payload| {
+        chains.extend(message::read_chain(payload));
+    })?;
+    let request = message::get(kind::GETRULE);
+    let found = socket.dump(
+        "list the rules",
+        &request,
+        |rules: &mut BTreeMap<String, Vec<u64>>, payload| {
+            if let Some((chain, fingerprint)) = message::read_rule(payload) {
+                rules.entry(chain).or_default().push(fingerprint);
+            }
+        },
+    )?;
+    let fixed = layout::chains();
+    let mut pools = BTreeSet::new();
+    let mut expected = BTreeMap::new();
+    for chain in &fixed {
+        expected.insert(chain.name.clone(), fingerprints(chain));
+    }
+    for (name, base) in &chains {
+        if let Some(pool) = PoolChain::parse(name) {
+            expected.insert(name.clone(), fingerprints(&layout::pool(pool)));
+            pools.insert(pool);
+        } else if !fixed.iter().any(|chain| chain.name == *name && chain.hook.is_some() == *base) {
+            return Ok(Err("a chain is none of ours"));
+        }
+    }
+    if chains.len() != expected.len() {
+        return Ok(Err("a chain is missing"));
+    }
+    Ok(if found == expected { Ok(pools) } else { Err("a rule is not as it was made") })
+}
+
+fn fingerprints(chain: &layout::Chain) -> Vec<u64> {
+    chain.rules.iter().map(layout::Rule::fingerprint).collect()
+}
+
+fn elements(
+    socket: &mut Socket,
+    set: SetId,
+    installed: &mut Installed,
+    strangers: &mut Vec<(SetId, Vec<u8>)>,
+) -> Result<(), Error> {
+    let request = message::get_elements(set);
+    // Elements go straight into the record; what an interrupted dump left there is set right by
+    // the dump that follows it, which says of each key what is so.
+    let found = socket.dump("list elements", &request, |found: &mut Vec<Found>, payload| {
+        message::read_elements(set, payload, |element| found.push(element));
+    })?;
+    let mut bounds = Vec::new();
+    for found in found {
+        match found {
+            Found::Ours(element) => installed.add(&element),
+            Found::Bound(address, end) => {
+                *installed.count.entry(set).or_default() += 1;
+                bounds.push((address, end));
+            }
+            Found::Stranger(key) => strangers.push((set, key)),
+        }
+    }
+    if set.kind == SetKind::LocalSources {
+        installed.local_sources.extend(networks(bounds));
+        installed.local_sources.sort_unstable();
+    }
+    Ok(())
+}
+
+/// Networks from the bounds of intervals.
+fn networks(mut bounds: Vec<(IpAddr, bool)>) -> Vec<IpNet> {
+    // At one address an end comes before a start.
+    bounds.sort_unstable_by_key(|(address, end)| (*address, !end));
+    let mut networks = Vec::new();
+    for (position, (start, end)) in bounds.iter().enumerate() {
+        if !end {
+            let next = bounds.get(position + 1).map(|(address, _)| *address);
+            networks.extend(interval(*start, next));
+        }
+    }
+    networks
+}
+
+fn interval(start: IpAddr, next: Option<IpAddr>) -> Vec<IpNet> {
+    match (start, next) {
+        (IpAddr::V4(start), Some(IpAddr::V4(next))) => {
+            Ipv4Subnets::new(start, (u32::from(next).saturating_sub(1)).into(), 0).map(IpNet::from).collect()
+        }
+        (IpAddr::V4(start), _) => {
+            Ipv4Subnets::new(start, u32::MAX.into(), 0).map(IpNet::from).collect()
+        }
+        (IpAddr::V6(start), Some(IpAddr::V6(next))) => {
+            Ipv6Subnets::new(start, (u128::from(next).saturating_sub(1)).into(), 0).map(IpNet::from).collect()
+        }
+        (IpAddr::V6(start), _) => {
+            Ipv6Subnets::new(start, u128::MAX.into(), 0).map(IpNet::from).collect()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bounds_become_the_networks_they_came_from() {
+        let at = |address: &str| address.parse::<IpAddr>().expect("an address");
+        let bounds = vec![
+            (at("10.1.0.0"), true),
+            (at("0.0.0.0"), true),
+            (at("10.0.0.0"), false),
+            (at("10.2.0.0"), false),
+            (at("10.2.1.0"), false),
+            (at("10.2.1.128"), true),
+            (at("255.0.0.0"), false),
+        ];
+        let texts: Vec<_> = networks(bounds).iter().map(ToString::to_string).collect();
+        assert_eq!(texts, ["10.0.0.0/16", "10.2.0.0/24", "10.2.1.0/25", "255.0.0.0/8"]);
+    }
+}

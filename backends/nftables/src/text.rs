@@ -1,0 +1,90 @@
+//! The table as a script for stock nft: the third printable stage.
+
+use std::fmt::Write as _;
+
+use ipnet::IpNet;
+use shunt_model::address::Family;
+use shunt_model::plan::Plan;
+
+use crate::diff::diff;
+use crate::installed::{Installed, family_of};
+use crate::layout::{self, Chain};
+use crate::lower::{References, Wanted};
+use crate::message::{capacities, set_type, table_comment};
+use crate::name::{SetId, SetKind, TABLE};
+
+/// The script that a plan is lowered to on a machine that holds nothing: `nft -f` accepts it.
+#[must_use]
+pub fn render(plan: &Plan) -> String {
+    render_installed(&fresh(plan))
+}
+
+/// What a machine that held nothing holds after a plan was installed.
+#[must_use]
+pub fn fresh(plan: &Plan) -> Installed {
+    let mut installed = Installed::default();
+    let wanted = Wanted::full(plan, &References::of(plan), &installed);
+    let steps = diff(&wanted, &installed);
+    for operation in steps.in_order().flatten() {
+        installed.apply(operation);
+    }
+    installed.capacity = capacities(&installed.count);
+    installed
+}
+
+/// A record of what is installed, as a script.
+#[must_use]
+pub fn render_installed(installed: &Installed) -> String {
+    let mut out = format!("table inet {TABLE} {{\n\tcomment \"{}\"", table_comment());
+    let mut elements: Vec<_> = installed.elements().collect();
+    elements.sort_unstable_by_key(|element| (element.set, element.key));
+    for set in SetId::all() {
+        out.push('\n');
+        let of_set = elements.iter().filter(|element| element.set == set).map(ToString::to_string);
+        let listed = if set.kind == SetKind::LocalSources {
+            networks(&installed.local_sources, set.family)
+        } else {
+            of_set.collect()
+        };
+        let capacity = installed.capacity.get(&set).copied().unwrap_or_default();
+        write_set(&mut out, set, capacity, &listed);
+    }
+    let pools = installed.pools.iter().map(|pool| layout::pool(*pool));
+    for chain in layout::chains().into_iter().chain(pools) {
+        write_chain(&mut out, &chain);
+    }
+    out.push_str("}\n");
+    out
+}
+
+fn networks(networks: &[IpNet], family: Family) -> Vec<String> {
+    let of_family = networks.iter().filter(|network| family_of(network) == family);
+    of_family.map(ToString::to_string).collect()
+}
+
+fn write_set(out: &mut String, set: SetId, capacity: u32, elements: &[String]) {
+    let described = set_type(set);
+    let _ = writeln!(out, "\t{} {set} {{\n\t\t{}\n\t\tsize {capacity}", described.word, described.text);
+    if described.interval {
+        out.push_str("\t\tflags interval\n");
+    }
+    if !elements.is_empty() {
+        let _ = writeln!(out, "\t\telements = {{ {} }}", elements.join(",\n\t\t\t     "));
+    }
+    out.push_str("\t}\n");
+}
+
+fn write_chain(out: &mut String, chain: &Chain) {
+    let _ = writeln!(out, "\n\tchain {} {{", chain.name);
+    if let Some(hook) = chain.hook {
+        let _ = writeln!(
+            out,
+            "\t\ttype nat hook {} priority {}; policy accept;",
+            hook.name, hook.priority_text
+        );
+    }
+    for rule in &chain.rules {
+        let _ = writeln!(out, "\t\t{}", rule.text);
+    }
+    out.push_str("\t}\n");
+}

@@ -1,0 +1,134 @@
+//! Operations as the messages of one transaction.
+
+use std::collections::BTreeMap;
+
+use shunt_netlink::{Message, Rejection};
+
+use crate::diff::Operation;
+use crate::element::encode_key;
+use crate::layout::{self, Chain};
+use crate::message::{self, ElementList};
+use crate::name::{SetId, SetKind};
+
+/// The messages of one transaction, and which operation each element came from.
+#[derive(Default)]
+pub(crate) struct Transaction {
+    pub(crate) messages: Vec<Message>,
+    /// For a message that lists elements: where each ends, and its operation.
+    origins: BTreeMap<usize, Vec<(usize, usize)>>,
+    anonymous_sets: u32,
+}
+
+impl Transaction {
+    /// One transaction for a run of operations. An element that is exchanged is deleted first:
+    /// the kernel does as the messages say, one after the other, before anything is seen.
+    pub(crate) fn of(operations: &[Operation]) -> Self {
+        let mut transaction = Self::default();
+        transaction.extend(operations);
+        transaction
+    }
+
+    /// Adds a run of operations.
+    pub(crate) fn extend(&mut self, operations: &[Operation]) {
+        for operation in operations {
+            match operation {
+                Operation::AddPool(pool) => self.chain(&layout::pool(*pool)),
+                Operation::ReplaceLocalSources(family, networks) => {
+                    let set = SetId::new(SetKind::LocalSources, *family);
+                    self.messages.push(message::flush_set(set));
+                    if !networks.is_empty() {
+                        self.messages.push(message::interval_list(set, networks));
+                    }
+                }
+                Operation::DeletePool(_) | Operation::Add(_) | Operation::Delete(..) => {}
+            }
+        }
+        self.elements(operations, true);
+        self.elements(operations, false);
+        for operation in operations {
+            if let Operation::DeletePool(pool) = operation {
+                let name = pool.to_string();
+                self.messages.push(message::flush_chain(&name));
+                self.messages.push(message::delete_chain(&name));
+            }
+        }
+    }
+
+    /// Adds a chain with its rules.
+    pub(crate) fn chain(&mut self, chain: &Chain) {
+        self.messages.push(message::new_chain(chain));
+        self.rules(chain);
+    }
+
+    /// Adds the rules of a chain that is there.
+    pub(crate) fn rules(&mut self, chain: &Chain) {
+        for rule in &chain.rules {
+            let messages = message::new_rule(&chain.name, rule, &mut self.anonymous_sets);
+            self.messages.extend(messages);
+        }
+    }
+
+    /// An id for a set, distinct from those of the anonymous sets so far.
+    pub(crate) fn set_id(&mut self) -> u32 {
+        self.anonymous_sets += 1;
+        self.anonymous_sets
+    }
+
+    /// The operation that the kernel rejected, if it can be told.
+    pub(crate) fn blame(&self, rejection: &Rejection) -> Option<usize> {
+        let elements = self.origins.get(&rejection.message?)?;
+        let offset = rejection.offset?;
+        elements.iter().find(|(end, _)| offset < *end).map(|(_, operation)| *operation)
+    }
+
+    fn elements(&mut self, operations: &[Operation], delete: bool) {
+        let mut by_set: BTreeMap<SetId, Vec<usize>> = BTreeMap::new();
+        for (position, operation) in operations.iter().enumerate() {
+            match operation {
+                Operation::Delete(set, _) if delete => by_set.entry(*set).or_default().push(position),
+                Operation::Add(element) if !delete => {
+                    by_set.entry(element.set).or_default().push(position);
+                }
+                _ => {}
+            }
+        }
+        for (set, positions) in by_set {
+            self.lists(set, delete, &positions, operations);
+        }
+    }
+
+    fn lists(&mut self, set: SetId, delete: bool, positions: &[usize], operations: &[Operation]) {
+        let mut list = ElementList::new(set, delete);
+        let mut first = 0;
+        for (count, position) in positions.iter().enumerate() {
+            match &operations[*position] {
+                Operation::Add(element) => list.push_element(element),
+                Operation::Delete(set, key) => list.push_key(&encode_key(*set, key)),
+                _ => {}
+            }
+            if list.is_full() {
+                let full = std::mem::replace(&mut list, ElementList::new(set, delete));
+                self.list(full, &positions[first..=count]);
+                first = count + 1;
+            }
+        }
+        if first < positions.len() {
+            self.list(list, &positions[first..]);
+        }
+    }
+
+    fn list(&mut self, list: ElementList, operations: &[usize]) {
+        let origins = list.ends.iter().copied().zip(operations.iter().copied()).collect();
+        self.origins.insert(self.messages.len(), origins);
+        self.messages.push(list.finish());
+    }
+
+    /// Removes elements that are none of ours by their keys.
+    pub(crate) fn remove_strangers(&mut self, strangers: &[(SetId, Vec<u8>)]) {
+        for (set, key) in strangers {
+            let mut list = ElementList::new(*set, true);
+            list.push_key(key);
+            self.messages.push(list.finish());
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! The backend on a real kernel, read by stock nft.
+
+mod common;
+
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+use common::{delta, nft, plan_of, service, sorted};
+use shunt_cluster::Netns;
+use shunt_model::plan::{Plan, PlanDelta};
+use shunt_nftables::kernel::{Nftables, Options, Report, inventory};
+use shunt_nftables::text;
+
+const OWNER: Options = Options { owner: true };
+const NO_OWNER: Options = Options { owner: false };
+
+struct Node {
+    netns: Netns,
+}
+
+impl Node {
+    fn new() -> Self {
+        Self { netns: Netns::new("node").expect("a network namespace: these tests need root") }
+    }
+
+    fn open(&self, options: Options) -> Nftables {
+        self.netns.run(move || Nftables::open(options)).expect("nftables")
+    }
+
+    /// What our own reader finds.
+    #[track_caller]
+    fn assert_holds(&self, plan: &Plan) {
+        let read = self.netns.run(inventory).expect("an inventory");
+        assert!(read.table.expect("a table").fit);
+        let mut held: Vec<_> = read.installed.elements().map(|e| (e.set, e.key)).collect();
+        let expected = text::fresh(plan);
+        let mut wanted: Vec<_> = expected.elements().map(|e| (e.set, e.key)).collect();
+        held.sort_unstable();
+        wanted.sort_unstable();
+        assert_eq!(held, wanted);
+        assert_eq!(read.installed.local_sources, expected.local_sources);
+        for (frontend, target) in &expected.frontends {
+            let held = &read.installed.frontends[frontend];
+            assert_eq!(held.verdict, target.verdict, "{frontend}");
+            let (mut a, mut b) = (held.slots.clone(), target.slots.clone());
+            a.sort_unstable();
+            b.sort_unstable();
+            assert_eq!(a, b, "{frontend}");
+        }
+    }
+}
+
+fn all(plan: &Plan) -> PlanDelta {
+    let mut all = delta(&Plan::default(), plan);
+    all.node = Some(plan.node.clone());
+    all
+}
+
+#[track_caller]
+fn sync(nftables: &mut Nftables, delta: PlanDelta) -> Report {
+    nftables.sync(delta).unwrap_or_else(|error| panic!("{error}: {error:?}"))
+}
+
+#[test]
+fn the_kernel_holds_what_the_text_says_and_nft_reads_both_alike() {
+    let plan = plan_of([service(1, &[1, 2, 3]), service(2, &[]), service(3, &[9]), service(2001, &[4, 5])]);
+    let node = Node::new();
+    let mut nftables = node.open(NO_OWNER);
+    sync(&mut nftables, all(&plan));
+    let ours = nft(&node.netns, &["list", "ruleset"]);
+
+    let other = Node::new();
+    let script = text::render(&plan);
+    let fed = script.clone();
+    other.netns.run(move || {
+        let mut nft = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().expect("nft");
+        nft.stdin.take().expect("stdin").write_all(fed.as_bytes()).expect("a script");
+        assert!(nft.wait().expect("an end").success(), "{fed}");
+    });
+    assert_eq!(sorted(&ours), sorted(&nft(&other.netns, &["list", "ruleset"])), "{script}");
+    assert_eq!(sorted(&ours), sorted(&script), "the listing is the script");
+    node.assert_holds(&plan);
+}
+
+#[test]
+fn an_owned_table_outlives_us_is_adopted_and_nothing_is_written() {
+    let plan = plan_of((1..200).map(|n| service(n, &[1, 2, 3])));
+    let node = Node::new();
+    let mut first = node.open(OWNER);
+    sync(&mut first, all(&plan));
+    let table = node.netns.run(inventory).expect("an inventory").table.expect("a table");
+    assert!(table.owned && table.owner != 0, "kernel 6.9 and later: {table:?}");
+    // `nft flush ruleset` passes over what has an owner.
+    nft(&node.netns, &["flush", "ruleset"]);
+    node.assert_holds(&plan);
+    assert!(node.netns.run(|| Nftables::open(OWNER)).is_err(), "a second owner is refused");
+    drop(first);
+    let before = nft(&node.netns, &["list", "ruleset"]);
+    assert!(before.contains("192.168.77.11"), "{before}");
+    let mut second = node.open(OWNER);
+    let report = sync(&mut second, all(&plan));
+    assert!(report.read_back && report.rebuilt.is_none());
+    assert_eq!(report.operations, 0);
+    node.assert_holds(&plan);
+}
+
+#[test]
+fn changes_write_only_what_changes() {
+    let mut plan = plan_of((1..50).map(|n| service(n, &[1, 2, 3])));
+    let node = Node::new();
+    let mut nftables = node.open(OWNER);
+    sync(&mut nftables, all(&plan));
+    let mut step = |services: Vec<(u16, Option<&[u16]>)>, expected: usize| {
+        let old = plan.clone();
+        for (n, endpoints) in services {
+            let (key, new) = service(n, endpoints.unwrap_or_default());
+            match endpoints {
+                Some(_) => plan.services.insert(key, new),
+                None => plan.services.remove(&key),
+            };
+        }
+        let report = sync(&mut nftables, delta(&old, &plan));
+        assert!(!report.read_back);
+        assert_eq!(report.operations, expected);
+        node.assert_holds(&plan);
+    };
+    // One endpoint replaced: an exchange (two operations) in each of four frontends; the set of
+    // hairpins has its first two, and is not concerned.
+    step(vec![(7, Some(&[1, 2, 4]))], 8);
+    // One more: a slot and an exchanged verdict for each, and two chains for four endpoints.
+    step(vec![(7, Some(&[1, 2, 4, 5]))], 4 * 3 + 4);
+    // One fewer, the first: its slot is taken by the last (2), verdict (2), last slot (1); one
+    // hairpin goes, one comes.
+    step(vec![(7, Some(&[2, 4, 5]))], 4 * 5 + 2);
+    // None left: refused. Three slots go, the verdict is exchanged; both hairpins go.
+    step(vec![(7, Some(&[]))], 4 * 5 + 2);
+    step(vec![(8, None)], 4 * 4 + 2 + 2 + 2);
+    step(vec![(8, Some(&[1, 2, 3]))], 4 * 4 + 2 + 2 + 2);
+    step(vec![], 0);
+}
+
+#[test]
+fn sets_grow_in_one_transaction() {
+    let plan = plan_of([service(1, &[1, 2])]);
+    let node = Node::new();
+    let mut nftables = node.open(OWNER);
+    sync(&mut nftables, all(&plan));
+    let large = plan_of((1..900).map(|n| service(n, &[1, 2])));
+    let report = sync(&mut nftables, delta(&plan, &large));
+    assert_eq!(report.rebuilt, Some("a set had to grow"));
+    assert_eq!(report.transactions, 1);
+    node.assert_holds(&large);
+    let report = sync(&mut nftables, delta(&large, &plan));
+    assert!(report.rebuilt.is_none());
+    node.assert_holds(&plan);
+    nftables.forget();
+    let report = sync(&mut nftables, PlanDelta::default());
+    assert_eq!((report.read_back, report.operations), (true, 0));
+}
+
+#[test]
+fn drift_is_seen_and_repaired() {
+    let plan = plan_of((1..20).map(|n| service(n, &[1, 2, 3])));
+    let node = Node::new();
+    let mut nftables = node.open(NO_OWNER);
+    sync(&mut nftables, all(&plan));
+    assert!(!nftables.foreign_change().expect("an answer"), "our own writes are not foreign");
+    // Others write elsewhere: nothing to do, and the next change goes through.
+    nft(&node.netns, &["add", "table", "inet", "theirs"]);
+    assert!(!nftables.foreign_change().expect("an answer"));
+    nft(&node.netns, &["add", "chain", "inet", "theirs", "x"]);
+    let changed = plan_of((1..20).map(|n| service(n, if n == 4 { &[1] } else { &[1, 2, 3] })));
+    let report = sync(&mut nftables, delta(&plan, &changed));
+    assert!(!report.read_back);
+    node.assert_holds(&changed);
+    for damage in [
+        &["flush", "ruleset"][..],
+        &["flush", "chain", "inet", "shunt", "services_v4"],
+        &["add", "rule", "inet", "shunt", "services_v4", "drop"],
+        &["add", "chain", "inet", "shunt", "extra"],
+    ] {
+        nft(&node.netns, damage);
+        assert!(nftables.foreign_change().expect("an answer"), "{damage:?}");
+        nftables.forget();
+        let report = sync(&mut nftables, PlanDelta::default());
+        assert!(report.rebuilt.is_some(), "{damage:?}");
+        node.assert_holds(&changed);
+    }
+    // Elements are compared at each verification.
+    let damage: [&[&str]; 3] = [
+        &["delete", "element", "inet", "shunt", "frontends_v4", "{ 10.96.0.5 . tcp . 80 }"],
+        &["add", "element", "inet", "shunt", "cluster_ips_v4", "{ 1.2.3.4 }"],
+        &["add", "element", "inet", "shunt", "frontends_v4", "{ 1.2.3.4 . tcp . 9 : accept }"],
+    ];
+    for damage in damage {
+        nft(&node.netns, damage);
+        nftables.forget();
+        let report = sync(&mut nftables, PlanDelta::default());
+        assert_eq!((report.rebuilt, report.operations), (None, 1), "{damage:?}");
+        node.assert_holds(&changed);
+    }
+}
+
+#[test]
+fn a_table_of_another_layout_is_replaced() {
+    let plan = plan_of([service(1, &[1, 2, 3])]);
+    let node = Node::new();
+    nft(&node.netns, &["add", "table", "inet", "shunt"]);
+    nft(&node.netns, &["add", "chain", "inet", "shunt", "old"]);
+    let mut nftables = node.open(OWNER);
+    let report = sync(&mut nftables, all(&plan));
+    assert_eq!(report.rebuilt, Some("it has another layout"));
+    node.assert_holds(&plan);
+}

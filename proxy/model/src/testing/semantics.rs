@@ -1,0 +1,219 @@
+//! The meaning of the objects, said a second time and as plainly as possible: packet by packet,
+//! without a plan. What the compiler makes of them must lead to the same.
+
+use std::collections::BTreeMap;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::strategies::{change, packet, settings};
+use super::{HERE, World};
+use crate::address::{Endpoint, Family, Protocol};
+use crate::compile::Settings;
+use crate::object::{Service, ServicePort, ServiceType, SliceEndpoint, TrafficPolicy};
+use crate::oracle::{Packet, Verdict, verdict};
+use crate::plan::NodePlan;
+use crate::snapshot::{Change, Object, Snapshot};
+
+/// How a packet meets a Service; the lesser wins within one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Way {
+    ClusterIp,
+    LoadBalancer,
+    ExternalIp,
+    NodePort,
+}
+
+/// What should happen to a packet, by the objects. Only the node's part is taken from the plan.
+fn meaning(snapshot: &Snapshot, settings: &Settings, node: &NodePlan, packet: &Packet) -> Verdict {
+    let direct = [Way::ClusterIp, Way::LoadBalancer, Way::ExternalIp];
+    if let Some((service, port, way)) = owner(snapshot, packet, &direct) {
+        return outcome(snapshot, settings, node, packet, (service, port, way));
+    }
+    if snapshot
+        .services()
+        .any(|service| service.cluster_ips.contains(&packet.destination))
+    {
+        return Verdict::Reject;
+    }
+    if node.node_port_addresses.contains(&packet.destination)
+        && let Some(found) = owner(snapshot, packet, &[Way::NodePort])
+    {
+        return outcome(snapshot, settings, node, packet, found);
+    }
+    Verdict::Pass
+}
+
+/// The oldest Service that wants the packet, and the first way and port by which it does.
+fn owner<'a>(
+    snapshot: &'a Snapshot,
+    packet: &Packet,
+    ways: &[Way],
+) -> Option<(&'a Service, &'a ServicePort, Way)> {
+    let mut all = Vec::new();
+    for service in snapshot.services() {
+        for way in ways {
+            let ports = service.ports.iter().enumerate();
+            for (at, port) in ports.filter(|(_, port)| meets(service, port, *way, packet)) {
+                let age = if service.created == 0 {
+                    i64::MAX
+                } else {
+                    service.created
+                };
+                all.push(((age, &service.key, *way, at), (service, port, *way)));
+            }
+        }
+    }
+    all.into_iter()
+        .min_by_key(|(rank, _)| *rank)
+        .map(|(_, found)| found)
+}
+
+fn meets(service: &Service, port: &ServicePort, way: Way, packet: &Packet) -> bool {
+    let family = Family::of(packet.destination);
+    let number = match way {
+        Way::NodePort if service.service_type == ServiceType::ClusterIp => None,
+        Way::NodePort => port.node_port,
+        Way::ClusterIp | Way::LoadBalancer | Way::ExternalIp => Some(port.port),
+    };
+    let address = match way {
+        Way::NodePort => true,
+        Way::ClusterIp => service.cluster_ips.contains(&packet.destination),
+        Way::LoadBalancer => service.load_balancer_ips.contains(&packet.destination),
+        Way::ExternalIp => service.external_ips.contains(&packet.destination),
+    };
+    let of_family = service
+        .cluster_ips
+        .iter()
+        .any(|ip| Family::of(*ip) == family);
+    address && of_family && port.protocol == packet.protocol && number == Some(packet.port)
+}
+
+fn outcome(
+    snapshot: &Snapshot,
+    settings: &Settings,
+    node: &NodePlan,
+    packet: &Packet,
+    (service, port, way): (&Service, &ServicePort, Way),
+) -> Verdict {
+    if way == Way::LoadBalancer && !service.load_balancer_source_ranges.is_empty() {
+        return Verdict::Drop;
+    }
+    let family = Family::of(packet.destination);
+    let all = endpoints(snapshot, service, &port.name, port.protocol, family);
+    let is_local = |e: &SliceEndpoint| e.node.as_deref() == Some(HERE);
+    let local = way == Way::ClusterIp && service.internal_traffic_policy == TrafficPolicy::Local;
+    let chosen = match (best(&all, |_| true), local) {
+        (everywhere, _) if everywhere.is_empty() => return Verdict::Reject,
+        (everywhere, false) => everywhere,
+        (_, true) => best(&all, is_local),
+    };
+    if chosen.is_empty() {
+        return Verdict::Drop;
+    }
+    let mut known = node
+        .local_sources
+        .iter()
+        .filter(|net| Family::of(net.addr()) == family);
+    let outsider = known.clone().count() > 0 && !known.any(|net| net.contains(&packet.source));
+    let masquerade = way != Way::ClusterIp || settings.masquerade_all || outsider;
+    let pool = chosen.into_iter().map(|(endpoint, state)| {
+        let here = is_local(state) || state.node.is_none();
+        (
+            endpoint,
+            masquerade || (here && packet.source == endpoint.address),
+        )
+    });
+    Verdict::Forward(pool.collect())
+}
+
+/// Each endpoint once, with the best of its states.
+fn endpoints<'a>(
+    snapshot: &'a Snapshot,
+    service: &Service,
+    name: &str,
+    protocol: Protocol,
+    family: Family,
+) -> BTreeMap<Endpoint, &'a SliceEndpoint> {
+    let rank = |e: &SliceEndpoint| (!e.terminating, e.ready, e.serving);
+    let mut endpoints = BTreeMap::new();
+    for slice in snapshot
+        .slices()
+        .filter(|slice| slice.service == service.key)
+    {
+        for port in slice
+            .ports
+            .iter()
+            .filter(|p| *p.name == *name && p.protocol == protocol)
+        {
+            for state in slice
+                .endpoints
+                .iter()
+                .filter(|e| Family::of(e.address) == family)
+            {
+                let endpoint = Endpoint {
+                    address: state.address,
+                    port: port.port,
+                };
+                let held = endpoints.entry(endpoint).or_insert(state);
+                if rank(state) > rank(held) {
+                    *held = state;
+                }
+            }
+        }
+    }
+    endpoints
+}
+
+fn best<'a>(
+    endpoints: &BTreeMap<Endpoint, &'a SliceEndpoint>,
+    allowed: impl Fn(&SliceEndpoint) -> bool,
+) -> Vec<(Endpoint, &'a SliceEndpoint)> {
+    let allowed = endpoints
+        .iter()
+        .filter(|(_, e)| allowed(e))
+        .map(|(at, e)| (*at, *e));
+    let (ready, others): (Vec<_>, Vec<_>) = allowed.partition(|(_, e)| e.ready);
+    if !ready.is_empty() {
+        return ready;
+    }
+    others
+        .into_iter()
+        .filter(|(_, e)| e.serving && e.terminating)
+        .collect()
+}
+
+/// Gives each endpoint the node that belongs to its address. Where slices disagree on it, whether
+/// an endpoint can meet itself has no one answer to compare with.
+fn agree_on_nodes(mut change: Change) -> Change {
+    if let Change::Applied {
+        object: Object::EndpointSlice(slice),
+        ..
+    } = &mut change
+    {
+        for endpoint in &mut slice.endpoints {
+            endpoint.node = match endpoint.address.to_string().as_str() {
+                "10.244.0.1" | "fd01::1" => Some(HERE.into()),
+                "10.244.0.2" => None,
+                _ => Some("there".into()),
+            };
+        }
+    }
+    change
+}
+
+proptest! {
+    #[test]
+    fn the_plan_means_what_the_objects_say(
+        settings in settings(),
+        changes in vec(change(), 0..30),
+        packets in vec(packet(), 40),
+    ) {
+        let mut world = World::empty(settings);
+        changes.into_iter().map(agree_on_nodes).for_each(|change| drop(world.apply(change)));
+        for packet in packets {
+            let expected = meaning(&world.snapshot, &world.settings, &world.plan.node, &packet);
+            prop_assert_eq!(verdict(&world.plan, &packet), expected, "{:?}", packet);
+        }
+    }
+}

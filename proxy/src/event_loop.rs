@@ -1,0 +1,372 @@
+//! The event loop: one owner for the snapshot, the plan and the problems.
+//!
+//! It waits for events, takes in all that are there, and hands the difference they make to the
+//! kernel thread. There is no timer between an event and its order: while the kernel works, more
+//! events collect by themselves.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use jiff::Timestamp;
+use shunt_model::compile::Settings;
+use shunt_model::object::ObjectKey;
+use shunt_model::plan::{Plan, PlanDelta};
+use shunt_model::problem::{Kind, Problem};
+use shunt_model::snapshot::Change;
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{debug, error, info, warn};
+
+use crate::kernel::{Ended, Failed, Kernel, KernelEvent, Order, Reason, Synced};
+use crate::ledger::{Ledger, Origin};
+use crate::metrics::{Metrics, resident_bytes};
+use crate::planner::Planner;
+use crate::progress::{Health, Progress};
+use crate::source::SourceEvent;
+use crate::status::{Counters, Status};
+
+/// How many events are taken in at once, at most, before the plan is compiled.
+const BATCH: usize = 1024;
+
+/// Everything that can happen to the loop.
+#[derive(Debug)]
+pub enum Event {
+    /// A source of objects has something to say.
+    Source(SourceEvent),
+    /// The kernel thread reports.
+    Kernel(KernelEvent),
+    /// Someone wants to know something.
+    Question(Question),
+}
+
+impl Event {
+    /// The value of the label `kind` of `shunt_events_total`.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Source(SourceEvent::Change(change)) => match change {
+                Change::ListStarted(_) => "list_started",
+                Change::ListDone(_) => "list_done",
+                Change::Applied { .. } => "applied",
+                Change::Rejected { .. } => "rejected",
+                Change::Deleted { .. } => "deleted",
+                Change::LocalAddresses(_) => "local_addresses",
+            },
+            Self::Source(SourceEvent::FileProblems { .. }) => "file_problems",
+            Self::Kernel(KernelEvent::Synced(_)) => "synced",
+            Self::Kernel(KernelEvent::Failed(_)) => "sync_failed",
+            Self::Kernel(KernelEvent::ForeignChange { .. }) => "foreign_change",
+            Self::Question(_) => "question",
+        }
+    }
+}
+
+/// What the loop is asked by the HTTP server.
+#[derive(Debug)]
+pub enum Question {
+    /// How are you?
+    Status(oneshot::Sender<Status>),
+    /// What is the plan? The copy shares all its parts with the loop's.
+    Plan(oneshot::Sender<Plan>),
+}
+
+/// Where events come from.
+#[derive(Debug)]
+pub struct Inputs {
+    /// Objects and manifests.
+    pub sources: mpsc::Receiver<SourceEvent>,
+    /// The kernel thread.
+    pub kernel: mpsc::UnboundedReceiver<KernelEvent>,
+    /// The HTTP server.
+    pub questions: mpsc::Receiver<Question>,
+}
+
+/// Why the loop has ended, which it never does by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum Stopped {
+    /// There is no kernel thread any more.
+    #[error(transparent)]
+    Kernel(#[from] Ended),
+    /// No source is left.
+    #[error("all sources of objects have ended")]
+    Sources,
+}
+
+/// What does not change while the daemon runs.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// When the program was started.
+    pub started: Instant,
+    /// The same as a time of day.
+    pub started_at: Timestamp,
+    /// The name of our Node.
+    pub node: String,
+    /// Where objects come from, for people.
+    pub source: String,
+}
+
+/// The event loop's state.
+#[derive(Debug)]
+pub struct EventLoop {
+    identity: Identity,
+    planner: Planner,
+    ledger: Ledger,
+    progress: Progress,
+    metrics: Metrics,
+    health: watch::Sender<Health>,
+    events: u64,
+}
+
+impl EventLoop {
+    /// A loop that knows nothing yet.
+    #[must_use]
+    pub fn new(
+        identity: Identity,
+        settings: Settings,
+        metrics: Metrics,
+        health: watch::Sender<Health>,
+    ) -> Self {
+        Self {
+            progress: Progress::new(identity.started),
+            identity,
+            planner: Planner::new(settings),
+            ledger: Ledger::default(),
+            metrics,
+            health,
+            events: 0,
+        }
+    }
+
+    /// Runs until an input ends.
+    ///
+    /// # Errors
+    /// Always in the end: what it needs has gone.
+    pub async fn run(mut self, mut inputs: Inputs, kernel: &Kernel) -> Result<(), Stopped> {
+        let mut batch = Vec::new();
+        loop {
+            let wake_at = self.planner.wake_at();
+            tokio::select! {
+                taken = inputs.sources.recv_many(&mut batch, BATCH) => {
+                    if taken == 0 {
+                        return Err(Stopped::Sources);
+                    }
+                    let now = Instant::now();
+                    for event in batch.drain(..) {
+                        self.handle(Event::Source(event), now);
+                    }
+                }
+                report = inputs.kernel.recv() => {
+                    self.handle(Event::Kernel(report.ok_or(Ended)?), Instant::now());
+                }
+                Some(question) = inputs.questions.recv() => {
+                    self.handle(Event::Question(question), Instant::now());
+                }
+                () = sleep_until(wake_at) => {}
+            }
+            if let Some(order) = self.next_order(Instant::now()) {
+                kernel.submit(order)?;
+            }
+        }
+    }
+
+    /// Takes one event in.
+    pub fn handle(&mut self, event: Event, now: Instant) {
+        self.events += 1;
+        self.metrics.event(event.kind());
+        match event {
+            Event::Source(SourceEvent::Change(change)) => self.change(change, now),
+            Event::Source(SourceEvent::FileProblems { file, problems }) => {
+                let texts = problems.iter().map(ToString::to_string).collect();
+                self.found(Origin::File(file), texts);
+            }
+            Event::Kernel(KernelEvent::Synced(synced)) => self.synced(&synced, now),
+            Event::Kernel(KernelEvent::Failed(failed)) => self.failed(failed, now),
+            Event::Kernel(KernelEvent::ForeignChange { writer }) => {
+                self.metrics.foreign_change();
+                let writer = writer.as_deref().unwrap_or("unknown");
+                debug!(writer, "another process has written to what is ours");
+            }
+            // Whoever asked may have gone meanwhile.
+            Event::Question(Question::Status(answer)) => {
+                let _ = answer.send(self.status(now));
+            }
+            Event::Question(Question::Plan(answer)) => {
+                let _ = answer.send(self.planner.plan().clone());
+            }
+        }
+    }
+
+    /// The order for the kernel thread that all events so far amount to, if there is one.
+    pub fn next_order(&mut self, now: Instant) -> Option<Order> {
+        let order = self.planner.order(now)?;
+        let first = order.number == 1;
+        self.compiled(&order.delta);
+        self.progress.ordered(order.number, now);
+        let totals = self.planner.totals();
+        self.metrics.ordered(totals);
+        self.health.send_replace(self.progress.health());
+        if first {
+            info!(
+                services = totals.services,
+                endpoints = totals.endpoints,
+                "the first lists are complete"
+            );
+            let missing = self.planner.missing();
+            if !missing.is_empty() {
+                warn!("going on without {}: NodePorts may be incomplete", missing.join(" and "));
+            }
+        }
+        Some(order)
+    }
+
+    /// The state, for people and benchmarks.
+    #[must_use]
+    pub fn status(&self, now: Instant) -> Status {
+        let health = self.progress.health();
+        let totals = self.planner.totals();
+        let waited = health.waiting_since.map(|since| now.saturating_duration_since(since));
+        Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            started: self.identity.started_at.to_string(),
+            node: self.identity.node.clone(),
+            source: self.identity.source.clone(),
+            synced: health.synced,
+            healthy: health.is_healthy(now),
+            awaiting: self.planner.awaited().iter().map(ToString::to_string).collect(),
+            waiting_ms: waited.map(|waited| u64::try_from(waited.as_millis()).unwrap_or(u64::MAX)),
+            failure: self.progress.failure().map(|failed| failed.error.clone()),
+            first_sync: self.progress.first().cloned(),
+            last_sync: self.progress.last().cloned(),
+            event_to_commit_us: self.progress.latency(),
+            counters: Counters {
+                events: self.events,
+                orders: self.planner.ordered(),
+                ..*self.progress.counters()
+            },
+            services: totals.services,
+            frontends: totals.frontends,
+            endpoints: totals.endpoints,
+            resident_bytes: resident_bytes(),
+            problems: self.ledger.iter().map(|(_, text)| text.to_owned()).collect(),
+        }
+    }
+
+    fn change(&mut self, change: Change, now: Instant) {
+        let listed = match &change {
+            Change::Applied { object, problems } => {
+                self.found(Origin::Object(object.kind(), object.key()), texts(problems));
+                None
+            }
+            Change::Rejected { kind, key, problems } => {
+                self.found(Origin::Object(*kind, key.clone()), texts(problems));
+                None
+            }
+            Change::Deleted { kind, key } => {
+                self.found(Origin::Object(*kind, key.clone()), BTreeSet::new());
+                None
+            }
+            Change::ListDone(kind) => Some(*kind),
+            Change::ListStarted(_) | Change::LocalAddresses(_) => None,
+        };
+        self.planner.take(change, now);
+        if let Some(kind) = listed {
+            self.forget_unlisted(kind);
+        }
+    }
+
+    /// After a list: objects that it did not name have no problems any more.
+    fn forget_unlisted(&mut self, kind: Kind) {
+        let held = self.planner.snapshot().problems();
+        let held: BTreeSet<ObjectKey> =
+            held.filter(|problem| problem.kind == kind).map(|problem| problem.object.clone()).collect();
+        for key in self.ledger.objects(kind) {
+            if !held.contains(&key) {
+                self.found(Origin::Object(kind, key), BTreeSet::new());
+            }
+        }
+    }
+
+    /// Notes what compiling has found wrong.
+    fn compiled(&mut self, delta: &PlanDelta) {
+        for (key, service) in &delta.services {
+            let found = service.as_ref().map(|service| texts(&service.problems));
+            self.found(Origin::Plan(key.clone()), found.unwrap_or_default());
+        }
+    }
+
+    fn found(&mut self, origin: Origin, texts: BTreeSet<String>) {
+        let news = self.ledger.replace(origin, texts);
+        if news != crate::ledger::News::default() {
+            news.log();
+            self.metrics.problems(&self.ledger);
+        }
+    }
+
+    fn synced(&mut self, synced: &Synced, now: Instant) {
+        if let Some(failed) = self.progress.failure() {
+            info!(attempts = failed.attempts, "syncing works again");
+        }
+        self.metrics.synced(synced);
+        self.progress.synced(synced, now, Timestamp::now());
+        self.health.send_replace(self.progress.health());
+        let rejected = synced.report.rejected.iter().map(|(key, reason)| {
+            format!("Service {key}: the kernel rejects it, so it is not served: {reason}")
+        });
+        self.found(Origin::Kernel, rejected.collect());
+        log_sync(synced);
+    }
+
+    fn failed(&mut self, failed: Failed, now: Instant) {
+        self.metrics.failed();
+        let (attempts, retry_in) = (failed.attempts, failed.retry_in);
+        let reason = failed.reason.word();
+        let text = failed.error.clone();
+        if self.progress.failed(failed, now) {
+            error!(reason, ?retry_in, "sync failed: {text}");
+        } else {
+            debug!(reason, attempts, ?retry_in, "sync failed again: {text}");
+        }
+        self.health.send_replace(self.progress.health());
+    }
+}
+
+/// One line for each sync that did something.
+fn log_sync(synced: &Synced) {
+    let report = &synced.report;
+    if report.operations == 0 && report.rebuilt.is_none() && synced.reason != Reason::First {
+        debug!(reason = synced.reason.word(), read_back = report.read_back, "nothing to write");
+        return;
+    }
+    match synced.reason {
+        Reason::Repair => warn!("another process had changed what is ours; put right"),
+        Reason::Verify => warn!("the kernel did not hold what it should; put right"),
+        Reason::First | Reason::Change | Reason::Retry => {}
+    }
+    let milliseconds = |duration: std::time::Duration| duration.as_secs_f64() * 1e3;
+    info!(
+        reason = synced.reason.word(),
+        rebuilt = report.rebuilt,
+        services = synced.services,
+        operations = report.operations,
+        transactions = report.transactions,
+        read_ms = format_args!("{:.3}", milliseconds(report.read)),
+        diff_ms = format_args!("{:.3}", milliseconds(report.diff)),
+        commit_ms = format_args!("{:.3}", milliseconds(report.commit)),
+        latency_ms = synced.latency.map(|latency| format!("{:.3}", milliseconds(latency))),
+        "synced"
+    );
+}
+
+fn texts(problems: &[Problem]) -> BTreeSet<String> {
+    problems.iter().map(ToString::to_string).collect()
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests;

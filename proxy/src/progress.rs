@@ -1,0 +1,240 @@
+//! How far the kernel is: what was ordered, what is installed, and how long it took.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use crate::kernel::{Failed, Reason, Synced};
+use crate::status::{Counters, FirstSync, LastSync, Latency};
+
+/// How many of the newest latencies are kept for percentiles.
+const LATENCIES: usize = 1024;
+/// How long an order may wait, or syncs may fail, until we call ourselves unhealthy.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What the health answers are made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// Whether the first sync is done.
+    pub synced: bool,
+    /// Since when something that should be installed is not.
+    pub waiting_since: Option<Instant>,
+    /// When the kernel was last known to be as ordered.
+    pub updated: Option<Timestamp>,
+}
+
+impl Health {
+    /// Before the first sync.
+    pub const STARTING: Self = Self { synced: false, waiting_since: None, updated: None };
+
+    /// Whether clients can rely on us.
+    #[must_use]
+    pub fn is_healthy(&self, now: Instant) -> bool {
+        let waited = self.waiting_since.map(|since| now.saturating_duration_since(since));
+        self.synced && waited.unwrap_or_default() <= PATIENCE
+    }
+}
+
+/// What orders have become of.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    started: Instant,
+    ordered: u64,
+    listed: Option<Duration>,
+    health: Health,
+    first: Option<FirstSync>,
+    last: Option<LastSync>,
+    failure: Option<Failed>,
+    latencies: Latencies,
+    counters: Counters,
+}
+
+impl Progress {
+    /// Nothing was ordered yet. Times are counted from the start of the program.
+    #[must_use]
+    pub fn new(started: Instant) -> Self {
+        Self {
+            started,
+            ordered: 0,
+            listed: None,
+            health: Health::STARTING,
+            first: None,
+            last: None,
+            failure: None,
+            latencies: Latencies::default(),
+            counters: Counters::default(),
+        }
+    }
+
+    /// An order was given.
+    pub fn ordered(&mut self, number: u64, now: Instant) {
+        self.listed.get_or_insert(now.saturating_duration_since(self.started));
+        self.ordered = number;
+        self.health.waiting_since.get_or_insert(now);
+    }
+
+    /// A sync has succeeded.
+    pub fn synced(&mut self, synced: &Synced, now: Instant, time: Timestamp) {
+        self.failure = None;
+        self.health.synced = true;
+        self.health.updated = Some(time);
+        // What this sync did not take was ordered after it began.
+        self.health.waiting_since = (synced.order < self.ordered).then_some(synced.began);
+        self.count(synced);
+        // The first one counts from the first list, and says nothing about changes.
+        if let (Some(_), Some(latency)) = (&self.first, synced.latency) {
+            self.latencies.add(latency);
+        }
+        let report = &synced.report;
+        if synced.latency.is_some() || report.operations > 0 {
+            self.last = Some(LastSync {
+                at: time.to_string(),
+                reason: synced.reason.word().into(),
+                services: synced.services,
+                operations: report.operations,
+                transactions: report.transactions,
+                read_ms: milliseconds(report.read),
+                diff_ms: milliseconds(report.diff),
+                commit_ms: milliseconds(report.commit),
+            });
+        }
+        self.first.get_or_insert_with(|| FirstSync {
+            listed_ms: milliseconds(self.listed.unwrap_or_default()),
+            read_ms: milliseconds(report.read),
+            diff_ms: milliseconds(report.diff),
+            commit_ms: milliseconds(report.commit),
+            synced_ms: milliseconds(now.saturating_duration_since(self.started)),
+        });
+    }
+
+    /// A sync has failed. Returns whether this is another failure than the one before.
+    pub fn failed(&mut self, failed: Failed, now: Instant) -> bool {
+        self.counters.failures += 1;
+        self.health.waiting_since.get_or_insert(now);
+        let before = self.failure.as_ref().map(|former| former.error.as_str());
+        let new = before != Some(failed.error.as_str());
+        self.failure = Some(failed);
+        new
+    }
+
+    /// Whether the sync before has failed.
+    #[must_use]
+    pub const fn failure(&self) -> Option<&Failed> {
+        self.failure.as_ref()
+    }
+
+    /// What the health answers are made of.
+    #[must_use]
+    pub const fn health(&self) -> Health {
+        self.health
+    }
+
+    /// The first sync, when it is done.
+    #[must_use]
+    pub const fn first(&self) -> Option<&FirstSync> {
+        self.first.as_ref()
+    }
+
+    /// The newest sync that did something.
+    #[must_use]
+    pub const fn last(&self) -> Option<&LastSync> {
+        self.last.as_ref()
+    }
+
+    /// The percentiles of the newest latencies.
+    #[must_use]
+    pub fn latency(&self) -> Latency {
+        self.latencies.percentiles()
+    }
+
+    /// What was counted since the start.
+    #[must_use]
+    pub const fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    fn count(&mut self, synced: &Synced) {
+        let counters = &mut self.counters;
+        counters.syncs += 1;
+        counters.operations += synced.report.operations as u64;
+        counters.transactions += synced.report.transactions as u64;
+        if synced.report.operations > 0 {
+            match synced.reason {
+                Reason::Repair => counters.repairs += 1,
+                Reason::Verify => counters.drifts += 1,
+                Reason::First | Reason::Change | Reason::Retry => {}
+            }
+        }
+    }
+}
+
+/// The newest latencies, in microseconds.
+#[derive(Clone, Debug, Default)]
+struct Latencies {
+    newest: VecDeque<u32>,
+}
+
+impl Latencies {
+    fn add(&mut self, latency: Duration) {
+        if self.newest.len() == LATENCIES {
+            self.newest.pop_front();
+        }
+        self.newest.push_back(u32::try_from(latency.as_micros()).unwrap_or(u32::MAX));
+    }
+
+    fn percentiles(&self) -> Latency {
+        let mut sorted: Vec<_> = self.newest.iter().copied().collect();
+        sorted.sort_unstable();
+        let at = |percent: usize| {
+            // The nearest rank: the smallest value that so many percent do not exceed.
+            let rank = (sorted.len() * percent).div_ceil(100).max(1);
+            sorted.get(rank - 1).copied().unwrap_or_default()
+        };
+        Latency { count: sorted.len(), p50: at(50), p99: at(99), max: at(100) }
+    }
+}
+
+/// A duration in milliseconds, to the microsecond.
+fn milliseconds(duration: Duration) -> f64 {
+    let microseconds = u32::try_from(duration.as_micros()).unwrap_or(u32::MAX);
+    f64::from(microseconds) / 1000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_of_the_newest() {
+        let mut latencies = Latencies::default();
+        assert_eq!(latencies.percentiles(), Latency::default());
+        for microseconds in 0..=1100 {
+            latencies.add(Duration::from_micros(microseconds));
+        }
+        let expected = Latency { count: 1024, p50: 588, p99: 1090, max: 1100 };
+        assert_eq!(latencies.percentiles(), expected);
+    }
+
+    #[test]
+    fn waiting_for_a_minute_is_unhealthy() {
+        let start = Instant::now();
+        let mut progress = Progress::new(start);
+        assert!(!progress.health().is_healthy(start), "nothing is installed yet");
+        progress.ordered(1, start);
+        let synced = Synced {
+            reason: Reason::First,
+            order: 1,
+            services: 0,
+            began: start,
+            latency: None,
+            report: crate::backend::SyncReport::default(),
+        };
+        progress.synced(&synced, start, Timestamp::UNIX_EPOCH);
+        let later = start + PATIENCE * 2;
+        assert!(progress.health().is_healthy(later));
+        progress.ordered(2, later);
+        assert!(progress.health().is_healthy(later + PATIENCE));
+        assert!(!progress.health().is_healthy(later + PATIENCE + Duration::from_millis(1)));
+    }
+}

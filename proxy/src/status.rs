@@ -1,0 +1,200 @@
+//! What `GET /status` and `GET /status/services` answer: the types on the wire.
+//!
+//! Fields are added, never renamed: `shunt status` and benchmarks of other releases read them.
+
+pub mod show;
+
+use serde::{Deserialize, Serialize};
+use shunt_model::object::ObjectKey;
+use shunt_model::plan::{Action, FrontendKind, FrontendPlan, Masquerade, ServicePlan};
+
+/// The state of a running daemon.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Its release.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// When it was started.
+    pub started: String,
+    /// The name of its Node.
+    pub node: String,
+    /// Where its objects are from.
+    pub source: String,
+    /// The first sync is done.
+    pub synced: bool,
+    /// Clients can rely on it: nothing has waited for longer than a minute.
+    pub healthy: bool,
+    /// What the first sync waits for.
+    pub awaiting: Vec<String>,
+    /// For how long something that should be installed is not, in milliseconds.
+    pub waiting_ms: Option<u64>,
+    /// The last sync has failed, and this is why.
+    pub failure: Option<String>,
+    /// The first sync.
+    pub first_sync: Option<FirstSync>,
+    /// The newest sync that did something.
+    pub last_sync: Option<LastSync>,
+    /// The newest latencies, from the receipt of an event to the end of its last transaction.
+    pub event_to_commit_us: Latency,
+    /// What was counted since the start.
+    pub counters: Counters,
+    /// Services in the plan.
+    pub services: usize,
+    /// Frontends in the plan.
+    pub frontends: usize,
+    /// Endpoints in the plan.
+    pub endpoints: usize,
+    /// Resident memory in bytes.
+    pub resident_bytes: u64,
+    /// What is wrong with objects and manifests.
+    pub problems: Vec<String>,
+}
+
+/// The first sync: what a start costs, in milliseconds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct FirstSync {
+    /// From the start of the process until the first order was compiled.
+    pub listed_ms: f64,
+    /// Reading the kernel.
+    pub read_ms: f64,
+    /// Finding the difference.
+    pub diff_ms: f64,
+    /// Writing it.
+    pub commit_ms: f64,
+    /// From the start of the process until everything was installed.
+    pub synced_ms: f64,
+}
+
+/// One sync.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LastSync {
+    /// When it ended.
+    pub at: String,
+    /// Why it was done.
+    pub reason: String,
+    /// How many Services its orders named.
+    pub services: usize,
+    /// How many additions and removals were written.
+    pub operations: usize,
+    /// In how many transactions.
+    pub transactions: usize,
+    /// Reading the kernel, in milliseconds.
+    pub read_ms: f64,
+    /// Finding the difference, in milliseconds.
+    pub diff_ms: f64,
+    /// Writing it, in milliseconds.
+    pub commit_ms: f64,
+}
+
+/// Percentiles of latencies, in microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Latency {
+    /// Of how many.
+    pub count: usize,
+    /// Half are no longer.
+    pub p50: u32,
+    /// 99 of 100 are no longer.
+    pub p99: u32,
+    /// None is longer.
+    pub max: u32,
+}
+
+/// What was counted since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    /// Events that the loop has handled.
+    pub events: u64,
+    /// Orders given to the kernel thread.
+    pub orders: u64,
+    /// Syncs that succeeded.
+    pub syncs: u64,
+    /// Syncs that failed.
+    pub failures: u64,
+    /// Additions and removals written.
+    pub operations: u64,
+    /// Transactions written.
+    pub transactions: u64,
+    /// Changes by others that were put right.
+    pub repairs: u64,
+    /// Verifications that found a difference.
+    pub drifts: u64,
+}
+
+/// One frontend and how it is served.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FrontendRow {
+    /// The Service's namespace.
+    pub namespace: String,
+    /// The Service's name.
+    pub name: String,
+    /// The name of the ServicePort; may be empty.
+    pub port: String,
+    /// What the frontend is: ClusterIP, NodePort, ExternalIP, LoadBalancer.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Address, port and protocol.
+    pub frontend: String,
+    /// What happens to new connections: forward, reject, drop.
+    pub action: String,
+    /// Whose source is hidden: always, outsiders, never.
+    pub masquerade: String,
+    /// Where new connections go.
+    pub endpoints: Vec<String>,
+}
+
+/// The rows of one Service.
+pub fn rows<'a>(
+    key: &'a ObjectKey,
+    service: &'a ServicePlan,
+) -> impl Iterator<Item = FrontendRow> + 'a {
+    service.frontends.iter().map(|frontend| row(key, frontend))
+}
+
+fn row(key: &ObjectKey, frontend: &FrontendPlan) -> FrontendRow {
+    let endpoints = match &frontend.action {
+        Action::Forward(pool) => pool.iter().map(ToString::to_string).collect(),
+        Action::Reject | Action::Drop => Vec::new(),
+    };
+    FrontendRow {
+        namespace: key.namespace.to_string(),
+        name: key.name.to_string(),
+        port: frontend.port_name.to_string(),
+        kind: kind(frontend.kind).into(),
+        frontend: frontend.frontend.to_string(),
+        action: action(&frontend.action).into(),
+        masquerade: masquerade(frontend.masquerade).into(),
+        endpoints,
+    }
+}
+
+/// The name of a kind of frontend.
+#[must_use]
+pub const fn kind(kind: FrontendKind) -> &'static str {
+    match kind {
+        FrontendKind::ClusterIp => "ClusterIP",
+        FrontendKind::NodePort => "NodePort",
+        FrontendKind::ExternalIp => "ExternalIP",
+        FrontendKind::LoadBalancer => "LoadBalancer",
+    }
+}
+
+/// The name of an action.
+#[must_use]
+pub const fn action(action: &Action) -> &'static str {
+    match action {
+        Action::Forward(_) => "forward",
+        Action::Reject => "reject",
+        Action::Drop => "drop",
+    }
+}
+
+/// The name of a masquerade class.
+#[must_use]
+pub const fn masquerade(masquerade: Masquerade) -> &'static str {
+    match masquerade {
+        Masquerade::Always => "always",
+        Masquerade::Outsiders => "outsiders",
+        Masquerade::Never => "never",
+    }
+}
