@@ -1,3 +1,18 @@
 //! The daemon: sources of objects, event loop, kernel thread, command line.
 
+pub mod backend;
+pub mod cli;
+pub mod event_loop;
+pub mod failure;
+pub mod kernel;
+pub mod ledger;
+pub mod logging;
+pub mod metrics;
+pub mod planner;
+pub mod progress;
+pub mod render;
+pub mod run;
+pub mod server;
+pub mod settings;
 pub mod source;
+pub mod status;

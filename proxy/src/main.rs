@@ -1,2 +1,16 @@
 //! The shunt binary.
-fn main() {}
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use shunt::cli::Cli;
+
+fn main() -> ExitCode {
+    match Cli::parse().command.execute() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("shunt: {failure}");
+            failure.code()
+        }
+    }
+}

@@ -2,7 +2,9 @@
 //!
 //! Fields are added, never renamed: `shunt status` and benchmarks of other releases read them.
 
+mod in_kernel;
 pub mod show;
+mod table;
 
 use serde::{Deserialize, Serialize};
 use shunt_model::object::ObjectKey;

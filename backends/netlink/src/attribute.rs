@@ -23,7 +23,11 @@ impl<'a> Attribute<'a> {
     /// The payload as a string, without the terminating zero.
     #[must_use]
     pub fn text(&self) -> Option<&'a str> {
-        let end = self.payload.iter().position(|byte| *byte == 0).unwrap_or(self.payload.len());
+        let end = self
+            .payload
+            .iter()
+            .position(|byte| *byte == 0)
+            .unwrap_or(self.payload.len());
         std::str::from_utf8(&self.payload[..end]).ok()
     }
 
@@ -63,8 +67,14 @@ mod tests {
         assert_eq!(
             read,
             [
-                Attribute { kind: 1, payload: &[7] },
-                Attribute { kind: 2, payload: &[1, 2, 3, 4] }
+                Attribute {
+                    kind: 1,
+                    payload: &[7]
+                },
+                Attribute {
+                    kind: 2,
+                    payload: &[1, 2, 3, 4]
+                }
             ]
         );
     }

@@ -59,7 +59,12 @@ impl Batch {
         }
         let first = socket.next_sequence();
         let bytes = begin.finish(first, 0).to_vec();
-        Self { bytes, first, count: 0, last: None }
+        Self {
+            bytes,
+            first,
+            count: 0,
+            last: None,
+        }
     }
 
     /// Adds a message and returns its number, counted from 0.
@@ -71,7 +76,8 @@ impl Batch {
 
     fn write_last(&mut self, socket: &mut Socket, flags: u16) {
         if let Some(mut message) = self.last.take() {
-            self.bytes.extend_from_slice(message.finish(socket.next_sequence(), flags));
+            self.bytes
+                .extend_from_slice(message.finish(socket.next_sequence(), flags));
             self.count += 1;
         }
     }
@@ -98,7 +104,8 @@ impl Batch {
         let mut end = Message::new(END, 0);
         end.raw(&nfnetlink(0, subsystem));
         let last = self.first.wrapping_add(self.count);
-        self.bytes.extend_from_slice(end.finish(socket.next_sequence(), 0));
+        self.bytes
+            .extend_from_slice(end.finish(socket.next_sequence(), 0));
         // Answers to an earlier batch that was given up.
         let _ = socket.drain(|_, _, _| {})?;
         socket.send_bytes(&self.bytes)?;
@@ -116,7 +123,11 @@ impl Batch {
                 match verdict.errno {
                     None => acknowledged |= received.sequence == last,
                     Some(errno) => rejections.push(Rejection {
-                        message: received.sequence.wrapping_sub(first).checked_sub(1).map(|n| n as usize),
+                        message: received
+                            .sequence
+                            .wrapping_sub(first)
+                            .checked_sub(1)
+                            .map(|n| n as usize),
                         errno,
                         detail: verdict.detail,
                         offset: verdict.offset.map(|offset| offset as usize),
@@ -125,7 +136,9 @@ impl Batch {
             });
             match read {
                 Ok(true) => {}
-                Ok(false) if !rejections.is_empty() => return Ok(BatchOutcome::Rejected(rejections)),
+                Ok(false) if !rejections.is_empty() => {
+                    return Ok(BatchOutcome::Rejected(rejections));
+                }
                 Ok(false) if acknowledged => return Ok(BatchOutcome::Committed),
                 Ok(false) | Err(Errno::ENOBUFS) => return Ok(BatchOutcome::Unknown),
                 Err(errno) => return Err(Error::socket("read from", errno)),

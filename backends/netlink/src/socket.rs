@@ -65,14 +65,23 @@ impl Socket {
         let protocol = isize::try_from(protocol).unwrap_or_default();
         let mut socket =
             netlink_sys::Socket::new(protocol).map_err(|error| Error::socket("open", error))?;
-        socket.bind_auto().map_err(|error| Error::socket("bind", error))?;
+        socket
+            .bind_auto()
+            .map_err(|error| Error::socket("bind", error))?;
         let mut address = SocketAddr::new(0, 0);
-        socket.get_address(&mut address).map_err(|error| Error::socket("name", error))?;
+        socket
+            .get_address(&mut address)
+            .map_err(|error| Error::socket("name", error))?;
         // Absent on very old kernels; errors are merely less telling then.
         let _ = socket.set_ext_ack(true);
         let _ = socket.set_cap_ack(true);
         enlarge(socket.as_fd());
-        Ok(Self { socket, port: address.port_number(), sequence: 0, buffer: vec![0; RECEIVE_BUFFER] })
+        Ok(Self {
+            socket,
+            port: address.port_number(),
+            sequence: 0,
+            buffer: vec![0; RECEIVE_BUFFER],
+        })
     }
 
     /// Listens to a multicast group (`*NLGRP_*`), or no longer.
@@ -101,7 +110,10 @@ impl Socket {
     }
 
     pub(crate) fn send_bytes(&self, bytes: &[u8]) -> Result<()> {
-        self.socket.send(bytes, 0).map_err(|error| Error::socket("send on", error)).map(|_| ())
+        self.socket
+            .send(bytes, 0)
+            .map_err(|error| Error::socket("send on", error))
+            .map(|_| ())
     }
 
     /// Reads once and hands each message over. `false`: nothing was there (not waited for).
@@ -110,7 +122,11 @@ impl Socket {
         wait: bool,
         mut each: impl FnMut(&Received<'_>),
     ) -> std::result::Result<bool, Errno> {
-        let flags = if wait { MsgFlags::empty() } else { MsgFlags::MSG_DONTWAIT };
+        let flags = if wait {
+            MsgFlags::empty()
+        } else {
+            MsgFlags::MSG_DONTWAIT
+        };
         let length = match recv(self.socket.as_raw_fd(), &mut self.buffer, flags) {
             Ok(length) => length,
             Err(Errno::EAGAIN) if !wait => return Ok(false),
@@ -166,11 +182,15 @@ impl Socket {
     ) -> Result<T> {
         for _ in 0..DUMP_ATTEMPTS {
             let mut collected = T::default();
-            if self.dump_once(what, message.clone(), |payload| each(&mut collected, payload))? {
+            if self.dump_once(what, message.clone(), |payload| {
+                each(&mut collected, payload);
+            })? {
                 return Ok(collected);
             }
         }
-        Err(Error::Interrupted { attempts: DUMP_ATTEMPTS })
+        Err(Error::Interrupted {
+            attempts: DUMP_ATTEMPTS,
+        })
     }
 
     /// `false`: interrupted by a change.
@@ -208,7 +228,10 @@ impl Socket {
             read.map_err(|errno| Error::socket("read from", errno))?;
         }
         match refused {
-            Some(Verdict { errno: Some(Errno::EINTR), .. }) => Ok(false),
+            Some(Verdict {
+                errno: Some(Errno::EINTR),
+                ..
+            }) => Ok(false),
             Some(verdict) => verdict.into_result(what).map(|()| !interrupted),
             None => Ok(!interrupted),
         }
@@ -223,7 +246,9 @@ impl Socket {
     pub fn drain(&mut self, mut each: impl FnMut(u16, &[u8], u32)) -> Result<bool> {
         let mut lost = false;
         loop {
-            match self.receive(false, |received| each(received.kind, received.payload, received.port)) {
+            match self.receive(false, |received| {
+                each(received.kind, received.payload, received.port);
+            }) {
                 Ok(true) => {}
                 Ok(false) => return Ok(lost),
                 Err(Errno::ENOBUFS) => lost = true,
@@ -243,7 +268,11 @@ impl Verdict {
     pub(crate) fn into_result(self, what: &'static str) -> Result<()> {
         match self.errno {
             None => Ok(()),
-            Some(errno) => Err(Error::Refused { what, errno, detail: self.detail }),
+            Some(errno) => Err(Error::Refused {
+                what,
+                errno,
+                detail: self.detail,
+            }),
         }
     }
 }
@@ -263,12 +292,20 @@ fn enlarge(socket: BorrowedFd<'_>) {
 fn messages(mut rest: &[u8]) -> impl Iterator<Item = Received<'_>> {
     std::iter::from_fn(move || {
         let header = rest.get(..HEADER)?;
-        let word = |at: usize| u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        let word = |at: usize| {
+            u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
+        };
         let half = |at: usize| u16::from_ne_bytes([header[at], header[at + 1]]);
         let length = usize::try_from(word(0)).ok()?;
         let payload = rest.get(HEADER..length)?;
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or(&[]);
-        Some(Received { kind: half(4), flags: half(6), sequence: word(8), port: word(12), payload })
+        Some(Received {
+            kind: half(4),
+            flags: half(6),
+            sequence: word(8),
+            port: word(12),
+            payload,
+        })
     })
 }
 
@@ -285,8 +322,17 @@ pub(crate) fn verdict(received: &Received<'_>) -> Verdict {
     let request = received.payload.get(4..8).map_or(0, |length| {
         u32::from_ne_bytes([length[0], length[1], length[2], length[3]])
     });
-    let body = if received.flags & ACK_CAPPED != 0 { HEADER } else { request as usize };
-    for attribute in attributes(received.payload.get(4 + body.next_multiple_of(4)..).unwrap_or(&[])) {
+    let body = if received.flags & ACK_CAPPED != 0 {
+        HEADER
+    } else {
+        request as usize
+    };
+    for attribute in attributes(
+        received
+            .payload
+            .get(4 + body.next_multiple_of(4)..)
+            .unwrap_or(&[]),
+    ) {
         match attribute.kind {
             EXT_ACK_MESSAGE => verdict.detail = attribute.text().unwrap_or_default().to_owned(),
             EXT_ACK_OFFSET => {

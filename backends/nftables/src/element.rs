@@ -163,7 +163,10 @@ pub fn decode_key(set: SetId, bytes: &[u8]) -> Option<Key> {
 #[must_use]
 pub fn decode_endpoint(family: Family, bytes: &[u8]) -> Option<Endpoint> {
     let mut reader = Reader { bytes };
-    Some(Endpoint { address: reader.address(family)?, port: reader.port()? })
+    Some(Endpoint {
+        address: reader.address(family)?,
+        port: reader.port()?,
+    })
 }
 
 fn put_address(out: &mut Vec<u8>, address: IpAddr) {
@@ -225,7 +228,11 @@ impl Reader<'_> {
     fn at(&mut self, address: FrontendAddress) -> Option<Frontend> {
         let [protocol, ..] = self.take::<4>()?;
         let protocol = Protocol::from_number(protocol)?;
-        Some(Frontend { address, protocol, port: self.port()? })
+        Some(Frontend {
+            address,
+            protocol,
+            port: self.port()?,
+        })
     }
 }
 
@@ -283,16 +290,29 @@ mod tests {
             let ip: IpAddr = ip.parse().expect("an address");
             let family = Family::of(ip);
             let set = |kind| SetId::new(kind, family);
-            let frontend =
-                Frontend { address: FrontendAddress::Ip(ip), protocol: Protocol::Udp, port: 53 };
-            let node = Frontend { address: FrontendAddress::Node(family), ..frontend };
+            let frontend = Frontend {
+                address: FrontendAddress::Ip(ip),
+                protocol: Protocol::Udp,
+                port: 53,
+            };
+            let node = Frontend {
+                address: FrontendAddress::Node(family),
+                ..frontend
+            };
             check(set(SetKind::ClusterIps), Key::Address(ip), width);
             check(set(SetKind::Hairpins), Key::Address(ip), 2 * width);
             check(set(SetKind::Frontends), Key::Frontend(frontend), width + 8);
             check(set(SetKind::NodePorts), Key::Frontend(node), 8);
-            check(set(SetKind::Endpoints), Key::Slot(frontend, 70_000), width + 12);
+            check(
+                set(SetKind::Endpoints),
+                Key::Slot(frontend, 70_000),
+                width + 12,
+            );
             check(set(SetKind::NodePortEndpoints), Key::Slot(node, 3), 12);
-            let endpoint = Endpoint { address: ip, port: 8080 };
+            let endpoint = Endpoint {
+                address: ip,
+                port: 8080,
+            };
             let bytes = encode_endpoint(&endpoint);
             assert_eq!(decode_endpoint(family, &bytes), Some(endpoint));
         }

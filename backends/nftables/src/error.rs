@@ -56,5 +56,9 @@ impl From<shunt_netlink::Error> for Error {
 }
 
 fn suffix(detail: &str) -> String {
-    if detail.is_empty() { String::new() } else { format!(" ({detail})") }
+    if detail.is_empty() {
+        String::new()
+    } else {
+        format!(" ({detail})")
+    }
 }

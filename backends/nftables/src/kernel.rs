@@ -106,14 +106,22 @@ pub struct TableState {
 pub fn inventory() -> Result<Inventory, Error> {
     let mut socket = Socket::open(NETLINK_NETFILTER)?;
     let state = |fit, table: message::TableInfo| {
-        Some(TableState { fit, owned: table.flags & OWNED == OWNED, owner: table.owner })
+        Some(TableState {
+            fit,
+            owned: table.flags & OWNED == OWNED,
+            owner: table.owner,
+        })
     };
     Ok(match readback::read(&mut socket)? {
         ReadBack::Nothing => Inventory::default(),
-        ReadBack::Unfit(_, table) => Inventory { table: state(false, table), ..Inventory::default() },
-        ReadBack::Ours(installed, _, table) => {
-            Inventory { table: state(true, table), installed: *installed }
-        }
+        ReadBack::Unfit(_, table) => Inventory {
+            table: state(false, table),
+            ..Inventory::default()
+        },
+        ReadBack::Ours(installed, _, table) => Inventory {
+            table: state(true, table),
+            installed: *installed,
+        },
     })
 }
 
@@ -158,7 +166,8 @@ impl Nftables {
             self.installed = None;
         }
         result.map(|()| {
-            let named = |(key, (_, reason)): (&ObjectKey, &(_, String))| (key.clone(), reason.clone());
+            let named =
+                |(key, (_, reason)): (&ObjectKey, &(_, String))| (key.clone(), reason.clone());
             report.rejected = self.quarantine.iter().map(named).collect();
             report
         })
@@ -191,7 +200,9 @@ impl Nftables {
             return Ok(false);
         }
         self.generation = self.read_generation()?;
-        let Some(installed) = &self.installed else { return Ok(true) };
+        let Some(installed) = &self.installed else {
+            return Ok(true);
+        };
         let changed = !readback::still_holds(&mut self.socket, installed)?;
         if changed {
             self.last_writer = writer;
@@ -266,7 +277,11 @@ impl Nftables {
             let started = Instant::now();
             let wanted = Wanted::full(&self.plan, &self.references, &installed);
             let mut steps = diff(&wanted, &installed);
-            let unused = installed.pools.difference(&installed.pools_in_use()).copied().collect::<Vec<_>>();
+            let unused = installed
+                .pools
+                .difference(&installed.pools_in_use())
+                .copied()
+                .collect::<Vec<_>>();
             let needed = pools_needed(&wanted);
             let unused = unused.into_iter().filter(|pool| !needed.contains(pool));
             steps.retire.extend(unused.map(Operation::DeletePool));
@@ -386,21 +401,32 @@ impl Nftables {
                 let transaction = Transaction::of(operations);
                 if let Err(rejections) = self.commit(&transaction, report)? {
                     let blamed = rejections.iter().find_map(|rejection| {
-                        Some((operations[transaction.blame(rejection)?].clone(), describe(rejection)))
+                        Some((
+                            operations[transaction.blame(rejection)?].clone(),
+                            describe(rejection),
+                        ))
                     });
-                    return blamed.map_or_else(|| Err(rejected(&rejections)), |blamed| Ok(Some(blamed)));
+                    return blamed
+                        .map_or_else(|| Err(rejected(&rejections)), |blamed| Ok(Some(blamed)));
                 }
                 report.operations += operations.len();
                 if let Some(installed) = &mut self.installed {
-                    operations.iter().for_each(|operation| installed.apply(operation));
+                    operations
+                        .iter()
+                        .for_each(|operation| installed.apply(operation));
                 }
             }
         }
         Ok(None)
     }
 
-    fn commit_or_fail(&mut self, transaction: &Transaction, report: &mut Report) -> Result<(), Error> {
-        self.commit(transaction, report)?.map_err(|rejections| rejected(&rejections))
+    fn commit_or_fail(
+        &mut self,
+        transaction: &Transaction,
+        report: &mut Report,
+    ) -> Result<(), Error> {
+        self.commit(transaction, report)?
+            .map_err(|rejections| rejected(&rejections))
     }
 
     /// Sends one transaction. A table without owner is guarded by the generation that our record
@@ -456,12 +482,22 @@ impl Nftables {
         };
         let owner = frontend.and_then(|frontend| {
             let serves = |service: &ServicePlan| {
-                service.frontends.iter().any(|plan| plan.frontend == frontend)
+                service
+                    .frontends
+                    .iter()
+                    .any(|plan| plan.frontend == frontend)
             };
-            self.plan.services.iter().find(|(_, service)| serves(service)).map(|(key, _)| key.clone())
+            self.plan
+                .services
+                .iter()
+                .find(|(_, service)| serves(service))
+                .map(|(key, _)| key.clone())
         });
         let Some(key) = owner else {
-            return Err(Error::Rejected { errno: Errno::EINVAL, detail: reason });
+            return Err(Error::Rejected {
+                errno: Errno::EINVAL,
+                detail: reason,
+            });
         };
         if let Some(service) = self.plan.services.remove(&key) {
             self.quarantine.insert(key, (service, reason));
@@ -471,9 +507,13 @@ impl Nftables {
 
     fn read_generation(&mut self) -> Result<u32, Error> {
         let mut generation = 0;
-        self.socket.request("tell its generation", message::get_generation(), |payload| {
-            generation = message::read_generation(payload).0;
-        })?;
+        self.socket.request(
+            "tell its generation",
+            message::get_generation(),
+            |payload| {
+                generation = message::read_generation(payload).0;
+            },
+        )?;
         Ok(generation)
     }
 }
@@ -492,7 +532,9 @@ fn table_transaction(
     for set in SetId::all() {
         let id = transaction.set_id();
         let capacity = installed.capacity.get(&set).copied().unwrap_or_default();
-        transaction.messages.push(message::new_set(set, capacity, id));
+        transaction
+            .messages
+            .push(message::new_set(set, capacity, id));
     }
     let chains = layout::chains();
     for chain in &chains {
@@ -541,11 +583,15 @@ fn exchanges(first: &Operation, second: &Operation) -> bool {
 }
 
 fn outdated(rejections: &[Rejection]) -> bool {
-    rejections.iter().any(|rejection| rejection.message.is_none() && rejection.errno == Errno::ERESTART)
+    rejections
+        .iter()
+        .any(|rejection| rejection.message.is_none() && rejection.errno == Errno::ERESTART)
 }
 
 fn unknown_flags(rejections: &[Rejection]) -> bool {
-    rejections.iter().any(|rejection| rejection.errno == Errno::EOPNOTSUPP)
+    rejections
+        .iter()
+        .any(|rejection| rejection.errno == Errno::EOPNOTSUPP)
 }
 
 fn describe(rejection: &Rejection) -> String {
@@ -558,8 +604,15 @@ fn describe(rejection: &Rejection) -> String {
 
 fn rejected(rejections: &[Rejection]) -> Error {
     match rejections.first() {
-        Some(Rejection { errno: Errno::EPERM, message: None, .. }) => Error::Permission,
-        Some(first) => Error::Rejected { errno: first.errno, detail: first.detail.clone() },
+        Some(Rejection {
+            errno: Errno::EPERM,
+            message: None,
+            ..
+        }) => Error::Permission,
+        Some(first) => Error::Rejected {
+            errno: first.errno,
+            detail: first.detail.clone(),
+        },
         None => Error::Lost,
     }
 }

@@ -14,7 +14,10 @@ pub(crate) struct Rule {
 
 impl Rule {
     fn new(text: impl Into<String>, expressions: impl Into<Vec<Expression>>) -> Self {
-        Self { text: text.into(), expressions: expressions.into() }
+        Self {
+            text: text.into(),
+            expressions: expressions.into(),
+        }
     }
 
     /// What a rule is recognised by when it is read back.
@@ -58,14 +61,27 @@ pub(crate) fn chains() -> Vec<Chain> {
     }
     for (name, number, priority_text) in [("prerouting", 0, "dstnat"), ("output", 3, "-100")] {
         let rules = Family::ALL.map(|family| dispatch(family, name::services(family), None));
-        let hook = Hook { name, number, priority: DESTINATIONS, priority_text };
+        let hook = Hook {
+            name,
+            number,
+            priority: DESTINATIONS,
+            priority_text,
+        };
         chains.push(base(hook, rules.to_vec()));
     }
     let rules = Family::ALL.map(|family| {
-        dispatch(family, name::sources(family), Some(Expression::DestinationTranslated))
+        dispatch(
+            family,
+            name::sources(family),
+            Some(Expression::DestinationTranslated),
+        )
     });
-    let hook =
-        Hook { name: "postrouting", number: 4, priority: SOURCES, priority_text: "srcnat" };
+    let hook = Hook {
+        name: "postrouting",
+        number: 4,
+        priority: SOURCES,
+        priority_text: "srcnat",
+    };
     chains.push(base(hook, rules.to_vec()));
     chains
 }
@@ -76,11 +92,24 @@ pub(crate) fn chains() -> Vec<Chain> {
 pub(crate) fn pool(chain: PoolChain) -> Chain {
     let family = chain.family;
     let (map, key_text, mut expressions, slot) = if chain.node_port {
-        let loads = vec![Expression::LoadProtocol(Register(0)), Expression::LoadPort(Register(1))];
-        (SetKind::NodePortEndpoints, "meta l4proto . th dport".to_owned(), loads, Register(2))
+        let loads = vec![
+            Expression::LoadProtocol(Register(0)),
+            Expression::LoadPort(Register(1)),
+        ];
+        (
+            SetKind::NodePortEndpoints,
+            "meta l4proto . th dport".to_owned(),
+            loads,
+            Register(2),
+        )
     } else {
         let text = format!("{} daddr . meta l4proto . th dport", ip(family));
-        (SetKind::Endpoints, text, load_frontend(family), after_frontend(family))
+        (
+            SetKind::Endpoints,
+            text,
+            load_frontend(family),
+            after_frontend(family),
+        )
     };
     let set = SetId::new(map, family);
     if !chain.node_port {
@@ -91,7 +120,11 @@ pub(crate) fn pool(chain: PoolChain) -> Chain {
     expressions.insert(0, Expression::ServiceProtocol);
     expressions.extend([
         Expression::Random(slot, chain.size),
-        Expression::Map { set, key: Register(0), value: Register(0) },
+        Expression::Map {
+            set,
+            key: Register(0),
+            value: Register(0),
+        },
         Expression::TranslateDestination {
             family,
             address: Register(0),
@@ -107,14 +140,24 @@ pub(crate) fn pool(chain: PoolChain) -> Chain {
         "counter packets 0 bytes 0 drop",
         [Expression::Counter, Expression::End(Verdict::Drop)],
     );
-    Chain { name: chain.to_string(), hook: None, rules: vec![Rule::new(text, expressions), missed] }
+    Chain {
+        name: chain.to_string(),
+        hook: None,
+        rules: vec![Rule::new(text, expressions), missed],
+    }
 }
 
 /// The fingerprint of everything that is fixed. A table with another one is replaced.
 pub(crate) fn layout_fingerprint() -> u64 {
     let mut text = String::new();
     let pools = Family::ALL.into_iter().flat_map(|family| {
-        [false, true].map(|node_port| pool(PoolChain { family, node_port, size: 1 }))
+        [false, true].map(|node_port| {
+            pool(PoolChain {
+                family,
+                node_port,
+                size: 1,
+            })
+        })
     });
     for chain in chains().into_iter().chain(pools) {
         text.push_str(&chain.name);
@@ -135,11 +178,19 @@ pub(crate) fn layout_fingerprint() -> u64 {
 const SERVICE_PROTOCOLS: &str = "meta l4proto { tcp, udp, sctp }";
 
 fn base(hook: Hook, rules: Vec<Rule>) -> Chain {
-    Chain { name: hook.name.to_owned(), hook: Some(hook), rules }
+    Chain {
+        name: hook.name.to_owned(),
+        hook: Some(hook),
+        rules,
+    }
 }
 
 fn dispatch(family: Family, chain: String, condition: Option<Expression>) -> Rule {
-    let prefix = if condition.is_some() { "ct status dnat " } else { "" };
+    let prefix = if condition.is_some() {
+        "ct status dnat "
+    } else {
+        ""
+    };
     let nfproto = if family == Family::V4 { "ipv4" } else { "ipv6" };
     let text = format!("{prefix}meta nfproto {nfproto} goto {chain}");
     let mut expressions: Vec<_> = condition.into_iter().collect();
@@ -149,13 +200,20 @@ fn dispatch(family: Family, chain: String, condition: Option<Expression>) -> Rul
 }
 
 fn refuse() -> Chain {
-    let tcp = [Expression::ProtocolIs(6), Expression::Reject(Rejection::TcpReset)];
+    let tcp = [
+        Expression::ProtocolIs(6),
+        Expression::Reject(Rejection::TcpReset),
+    ];
     let rules = vec![
         Rule::new("meta l4proto tcp reject with tcp reset", tcp),
         // nft prints "reject with icmpx type port-unreachable" in this short form.
         Rule::new("reject", [Expression::Reject(Rejection::PortUnreachable)]),
     ];
-    Chain { name: name::REFUSE.to_owned(), hook: None, rules }
+    Chain {
+        name: name::REFUSE.to_owned(),
+        hook: None,
+        rules,
+    }
 }
 
 /// From a new connection's destination to its frontend: the exact address first, then what is
@@ -168,13 +226,20 @@ fn services(family: Family) -> Chain {
     let frontends = set(SetKind::Frontends);
     let mut lookup = vec![Expression::FamilyIs(family)];
     lookup.extend(load_frontend(family));
-    lookup.push(Expression::VerdictMap { set: frontends, key });
+    lookup.push(Expression::VerdictMap {
+        set: frontends,
+        key,
+    });
 
     let cluster_ips = set(SetKind::ClusterIps);
     let undefined = [
         Expression::FamilyIs(family),
         Expression::LoadDestination(family, key),
-        Expression::In { set: cluster_ips, key, inverted: false },
+        Expression::In {
+            set: cluster_ips,
+            key,
+            inverted: false,
+        },
         Expression::End(Verdict::Goto(name::REFUSE.to_owned())),
     ];
 
@@ -182,20 +247,34 @@ fn services(family: Family) -> Chain {
     let node_ports = [
         Expression::FamilyIs(family),
         Expression::LoadDestination(family, key),
-        Expression::In { set: addresses, key, inverted: false },
+        Expression::In {
+            set: addresses,
+            key,
+            inverted: false,
+        },
         Expression::LoadProtocol(Register(0)),
         Expression::LoadPort(Register(1)),
         Expression::VerdictMap { set: ports, key },
     ];
     let rules = vec![
-        Rule::new(format!("{ip} daddr . meta l4proto . th dport vmap @{frontends}"), lookup),
-        Rule::new(format!("{ip} daddr @{cluster_ips} goto {}", name::REFUSE), undefined),
+        Rule::new(
+            format!("{ip} daddr . meta l4proto . th dport vmap @{frontends}"),
+            lookup,
+        ),
+        Rule::new(
+            format!("{ip} daddr @{cluster_ips} goto {}", name::REFUSE),
+            undefined,
+        ),
         Rule::new(
             format!("{ip} daddr @{addresses} meta l4proto . th dport vmap @{ports}"),
             node_ports,
         ),
     ];
-    Chain { name: name::services(family), hook: None, rules }
+    Chain {
+        name: name::services(family),
+        hook: None,
+        rules,
+    }
 }
 
 /// Whose source address is hidden, decided by the connection's original destination: no packet
@@ -204,7 +283,11 @@ fn sources(family: Family) -> Chain {
     let ip = ip(family);
     let set = |kind| SetId::new(kind, family);
     let key = Register(0);
-    let within = |set| Expression::In { set, key, inverted: false };
+    let within = |set| Expression::In {
+        set,
+        key,
+        inverted: false,
+    };
     let original = Expression::LoadOriginalDestination(family, key);
 
     let masquerade = set(SetKind::Masquerade);
@@ -216,7 +299,10 @@ fn sources(family: Family) -> Chain {
         within(masquerade),
         Expression::Masquerade,
     ];
-    let (addresses, ports) = (set(SetKind::NodeAddresses), set(SetKind::MasqueradeNodePorts));
+    let (addresses, ports) = (
+        set(SetKind::NodeAddresses),
+        set(SetKind::MasqueradeNodePorts),
+    );
     let node_ports = vec![
         original.clone(),
         within(addresses),
@@ -240,7 +326,11 @@ fn sources(family: Family) -> Chain {
         within(cluster_ips),
         Expression::FamilyIs(family),
         Expression::LoadSource(family, key),
-        Expression::In { set: local, key, inverted: true },
+        Expression::In {
+            set: local,
+            key,
+            inverted: true,
+        },
         Expression::Masquerade,
     ];
     let rule = |text: String, expressions: Vec<Expression>| {
@@ -261,9 +351,16 @@ fn sources(family: Family) -> Chain {
             node_ports,
         ),
         rule(format!("{ip} saddr . {ip} daddr @{hairpins}"), hairpin),
-        rule(format!("{original_text} @{cluster_ips} {ip} saddr != @{local}"), outsiders),
+        rule(
+            format!("{original_text} @{cluster_ips} {ip} saddr != @{local}"),
+            outsiders,
+        ),
     ];
-    Chain { name: name::sources(family), hook: None, rules }
+    Chain {
+        name: name::sources(family),
+        hook: None,
+        rules,
+    }
 }
 
 fn load_frontend(family: Family) -> Vec<Expression> {

@@ -85,9 +85,11 @@ impl SetId {
 
     /// All sets, in the order of the listing.
     pub fn all() -> impl Iterator<Item = Self> {
-        Family::ALL
-            .into_iter()
-            .flat_map(|family| SetKind::ALL.into_iter().map(move |kind| Self::new(kind, family)))
+        Family::ALL.into_iter().flat_map(|family| {
+            SetKind::ALL
+                .into_iter()
+                .map(move |kind| Self::new(kind, family))
+        })
     }
 
     /// The set with this name.
@@ -119,7 +121,11 @@ impl PoolChain {
     #[must_use]
     pub const fn of(frontend: &Frontend, size: u32) -> Self {
         let node_port = matches!(frontend.address, FrontendAddress::Node(_));
-        Self { family: frontend.family(), node_port, size }
+        Self {
+            family: frontend.family(),
+            node_port,
+            size,
+        }
     }
 
     /// The chain with this name.
@@ -130,14 +136,24 @@ impl PoolChain {
             None => (false, name.strip_prefix("pool_")?),
         };
         let (family, size) = rest.split_once('_')?;
-        let family = Family::ALL.into_iter().find(|known| suffix(*known) == family)?;
-        Some(Self { family, node_port, size: size.parse().ok()? })
+        let family = Family::ALL
+            .into_iter()
+            .find(|known| suffix(*known) == family)?;
+        Some(Self {
+            family,
+            node_port,
+            size: size.parse().ok()?,
+        })
     }
 }
 
 impl fmt::Display for PoolChain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let stem = if self.node_port { "node_port_pool" } else { "pool" };
+        let stem = if self.node_port {
+            "node_port_pool"
+        } else {
+            "pool"
+        };
         write!(f, "{stem}_{}_{}", suffix(self.family), self.size)
     }
 }

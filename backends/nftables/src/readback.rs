@@ -25,7 +25,9 @@ pub(crate) enum ReadBack {
 
 /// Reads the whole table.
 pub(crate) fn read(socket: &mut Socket) -> Result<ReadBack, Error> {
-    let Some(table) = table(socket)? else { return Ok(ReadBack::Nothing) };
+    let Some(table) = table(socket)? else {
+        return Ok(ReadBack::Nothing);
+    };
     if table.comment != message::table_comment() {
         return Ok(ReadBack::Unfit("it has another layout", table));
     }
@@ -57,7 +59,9 @@ pub(crate) fn read(socket: &mut Socket) -> Result<ReadBack, Error> {
 pub(crate) fn table(socket: &mut Socket) -> Result<Option<TableInfo>, Error> {
     let mut info = None;
     let request = message::get(kind::GETTABLE);
-    match socket.request("read the table", request, |payload| info = Some(message::read_table(payload))) {
+    match socket.request("read the table", request, |payload| {
+        info = Some(message::read_table(payload));
+    }) {
         Ok(()) => Ok(info),
         Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(None),
         Err(error) => Err(error.into()),
@@ -67,8 +71,11 @@ pub(crate) fn table(socket: &mut Socket) -> Result<Option<TableInfo>, Error> {
 /// Whether chains, rules, sets and counts are those of the record: what is asked after others
 /// have written, without reading every element.
 pub(crate) fn still_holds(socket: &mut Socket, installed: &Installed) -> Result<bool, Error> {
-    let Some(table) = table(socket)? else { return Ok(false) };
-    if table.comment != message::table_comment() || pools(socket)?.as_ref() != Ok(&installed.pools) {
+    let Some(table) = table(socket)? else {
+        return Ok(false);
+    };
+    if table.comment != message::table_comment() || pools(socket)?.as_ref() != Ok(&installed.pools)
+    {
         return Ok(false);
     }
     let sets = sets(socket)?;
@@ -82,17 +89,23 @@ pub(crate) fn still_holds(socket: &mut Socket, installed: &Installed) -> Result<
 
 fn sets(socket: &mut Socket) -> Result<Vec<SetInfo>, Error> {
     let request = message::get(kind::GETSET);
-    Ok(socket.dump("list the sets", &request, |sets: &mut Vec<_>, payload| {
-        sets.extend(message::read_set(payload));
-    })?)
+    Ok(
+        socket.dump("list the sets", &request, |sets: &mut Vec<_>, payload| {
+            sets.extend(message::read_set(payload));
+        })?,
+    )
 }
 
 /// The pool chains, if all chains and rules are as this release makes them.
 fn pools(socket: &mut Socket) -> Result<Result<BTreeSet<PoolChain>, &'static str>, Error> {
     let request = message::get(kind::GETCHAIN);
-    let chains = socket.dump("list the chains", &request, |chains: &mut Vec<_>, payload| {
-        chains.extend(message::read_chain(payload));
-    })?;
+    let chains = socket.dump(
+        "list the chains",
+        &request,
+        |chains: &mut Vec<_>, payload| {
+            chains.extend(message::read_chain(payload));
+        },
+    )?;
     let request = message::get(kind::GETRULE);
     let found = socket.dump(
         "list the rules",
@@ -113,14 +126,21 @@ fn pools(socket: &mut Socket) -> Result<Result<BTreeSet<PoolChain>, &'static str
         if let Some(pool) = PoolChain::parse(name) {
             expected.insert(name.clone(), fingerprints(&layout::pool(pool)));
             pools.insert(pool);
-        } else if !fixed.iter().any(|chain| chain.name == *name && chain.hook.is_some() == *base) {
+        } else if !fixed
+            .iter()
+            .any(|chain| chain.name == *name && chain.hook.is_some() == *base)
+        {
             return Ok(Err("a chain is none of ours"));
         }
     }
     if chains.len() != expected.len() {
         return Ok(Err("a chain is missing"));
     }
-    Ok(if found == expected { Ok(pools) } else { Err("a rule is not as it was made") })
+    Ok(if found == expected {
+        Ok(pools)
+    } else {
+        Err("a rule is not as it was made")
+    })
 }
 
 fn fingerprints(chain: &layout::Chain) -> Vec<u64> {
@@ -136,9 +156,13 @@ fn elements(
     let request = message::get_elements(set);
     // Elements go straight into the record; what an interrupted dump left there is set right by
     // the dump that follows it, which says of each key what is so.
-    let found = socket.dump("list elements", &request, |found: &mut Vec<Found>, payload| {
-        message::read_elements(set, payload, |element| found.push(element));
-    })?;
+    let found = socket.dump(
+        "list elements",
+        &request,
+        |found: &mut Vec<Found>, payload| {
+            message::read_elements(set, payload, |element| found.push(element));
+        },
+    )?;
     let mut bounds = Vec::new();
     for found in found {
         match found {
@@ -174,17 +198,21 @@ fn networks(mut bounds: Vec<(IpAddr, bool)>) -> Vec<IpNet> {
 fn interval(start: IpAddr, next: Option<IpAddr>) -> Vec<IpNet> {
     match (start, next) {
         (IpAddr::V4(start), Some(IpAddr::V4(next))) => {
-            Ipv4Subnets::new(start, (u32::from(next).saturating_sub(1)).into(), 0).map(IpNet::from).collect()
+            Ipv4Subnets::new(start, (u32::from(next).saturating_sub(1)).into(), 0)
+                .map(IpNet::from)
+                .collect()
         }
-        (IpAddr::V4(start), _) => {
-            Ipv4Subnets::new(start, u32::MAX.into(), 0).map(IpNet::from).collect()
-        }
+        (IpAddr::V4(start), _) => Ipv4Subnets::new(start, u32::MAX.into(), 0)
+            .map(IpNet::from)
+            .collect(),
         (IpAddr::V6(start), Some(IpAddr::V6(next))) => {
-            Ipv6Subnets::new(start, (u128::from(next).saturating_sub(1)).into(), 0).map(IpNet::from).collect()
+            Ipv6Subnets::new(start, (u128::from(next).saturating_sub(1)).into(), 0)
+                .map(IpNet::from)
+                .collect()
         }
-        (IpAddr::V6(start), _) => {
-            Ipv6Subnets::new(start, u128::MAX.into(), 0).map(IpNet::from).collect()
-        }
+        (IpAddr::V6(start), _) => Ipv6Subnets::new(start, u128::MAX.into(), 0)
+            .map(IpNet::from)
+            .collect(),
     }
 }
 
@@ -205,6 +233,9 @@ mod tests {
             (at("255.0.0.0"), false),
         ];
         let texts: Vec<_> = networks(bounds).iter().map(ToString::to_string).collect();
-        assert_eq!(texts, ["10.0.0.0/16", "10.2.0.0/24", "10.2.1.0/25", "255.0.0.0/8"]);
+        assert_eq!(
+            texts,
+            ["10.0.0.0/16", "10.2.0.0/24", "10.2.1.0/25", "255.0.0.0/8"]
+        );
     }
 }

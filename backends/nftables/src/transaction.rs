@@ -78,14 +78,19 @@ impl Transaction {
     pub(crate) fn blame(&self, rejection: &Rejection) -> Option<usize> {
         let elements = self.origins.get(&rejection.message?)?;
         let offset = rejection.offset?;
-        elements.iter().find(|(end, _)| offset < *end).map(|(_, operation)| *operation)
+        elements
+            .iter()
+            .find(|(end, _)| offset < *end)
+            .map(|(_, operation)| *operation)
     }
 
     fn elements(&mut self, operations: &[Operation], delete: bool) {
         let mut by_set: BTreeMap<SetId, Vec<usize>> = BTreeMap::new();
         for (position, operation) in operations.iter().enumerate() {
             match operation {
-                Operation::Delete(set, _) if delete => by_set.entry(*set).or_default().push(position),
+                Operation::Delete(set, _) if delete => {
+                    by_set.entry(*set).or_default().push(position);
+                }
                 Operation::Add(element) if !delete => {
                     by_set.entry(element.set).or_default().push(position);
                 }
@@ -118,7 +123,12 @@ impl Transaction {
     }
 
     fn list(&mut self, list: ElementList, operations: &[usize]) {
-        let origins = list.ends.iter().copied().zip(operations.iter().copied()).collect();
+        let origins = list
+            .ends
+            .iter()
+            .copied()
+            .zip(operations.iter().copied())
+            .collect();
         self.origins.insert(self.messages.len(), origins);
         self.messages.push(list.finish());
     }

@@ -1,18 +1,34 @@
 //! The backend on a real kernel, read by stock nft.
 
 mod common;
+mod reader;
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use common::{delta, nft, plan_of, service, sorted};
+use common::{delta, node, service};
+use reader::{nft, sorted};
 use shunt_cluster::Netns;
-use shunt_model::plan::{Plan, PlanDelta};
+use std::sync::Arc;
+
+use shunt_model::address::Endpoint;
+use shunt_model::object::ObjectKey;
+use shunt_model::plan::{Action, Plan, PlanDelta, ServicePlan};
 use shunt_nftables::kernel::{Nftables, Options, Report, inventory};
 use shunt_nftables::text;
 
 const OWNER: Options = Options { owner: true };
 const NO_OWNER: Options = Options { owner: false };
+
+/// A plan of these Services.
+fn plan_of(services: impl IntoIterator<Item = (ObjectKey, Arc<ServicePlan>)>) -> Plan {
+    Plan {
+        node: node(),
+        services: services
+            .into_iter()
+            .collect::<std::collections::BTreeMap<_, _>>(),
+    }
+}
 
 struct Node {
     netns: Netns,
@@ -20,11 +36,15 @@ struct Node {
 
 impl Node {
     fn new() -> Self {
-        Self { netns: Netns::new("node").expect("a network namespace: these tests need root") }
+        Self {
+            netns: Netns::new("node").expect("a network namespace: these tests need root"),
+        }
     }
 
     fn open(&self, options: Options) -> Nftables {
-        self.netns.run(move || Nftables::open(options)).expect("nftables")
+        self.netns
+            .run(move || Nftables::open(options))
+            .expect("nftables")
     }
 
     /// What our own reader finds.
@@ -58,12 +78,19 @@ fn all(plan: &Plan) -> PlanDelta {
 
 #[track_caller]
 fn sync(nftables: &mut Nftables, delta: PlanDelta) -> Report {
-    nftables.sync(delta).unwrap_or_else(|error| panic!("{error}: {error:?}"))
+    nftables
+        .sync(delta)
+        .unwrap_or_else(|error| panic!("{error}: {error:?}"))
 }
 
 #[test]
 fn the_kernel_holds_what_the_text_says_and_nft_reads_both_alike() {
-    let plan = plan_of([service(1, &[1, 2, 3]), service(2, &[]), service(3, &[9]), service(2001, &[4, 5])]);
+    let plan = plan_of([
+        service(1, &[1, 2, 3]),
+        service(2, &[]),
+        service(3, &[9]),
+        service(2001, &[4, 5]),
+    ]);
     let node = Node::new();
     let mut nftables = node.open(NO_OWNER);
     sync(&mut nftables, all(&plan));
@@ -73,11 +100,23 @@ fn the_kernel_holds_what_the_text_says_and_nft_reads_both_alike() {
     let script = text::render(&plan);
     let fed = script.clone();
     other.netns.run(move || {
-        let mut nft = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().expect("nft");
-        nft.stdin.take().expect("stdin").write_all(fed.as_bytes()).expect("a script");
+        let mut nft = Command::new("nft")
+            .args(["-f", "-"])
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("nft");
+        nft.stdin
+            .take()
+            .expect("stdin")
+            .write_all(fed.as_bytes())
+            .expect("a script");
         assert!(nft.wait().expect("an end").success(), "{fed}");
     });
-    assert_eq!(sorted(&ours), sorted(&nft(&other.netns, &["list", "ruleset"])), "{script}");
+    assert_eq!(
+        sorted(&ours),
+        sorted(&nft(&other.netns, &["list", "ruleset"])),
+        "{script}"
+    );
     assert_eq!(sorted(&ours), sorted(&script), "the listing is the script");
     node.assert_holds(&plan);
 }
@@ -88,12 +127,23 @@ fn an_owned_table_outlives_us_is_adopted_and_nothing_is_written() {
     let node = Node::new();
     let mut first = node.open(OWNER);
     sync(&mut first, all(&plan));
-    let table = node.netns.run(inventory).expect("an inventory").table.expect("a table");
-    assert!(table.owned && table.owner != 0, "kernel 6.9 and later: {table:?}");
+    let table = node
+        .netns
+        .run(inventory)
+        .expect("an inventory")
+        .table
+        .expect("a table");
+    assert!(
+        table.owned && table.owner != 0,
+        "kernel 6.9 and later: {table:?}"
+    );
     // `nft flush ruleset` passes over what has an owner.
     nft(&node.netns, &["flush", "ruleset"]);
     node.assert_holds(&plan);
-    assert!(node.netns.run(|| Nftables::open(OWNER)).is_err(), "a second owner is refused");
+    assert!(
+        node.netns.run(|| Nftables::open(OWNER)).is_err(),
+        "a second owner is refused"
+    );
     drop(first);
     let before = nft(&node.netns, &["list", "ruleset"]);
     assert!(before.contains("192.168.77.11"), "{before}");
@@ -164,7 +214,10 @@ fn drift_is_seen_and_repaired() {
     let node = Node::new();
     let mut nftables = node.open(NO_OWNER);
     sync(&mut nftables, all(&plan));
-    assert!(!nftables.foreign_change().expect("an answer"), "our own writes are not foreign");
+    assert!(
+        !nftables.foreign_change().expect("an answer"),
+        "our own writes are not foreign"
+    );
     // Others write elsewhere: nothing to do, and the next change goes through.
     nft(&node.netns, &["add", "table", "inet", "theirs"]);
     assert!(!nftables.foreign_change().expect("an answer"));
@@ -188,9 +241,30 @@ fn drift_is_seen_and_repaired() {
     }
     // Elements are compared at each verification.
     let damage: [&[&str]; 3] = [
-        &["delete", "element", "inet", "shunt", "frontends_v4", "{ 10.96.0.5 . tcp . 80 }"],
-        &["add", "element", "inet", "shunt", "cluster_ips_v4", "{ 1.2.3.4 }"],
-        &["add", "element", "inet", "shunt", "frontends_v4", "{ 1.2.3.4 . tcp . 9 : accept }"],
+        &[
+            "delete",
+            "element",
+            "inet",
+            "shunt",
+            "frontends_v4",
+            "{ 10.96.0.5 . tcp . 80 }",
+        ],
+        &[
+            "add",
+            "element",
+            "inet",
+            "shunt",
+            "cluster_ips_v4",
+            "{ 1.2.3.4 }",
+        ],
+        &[
+            "add",
+            "element",
+            "inet",
+            "shunt",
+            "frontends_v4",
+            "{ 1.2.3.4 . tcp . 9 : accept }",
+        ],
     ];
     for damage in damage {
         nft(&node.netns, damage);
@@ -211,4 +285,51 @@ fn a_table_of_another_layout_is_replaced() {
     let report = sync(&mut nftables, all(&plan));
     assert_eq!(report.rebuilt, Some("it has another layout"));
     node.assert_holds(&plan);
+}
+
+#[test]
+fn a_conflict_with_another_writer_is_read_and_resolved() {
+    let plan = plan_of([service(1, &[1, 2])]);
+    let node = Node::new();
+    let mut nftables = node.open(NO_OWNER);
+    sync(&mut nftables, all(&plan));
+    let theirs = "{ 10.96.0.77 . tcp . 80 : accept }";
+    nft(
+        &node.netns,
+        &["add", "element", "inet", "shunt", "frontends_v4", theirs],
+    );
+    let more = plan_of([service(1, &[1, 2]), service(77, &[1])]);
+    let report = sync(&mut nftables, delta(&plan, &more));
+    assert!(report.read_back && report.rejected.is_empty());
+    node.assert_holds(&more);
+}
+
+#[test]
+fn what_the_kernel_refuses_is_set_aside_and_all_else_is_served() {
+    let (key, bad) = service(2, &[1, 2]);
+    let mut bad = (*bad).clone();
+    // An IPv6 endpoint behind an IPv4 frontend: its value is too long for the map.
+    let wrong = Endpoint {
+        address: "fd01::1".parse().expect("an address"),
+        port: 1,
+    };
+    bad.frontends[0].action = Action::Forward([wrong].into());
+    let good = plan_of([service(1, &[1, 2]), service(3, &[])]);
+    let mut plan = good.clone();
+    plan.services.insert(key.clone(), Arc::new(bad));
+
+    let node = Node::new();
+    let mut nftables = node.open(OWNER);
+    let report = sync(&mut nftables, all(&plan));
+    assert_eq!(report.rejected.len(), 1);
+    assert_eq!(report.rejected[0].0, key);
+    node.assert_holds(&good);
+    // Later changes of others go through, and the Service is back as soon as it is mended.
+    let grown = plan_of([service(1, &[1, 2, 3]), service(3, &[])]);
+    sync(&mut nftables, delta(&good, &grown));
+    node.assert_holds(&grown);
+    let mended = plan_of([service(1, &[1, 2, 3]), service(2, &[1]), service(3, &[])]);
+    let report = sync(&mut nftables, delta(&grown, &mended));
+    assert!(report.rejected.is_empty());
+    node.assert_holds(&mended);
 }

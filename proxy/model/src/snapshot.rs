@@ -119,7 +119,8 @@ impl Dirty {
 /// The newest of each object.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
-    services: BTreeMap<ObjectKey, Service>,
+    /// Boxed: a map sets aside more places than it fills.
+    services: BTreeMap<ObjectKey, Box<Service>>,
     /// By Service, then sorted by the slice's key. Nearly every Service has one slice, and a map
     /// in a map would set aside 2 KB for each of them.
     slices: BTreeMap<ObjectKey, Vec<EndpointSlice>>,
@@ -205,12 +206,12 @@ impl Snapshot {
     /// The Service with this key.
     #[must_use]
     pub fn service(&self, key: &ObjectKey) -> Option<&Service> {
-        self.services.get(key)
+        self.services.get(key).map(AsRef::as_ref)
     }
 
     /// All Services, sorted by key.
     pub fn services(&self) -> impl Iterator<Item = &Service> {
-        self.services.values()
+        self.services.values().map(AsRef::as_ref)
     }
 
     /// The slices of a Service, sorted by key.
@@ -283,12 +284,12 @@ impl Snapshot {
     }
 
     fn put_service(&mut self, mut service: Service) -> Dirty {
-        if self.services.get(&service.key) == Some(&service) {
+        if self.service(&service.key) == Some(&service) {
             return Dirty::default();
         }
         shrink_service(&mut service);
         let key = service.key.clone();
-        self.services.insert(key.clone(), service);
+        self.services.insert(key.clone(), service.into());
         Dirty::service(key)
     }
 

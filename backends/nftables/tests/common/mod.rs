@@ -1,11 +1,9 @@
-//! Plans to try, and stock `nft` as the reader of what we wrote.
+//! Plans to try.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::process::Command;
 use std::sync::Arc;
 
-use shunt_cluster::Netns;
 use shunt_model::address::{Endpoint, Family, Frontend, FrontendAddress, Protocol};
 use shunt_model::object::{ObjectKey, ServiceType};
 use shunt_model::plan::{
@@ -15,8 +13,10 @@ use shunt_model::plan::{
 /// A Service number `n` with so many endpoints, of both families, with a NodePort.
 pub(crate) fn service(n: u16, endpoints: &[u16]) -> (ObjectKey, Arc<ServicePlan>) {
     let [high, low] = n.to_be_bytes();
-    let ips: [IpAddr; 2] =
-        [[10, 96, high, low].into(), [0xfd00, 0x96, 0, 0, 0, 0, 0, n].into()];
+    let ips: [IpAddr; 2] = [
+        [10, 96, high, low].into(),
+        [0xfd00, 0x96, 0, 0, 0, 0, 0, n].into(),
+    ];
     let mut frontends = Vec::new();
     for ip in ips {
         let family = Family::of(ip);
@@ -31,9 +31,19 @@ pub(crate) fn service(n: u16, endpoints: &[u16]) -> (ObjectKey, Arc<ServicePlan>
             protocol: Protocol::Tcp,
             port: 30_000 + n % 2000,
         };
-        frontends.push(plan(cluster_ip, FrontendKind::ClusterIp, &action, Masquerade::Outsiders));
+        frontends.push(plan(
+            cluster_ip,
+            FrontendKind::ClusterIp,
+            &action,
+            Masquerade::Outsiders,
+        ));
         if n < 2000 {
-            frontends.push(plan(node_port, FrontendKind::NodePort, &action, Masquerade::Always));
+            frontends.push(plan(
+                node_port,
+                FrontendKind::NodePort,
+                &action,
+                Masquerade::Always,
+            ));
         }
     }
     frontends.sort_unstable_by_key(|plan| plan.frontend);
@@ -41,10 +51,17 @@ pub(crate) fn service(n: u16, endpoints: &[u16]) -> (ObjectKey, Arc<ServicePlan>
         service_type: ServiceType::NodePort,
         frontends,
         cluster_ips: ips.to_vec(),
-        hairpins: endpoints.iter().take(2).map(|e| endpoint(Family::V4, n, *e).address).collect(),
+        hairpins: endpoints
+            .iter()
+            .take(2)
+            .map(|e| endpoint(Family::V4, n, *e).address)
+            .collect(),
         problems: Vec::new(),
     };
-    (ObjectKey::new("default", &format!("web-{n}")), Arc::new(service))
+    (
+        ObjectKey::new("default", &format!("web-{n}")),
+        Arc::new(service),
+    )
 }
 
 fn plan(
@@ -53,7 +70,13 @@ fn plan(
     action: &Action,
     masquerade: Masquerade,
 ) -> FrontendPlan {
-    FrontendPlan { frontend, kind, port_name: "http".into(), action: action.clone(), masquerade }
+    FrontendPlan {
+        frontend,
+        kind,
+        port_name: "http".into(),
+        action: action.clone(),
+        masquerade,
+    }
 }
 
 fn forward(family: Family, n: u16, endpoints: &[u16]) -> Action {
@@ -71,20 +94,24 @@ fn endpoint(family: Family, service: u16, n: u16) -> Endpoint {
         Family::V4 => [10, 128 + (a & 0x3f), b, d].into(),
         Family::V6 => [0xfd01, 0, 0, 0, 0, 0, service, n].into(),
     };
-    Endpoint { address, port: 8080 + u16::from(c) }
+    Endpoint {
+        address,
+        port: 8080 + u16::from(c),
+    }
 }
 
 /// A node with addresses and pod networks.
 pub(crate) fn node() -> Arc<NodePlan> {
-    let addresses: BTreeSet<IpAddr> = [[192, 168, 77, 11].into(), "fd00:77::11".parse().unwrap()].into();
-    let local_sources =
-        ["10.77.1.0/24", "fd00:10:77:1::/64"].map(|net| net.parse().unwrap()).into();
-    Arc::new(NodePlan { node_port_addresses: addresses, local_sources, masquerade_all: false })
-}
-
-/// A plan of these Services.
-pub(crate) fn plan_of(services: impl IntoIterator<Item = (ObjectKey, Arc<ServicePlan>)>) -> Plan {
-    Plan { node: node(), services: services.into_iter().collect::<BTreeMap<_, _>>() }
+    let addresses: BTreeSet<IpAddr> =
+        [[192, 168, 77, 11].into(), "fd00:77::11".parse().unwrap()].into();
+    let local_sources = ["10.77.1.0/24", "fd00:10:77:1::/64"]
+        .map(|net| net.parse().unwrap())
+        .into();
+    Arc::new(NodePlan {
+        node_port_addresses: addresses,
+        local_sources,
+        masquerade_all: false,
+    })
 }
 
 /// The delta from one plan to another.
@@ -100,45 +127,4 @@ pub(crate) fn delta(old: &Plan, new: &Plan) -> PlanDelta {
         }
     }
     delta
-}
-
-/// What stock nft prints in a namespace.
-pub(crate) fn nft(netns: &Netns, arguments: &[&str]) -> String {
-    let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
-    netns.run(move || {
-        let output = Command::new("nft").args(&arguments).output().expect("nft runs");
-        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "nft {arguments:?}: {errors}");
-        String::from_utf8(output.stdout).expect("text")
-    })
-}
-
-/// A listing with the elements of each set in a fixed order: the kernel's is that of its hashes.
-pub(crate) fn sorted(listing: &str) -> String {
-    let mut out = String::new();
-    let mut elements: Option<Vec<String>> = None;
-    for line in listing.lines() {
-        let trimmed = line.trim();
-        let start = trimmed.strip_prefix("elements = { ");
-        if start.is_some() {
-            elements = Some(Vec::new());
-        }
-        let Some(list) = &mut elements else {
-            out.push_str(line);
-            out.push('\n');
-            continue;
-        };
-        let (text, ends) = match start.unwrap_or(trimmed).strip_suffix(" }") {
-            Some(text) => (text, true),
-            None => (start.unwrap_or(trimmed), false),
-        };
-        list.extend(text.split(',').map(|part| part.trim().to_owned()).filter(|part| !part.is_empty()));
-        if ends {
-            list.sort_unstable();
-            out.push_str(&list.join("\n"));
-            out.push('\n');
-            elements = None;
-        }
-    }
-    out
 }

@@ -1,0 +1,52 @@
+# Two commands matter: `make demo` shows what shunt does, `make test` proves it.
+
+HOST := $(shell rustc -vV | sed -n 's/^host: //p')
+# One static binary: the C library is linked in. The target is named so that the flag does not
+# reach build scripts and procedural macros, which cannot be static.
+STATIC := RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --release --target $(HOST) -p shunt
+BINARY := target/$(HOST)/release/shunt
+CONTROLPLANE := target/controlplane
+
+.PHONY: help build demo test check fmt lint deny unit controlplane bench clean
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+build: ## Build the static release binary
+	$(STATIC)
+	@ls -l $(BINARY) | awk '{ printf "%s: %.1f MB\n", $$NF, $$5 / 1e6 }'
+
+demo: build ## Build, then show the main job in network namespaces of its own
+	@$(BINARY) demo
+
+test: ## Install what is needed, run every check and test, see that nothing is left behind
+	kind-tests/install-tools.sh
+	kind-tests/leftovers.sh record
+	$(MAKE) check
+	$(MAKE) build
+	$(MAKE) unit
+	kind-tests/leftovers.sh compare
+
+check: fmt lint deny ## Formatting, lints, licences and dependencies
+
+fmt:
+	cargo fmt --all --check
+
+lint:
+	RUSTFLAGS="-D warnings" cargo clippy --locked --workspace --all-targets --target-dir target/lint
+
+deny:
+	kind-tests/cargo-deny.sh check bans licenses sources
+
+unit: controlplane ## The tests alone; they need root, nft, and the control plane
+	SHUNT_BIN=$(abspath $(BINARY)) cargo test --locked --workspace --no-fail-fast
+	cd kind-tests/controlplane && CGO_ENABLED=0 go test -trimpath ./...
+
+controlplane: ## Build the real API server, the controllers and kube-proxy (minutes, once)
+	kind-tests/controlplane/build.sh $(CONTROLPLANE)
+
+bench: build controlplane ## shunt beside kube-proxy in one run; prints ratios, draws a picture
+	cargo run --locked --release -p shunt-kind-tests --bin bench -- --shunt $(BINARY) $(BENCH)
+
+clean: ## Remove everything that was built
+	cargo clean

@@ -1,0 +1,168 @@
+//! Random plans, one after the other: the diff leads from any to any, in steps that serve at
+//! every instant, and the real kernel ends up with what was planned.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use common::{delta, node, service};
+use proptest::prelude::*;
+use proptest::test_runner::FileFailurePersistence;
+use shunt_cluster::Netns;
+use shunt_model::address::Frontend;
+use shunt_model::plan::{NodePlan, Plan};
+use shunt_nftables::diff::{Operation, Steps, diff};
+use shunt_nftables::element::Target;
+use shunt_nftables::installed::Installed;
+use shunt_nftables::kernel::{Nftables, Options, inventory};
+use shunt_nftables::lower::{References, Wanted};
+use shunt_nftables::name::SetKind;
+use shunt_nftables::text;
+
+/// A few Services with a few endpoints each, so that the same ones come and go.
+fn plans() -> impl Strategy<Value = Vec<Plan>> {
+    let endpoints = proptest::collection::btree_set(1..9_u16, 0..7);
+    let services = proptest::collection::btree_map(1..7_u16, endpoints, 0..6);
+    let one = (services, any::<bool>()).prop_map(|(services, pods_known)| {
+        let mut node = (*node()).clone();
+        if !pods_known {
+            node = NodePlan {
+                masquerade_all: true,
+                ..NodePlan::default()
+            };
+        }
+        let of = |(n, endpoints): (u16, std::collections::BTreeSet<u16>)| {
+            service(n, &endpoints.into_iter().collect::<Vec<_>>())
+        };
+        Plan {
+            node: Arc::new(node),
+            services: services.into_iter().map(of).collect::<BTreeMap<_, _>>(),
+        }
+    });
+    proptest::collection::vec(one, 1..8)
+}
+
+/// Where each frontend's packets can go, by what is installed; a hole is a lost packet.
+fn holes(installed: &Installed) -> Vec<Frontend> {
+    let broken = installed.frontends.iter().filter(|(_, there)| {
+        let Some((Target::Pool(size), _)) = there.verdict else {
+            return false;
+        };
+        (0..size as usize).any(|slot| there.slots.get(slot).copied().flatten().is_none())
+    });
+    broken.map(|(frontend, _)| *frontend).collect()
+}
+
+/// Applies the steps one transaction after the other. Between any two a packet may have taken
+/// its verdict from before and its slot from after: both must be there.
+fn apply(installed: &mut Installed, steps: &Steps) {
+    for step in steps.in_order() {
+        let before = installed.clone();
+        for operation in step {
+            installed.apply(operation);
+        }
+        assert_eq!(holes(installed), []);
+        for (frontend, old) in &before.frontends {
+            let used = old
+                .verdict
+                .as_ref()
+                .map_or(0, |(target, _)| target.pool_size());
+            let slots = installed
+                .frontends
+                .get(frontend)
+                .map_or(&[][..], |now| &now.slots);
+            let gone = (0..used as usize).any(|slot| slots.get(slot).copied().flatten().is_none());
+            assert!(!gone, "{frontend}: a slot went before its verdict");
+        }
+    }
+}
+
+#[track_caller]
+fn assert_same(installed: &Installed, plan: &Plan) {
+    let wanted = Wanted::full(plan, &References::of(plan), installed);
+    assert_eq!(diff(&wanted, installed), Steps::default());
+}
+
+fn config(cases: u32) -> ProptestConfig {
+    let seeds = FileFailurePersistence::Direct("tests/properties.proptest-regressions");
+    ProptestConfig {
+        cases,
+        failure_persistence: Some(Box::new(seeds)),
+        ..ProptestConfig::default()
+    }
+}
+
+proptest! {
+    #![proptest_config(config(256))]
+
+    #[test]
+    fn incremental_steps_lead_from_any_plan_to_any_other(plans in plans()) {
+        let (mut plan, mut installed) = (Plan::default(), Installed::default());
+        let mut references = References::default();
+        for next in plans {
+            let delta = delta(&plan, &next);
+            let wanted = Wanted::change(&plan, &delta, &mut references);
+            let steps = diff(&wanted, &installed);
+            apply(&mut installed, &steps);
+            plan = next;
+            assert_same(&installed, &plan);
+        }
+    }
+
+    #[test]
+    fn a_crash_between_any_two_operations_is_mended(plans in plans(), cut in any::<prop::sample::Index>()) {
+        let mut installed = Installed::default();
+        for plan in plans {
+            let wanted = Wanted::full(&plan, &References::of(&plan), &installed);
+            let steps = diff(&wanted, &installed);
+            let all: Vec<&Operation> = steps.in_order().flatten().collect();
+            let cut = if all.is_empty() { 0 } else { cut.index(all.len()) };
+            all[..cut].iter().for_each(|operation| installed.apply(operation));
+            let wanted = Wanted::full(&plan, &References::of(&plan), &installed);
+            for step in diff(&wanted, &installed).in_order() {
+                step.iter().for_each(|operation| installed.apply(operation));
+            }
+            assert_same(&installed, &plan);
+        }
+    }
+}
+
+/// Without what is empty, and without counting bounds of intervals, of which a record has the
+/// most that there can be.
+fn normal(mut installed: Installed) -> Installed {
+    installed.members.retain(|_, members| !members.is_empty());
+    installed
+        .count
+        .retain(|set, count| *count > 0 && set.kind != SetKind::LocalSources);
+    installed
+}
+
+proptest! {
+    #![proptest_config(config(24))]
+
+    #[test]
+    fn the_kernel_holds_each_plan(plans in plans(), owner in any::<bool>(), restart in any::<bool>()) {
+        let netns = Netns::new("node").expect("a network namespace: this test needs root");
+        let open = || netns.run(move || Nftables::open(Options { owner })).expect("nftables");
+        let mut nftables = open();
+        let mut plan = Plan::default();
+        for next in plans {
+            let mut change = delta(&plan, &next);
+            if restart {
+                drop(nftables);
+                nftables = open();
+                change = delta(&Plan::default(), &next);
+                change.node = Some(Arc::clone(&next.node));
+            }
+            let report = nftables.sync(change).expect("a sync");
+            prop_assert!(report.rejected.is_empty());
+            plan = next;
+            let read = netns.run(inventory).expect("an inventory").installed;
+            assert_same(&read, &plan);
+            let record = nftables.installed().expect("a record").clone();
+            assert_eq!(text::render_installed(&read), text::render_installed(&record));
+            assert_eq!(normal(read), normal(record), "the record is what the kernel holds");
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! Stock `nft` as the reader of what we wrote.
+
+use std::process::Command;
+
+use shunt_cluster::Netns;
+
+/// What stock nft prints in a namespace.
+pub(crate) fn nft(netns: &Netns, arguments: &[&str]) -> String {
+    let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
+    netns.run(move || {
+        let output = Command::new("nft")
+            .args(&arguments)
+            .output()
+            .expect("nft runs");
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "nft {arguments:?}: {errors}");
+        String::from_utf8(output.stdout).expect("text")
+    })
+}
+
+/// A listing with the elements of each set in a fixed order: the kernel's is that of its hashes.
+pub(crate) fn sorted(listing: &str) -> String {
+    let mut out = String::new();
+    let mut elements: Option<Vec<String>> = None;
+    for line in listing.lines() {
+        let trimmed = line.trim();
+        let start = trimmed.strip_prefix("elements = { ");
+        if start.is_some() {
+            elements = Some(Vec::new());
+        }
+        let Some(list) = &mut elements else {
+            out.push_str(line);
+            out.push('\n');
+            continue;
+        };
+        let (text, ends) = match start.unwrap_or(trimmed).strip_suffix(" }") {
+            Some(text) => (text, true),
+            None => (start.unwrap_or(trimmed), false),
+        };
+        list.extend(
+            text.split(',')
+                .map(|part| part.trim().to_owned())
+                .filter(|part| !part.is_empty()),
+        );
+        if ends {
+            list.sort_unstable();
+            out.push_str(&list.join("\n"));
+            out.push('\n');
+            elements = None;
+        }
+    }
+    out
+}

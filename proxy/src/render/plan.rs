@@ -1,0 +1,36 @@
+//! The plan as text.
+
+use shunt_model::plan::{Action, FrontendPlan, Plan};
+
+use super::yaml::Yaml;
+use crate::status::{action, kind, masquerade};
+
+/// Prints the plan.
+pub(super) fn print(plan: &Plan) -> String {
+    let mut yaml = Yaml::default();
+    yaml.section("node", |yaml| {
+        yaml.words("nodePortAddresses", &plan.node.node_port_addresses);
+        yaml.words("localSources", &plan.node.local_sources);
+        yaml.field("masqueradeAll", plan.node.masquerade_all);
+    });
+    yaml.list("services", &plan.services, |yaml, (key, service)| {
+        yaml.field("service", key);
+        yaml.field("type", service.service_type);
+        yaml.words("clusterIPs", &service.cluster_ips);
+        yaml.words("hairpins", &service.hairpins);
+        yaml.list("frontends", &service.frontends, print_frontend);
+        yaml.words("problems", &service.problems);
+    });
+    yaml.finish()
+}
+
+fn print_frontend(yaml: &mut Yaml, frontend: &FrontendPlan) {
+    yaml.field("frontend", frontend.frontend);
+    yaml.field("kind", kind(frontend.kind));
+    yaml.field("port", &frontend.port_name);
+    yaml.field("masquerade", masquerade(frontend.masquerade));
+    yaml.field("action", action(&frontend.action));
+    if let Action::Forward(pool) = &frontend.action {
+        yaml.words("endpoints", pool.iter());
+    }
+}

@@ -1,0 +1,76 @@
+//! The snapshot as text.
+
+use shunt_model::object::{
+    EndpointSlice, Node, Service, ServicePort, SliceEndpoint, SlicePort, TrafficPolicy,
+};
+use shunt_model::snapshot::Snapshot;
+
+use super::yaml::Yaml;
+
+/// Prints the snapshot.
+pub(super) fn print(snapshot: &Snapshot) -> String {
+    let mut yaml = Yaml::default();
+    yaml.list("nodes", snapshot.nodes(), print_node);
+    yaml.words("localAddresses", snapshot.local_addresses());
+    yaml.list("services", snapshot.services(), print_service);
+    yaml.list("endpointSlices", snapshot.slices(), print_slice);
+    yaml.words("problems", snapshot.problems());
+    yaml.finish()
+}
+
+fn print_node(yaml: &mut Yaml, node: &Node) {
+    yaml.field("node", &node.name);
+    yaml.words("addresses", &node.addresses);
+    yaml.words("podCIDRs", &node.pod_cidrs);
+}
+
+fn print_service(yaml: &mut Yaml, service: &Service) {
+    yaml.field("service", &service.key);
+    yaml.field("type", service.service_type);
+    yaml.words("clusterIPs", &service.cluster_ips);
+    yaml.words("externalIPs", &service.external_ips);
+    yaml.words("loadBalancerIPs", &service.load_balancer_ips);
+    yaml.words("loadBalancerSourceRanges", &service.load_balancer_source_ranges);
+    yaml.field("externalTrafficPolicy", policy(service.external_traffic_policy));
+    yaml.field("internalTrafficPolicy", policy(service.internal_traffic_policy));
+    if let Some(seconds) = service.affinity_seconds {
+        yaml.field("affinitySeconds", seconds);
+    }
+    yaml.list("ports", &service.ports, |yaml, port: &ServicePort| {
+        yaml.field("port", format_args!("{}/{}", port.port, port.protocol));
+        yaml.field("name", &port.name);
+        if let Some(node_port) = port.node_port {
+            yaml.field("nodePort", node_port);
+        }
+    });
+}
+
+fn print_slice(yaml: &mut Yaml, slice: &EndpointSlice) {
+    yaml.field("endpointSlice", &slice.key);
+    yaml.field("service", &slice.service);
+    yaml.list("ports", &slice.ports, |yaml, port: &SlicePort| {
+        yaml.field("port", format_args!("{}/{}", port.port, port.protocol));
+        yaml.field("name", &port.name);
+    });
+    yaml.list("endpoints", &slice.endpoints, print_endpoint);
+}
+
+fn print_endpoint(yaml: &mut Yaml, endpoint: &SliceEndpoint) {
+    yaml.field("address", endpoint.address);
+    if let Some(node) = &endpoint.node {
+        yaml.field("node", node);
+    }
+    let conditions = [
+        ("ready", endpoint.ready),
+        ("serving", endpoint.serving),
+        ("terminating", endpoint.terminating),
+    ];
+    yaml.words("conditions", conditions.iter().filter(|(_, holds)| *holds).map(|(name, _)| name));
+}
+
+const fn policy(policy: TrafficPolicy) -> &'static str {
+    match policy {
+        TrafficPolicy::Cluster => "Cluster",
+        TrafficPolicy::Local => "Local",
+    }
+}

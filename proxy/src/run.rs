@@ -1,0 +1,144 @@
+//! `shunt run`: everything is made here and wired to each other.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, anyhow};
+use jiff::Timestamp;
+use shunt_model::compile::Settings;
+use shunt_nftables::kernel::{Nftables, Options};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tracing::info;
+
+use crate::cli::{RunArgs, TableOwner};
+use crate::event_loop::{EventLoop, Identity, Inputs};
+use crate::failure::Failure;
+use crate::kernel::{Kernel, Policy};
+use crate::logging;
+use crate::metrics::Metrics;
+use crate::progress::Health;
+use crate::server::{Site, Sources, serve};
+use crate::settings::Bind;
+use crate::source::{SourceEvent, api, client, local, manifests};
+
+/// How many source events may wait for the loop. Sources wait when it is full: a first list must
+/// not be held in memory before it is taken in.
+const SOURCE_QUEUE: usize = 256;
+/// How many HTTP questions may wait for the loop.
+const QUESTION_QUEUE: usize = 16;
+
+/// Runs the daemon until a signal ends it. What is installed stays installed.
+///
+/// # Errors
+/// If it is asked for wrongly, the machine lacks something, or a part of it ends.
+pub fn run(args: &RunArgs) -> Result<(), Failure> {
+    let started = Instant::now();
+    logging::start(&args.log)?;
+    let settings = args.plan.settings()?;
+    let owner = args.table_owner == TableOwner::Auto;
+    let nftables = Nftables::open(Options { owner }).map_err(Failure::machine)?;
+    // One thread for the loop, the sources and HTTP. Threads for what can only block (reading
+    // files, resolving names) cost memory for as long as they live: one is enough.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(1)
+        .build()
+        .context("the runtime cannot be started")?;
+    let result = runtime.block_on(async {
+        let mut end = End::new()?;
+        tokio::select! {
+            result = work(args, settings, nftables, started) => result,
+            signal = end.signal() => {
+                info!("{signal}: ending; what is installed stays");
+                Ok(())
+            }
+        }
+    });
+    // Whatever still blocks (a name that is being resolved) has nothing to finish.
+    runtime.shutdown_background();
+    result
+}
+
+/// The signals that end the daemon.
+struct End {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl End {
+    fn new() -> anyhow::Result<Self> {
+        let catch = |kind| signal(kind).context("signals cannot be caught");
+        Ok(Self {
+            terminate: catch(SignalKind::terminate())?,
+            interrupt: catch(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn signal(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+async fn work(
+    args: &RunArgs,
+    settings: Settings,
+    nftables: Nftables,
+    started: Instant,
+) -> Result<(), Failure> {
+    let (changes, sources) = mpsc::channel(SOURCE_QUEUE);
+    let node = settings.node_name.to_string();
+    let source = start_sources(args, &node, changes).await?;
+    info!(version = env!("CARGO_PKG_VERSION"), node, source, "shunt is starting");
+
+    let (reports, kernel_reports) = mpsc::unbounded_channel();
+    let verify_every = (!args.verify_interval.is_zero()).then_some(args.verify_interval);
+    let kernel = Kernel::start(nftables, Policy { verify_every }, reports)
+        .context("the kernel thread cannot be started")?;
+
+    let (metrics, registry) = Metrics::new();
+    let (health, health_seen) = watch::channel(Health::STARTING);
+    let (questions, asked) = mpsc::channel(QUESTION_QUEUE);
+    let registry = Arc::new(registry);
+    let served = Sources { questions, health: health_seen, metrics: metrics.clone(), registry };
+    start_servers(args, &served);
+    drop(served);
+
+    let identity = Identity { started, started_at: Timestamp::now(), node, source };
+    let inputs = Inputs { sources, kernel: kernel_reports, questions: asked };
+    EventLoop::new(identity, settings, metrics, health).run(inputs, &kernel).await?;
+    Ok(())
+}
+
+/// Starts what objects come from; returns its name for people.
+async fn start_sources(
+    args: &RunArgs,
+    node: &str,
+    changes: mpsc::Sender<SourceEvent>,
+) -> Result<String, Failure> {
+    tokio::spawn(local::watch(changes.clone()));
+    if let Some(directory) = &args.manifests {
+        if !directory.is_dir() {
+            return Err(Failure::usage(anyhow!("--manifests {}: no directory", directory.display())));
+        }
+        tokio::spawn(manifests::watch(directory.clone(), changes));
+        return Ok(format!("manifests in {}", directory.display()));
+    }
+    let client = client::client(args.kubeconfig.as_deref()).await.map_err(Failure::usage)?;
+    let node = node.to_owned();
+    tokio::spawn(async move { api::watch(client, &node, changes).await });
+    Ok("API server".into())
+}
+
+fn start_servers(args: &RunArgs, sources: &Sources) {
+    let sites =
+        [(Site::Metrics, args.metrics_bind_address), (Site::Health, args.healthz_bind_address)];
+    for (site, bind) in sites {
+        if let Bind::At(address) = bind {
+            tokio::spawn(serve(site, address, sources.clone()));
+        }
+    }
+}

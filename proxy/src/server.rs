@@ -1,0 +1,224 @@
+//! The HTTP servers: metrics and status on one address, health on another.
+//!
+//! Neither keeps the proxy from its work: an address that cannot be had is tried again.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ALLOW, CONTENT_TYPE};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use jiff::Timestamp;
+use prometheus_client::registry::Registry;
+use serde::Serialize;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tracing::{debug, error, info};
+
+use crate::event_loop::Question;
+use crate::metrics::{self, Metrics, Probe};
+use crate::progress::Health;
+use crate::status::rows;
+
+/// How long until an address that cannot be had is tried again.
+const BIND_AGAIN: Duration = Duration::from_secs(5);
+/// How long a client may take for its request's headers.
+const HEADER_PATIENCE: Duration = Duration::from_secs(10);
+/// How many connections are served at a time; more of them wait.
+const CONNECTIONS: usize = 64;
+/// How many Services are printed before other tasks get their turn.
+const SLICE: usize = 256;
+
+/// What is served on an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Site {
+    /// `/metrics`, `/status`, `/status/services`, `/healthz`, `/proxyMode`.
+    Metrics,
+    /// `/healthz`, `/livez`.
+    Health,
+}
+
+impl Site {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Metrics => "metrics",
+            Self::Health => "health",
+        }
+    }
+}
+
+/// Where answers come from.
+#[derive(Clone, Debug)]
+pub struct Sources {
+    /// The event loop.
+    pub questions: mpsc::Sender<Question>,
+    /// What the event loop publishes about health.
+    pub health: watch::Receiver<Health>,
+    /// What counts the answers.
+    pub metrics: Metrics,
+    /// What prints the metrics.
+    pub registry: Arc<Registry>,
+}
+
+type Answer = Response<Full<Bytes>>;
+
+/// Serves a site for ever.
+pub async fn serve(site: Site, address: SocketAddr, sources: Sources) {
+    let listener = listen(site, address).await;
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            return;
+        };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let sources = sources.clone();
+                tokio::spawn(async move {
+                    talk(site, stream, &sources).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                // Out of file descriptors, most likely: they come back when others hang up.
+                debug!(%error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// Listens on an address, however long it takes to get it. Each new obstacle is told once.
+async fn listen(site: Site, address: SocketAddr) -> TcpListener {
+    let site = site.name();
+    let mut told = None;
+    loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => {
+                info!("{site} are served on http://{address}");
+                return listener;
+            }
+            Err(error) if told == Some(error.kind()) => {}
+            Err(error) => {
+                error!("cannot serve {site} on {address}, trying again: {error}");
+                told = Some(error.kind());
+            }
+        }
+        tokio::time::sleep(BIND_AGAIN).await;
+    }
+}
+
+async fn talk(site: Site, stream: TcpStream, sources: &Sources) {
+    let service = service_fn(|request: Request<Incoming>| async move {
+        let answer = answer(site, request.method(), request.uri().path(), sources).await;
+        Ok::<_, Infallible>(answer)
+    });
+    let served = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_PATIENCE)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    if let Err(error) = served {
+        debug!(%error, "a connection ended early");
+    }
+}
+
+async fn answer(site: Site, method: &Method, path: &str, sources: &Sources) -> Answer {
+    if method != Method::GET && method != Method::HEAD {
+        let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".into());
+        refused.headers_mut().insert(ALLOW, hyper::header::HeaderValue::from_static("GET, HEAD"));
+        return refused;
+    }
+    match (site, path) {
+        (_, "/healthz") => health(Probe::Healthz, sources),
+        (Site::Health, "/livez") => health(Probe::Livez, sources),
+        (Site::Metrics, "/metrics") => {
+            const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            respond(StatusCode::OK, OPEN_METRICS, metrics::print(&sources.registry).into())
+        }
+        (Site::Metrics, "/proxyMode") => text(StatusCode::OK, "nftables".into()),
+        (Site::Metrics, "/status") => match ask(sources, Question::Status).await {
+            Some(status) => json(StatusCode::OK, &status),
+            None => text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n".into()),
+        },
+        (Site::Metrics, "/status/services") => services(sources).await,
+        _ => text(StatusCode::NOT_FOUND, format!("{path}: there is nothing here\n")),
+    }
+}
+
+/// Asks the event loop; `None` while the daemon is stopping.
+async fn ask<T>(sources: &Sources, question: fn(oneshot::Sender<T>) -> Question) -> Option<T> {
+    let (answer, answered) = oneshot::channel();
+    sources.questions.send(question(answer)).await.ok()?;
+    answered.await.ok()
+}
+
+/// All frontends, one JSON object a line. They are printed from the shared plan slice by slice:
+/// ten thousand Services must neither hold up the event loop nor be held twice.
+async fn services(sources: &Sources) -> Answer {
+    let Some(plan) = ask(sources, Question::Plan).await else {
+        return text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n".into());
+    };
+    let mut body = Vec::new();
+    for (number, (key, service)) in plan.services.iter().enumerate() {
+        for row in rows(key, service) {
+            // Writing strings and numbers to memory cannot fail.
+            let _ = serde_json::to_writer(&mut body, &row);
+            body.push(b'\n');
+        }
+        if number % SLICE == SLICE - 1 {
+            tokio::task::yield_now().await;
+        }
+    }
+    respond(StatusCode::OK, "application/x-ndjson", body)
+}
+
+/// kube-proxy's health answer.
+#[derive(Serialize)]
+struct HealthAnswer {
+    #[serde(rename = "lastUpdated")]
+    last_updated: String,
+    #[serde(rename = "currentTime")]
+    current_time: String,
+    healthy: bool,
+}
+
+fn health(probe: Probe, sources: &Sources) -> Answer {
+    let health = *sources.health.borrow();
+    let healthy = health.is_healthy(Instant::now());
+    let now = Timestamp::now();
+    // As kube-proxy: who is healthy is up to date now, also if nothing has changed for long.
+    let updated = if healthy { Some(now) } else { health.updated };
+    sources.metrics.health_answered(probe, healthy);
+    let code = if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let answer = HealthAnswer {
+        last_updated: updated.unwrap_or(Timestamp::UNIX_EPOCH).to_string(),
+        current_time: now.to_string(),
+        healthy,
+    };
+    json(code, &answer)
+}
+
+fn json(code: StatusCode, value: &impl Serialize) -> Answer {
+    // The types on the wire have no map keys that are not strings, so this cannot fail.
+    let body = serde_json::to_vec(value).unwrap_or_default();
+    respond(code, "application/json", body)
+}
+
+fn text(code: StatusCode, text: String) -> Answer {
+    respond(code, "text/plain; charset=utf-8", text.into())
+}
+
+fn respond(code: StatusCode, content: &'static str, body: Vec<u8>) -> Answer {
+    let mut answer = Response::new(Full::new(Bytes::from(body)));
+    *answer.status_mut() = code;
+    answer.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(content));
+    answer
+}
+
+#[cfg(test)]
+mod tests;

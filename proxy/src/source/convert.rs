@@ -1,0 +1,183 @@
+//! From the wire to the model, pure.
+//!
+//! What is wrong with a field is a [`Problem`]; the field is left out and the rest of the object
+//! is served. The rules are kube-proxy's (which object is proxied, what absence means) and, where
+//! the API server would have refused a value, the API server's: a directory of manifests has
+//! nobody else to check it.
+
+mod endpoints;
+mod fields;
+mod names;
+mod service;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::Resource;
+use shunt_model::object::{Node, ObjectKey};
+use shunt_model::problem::{Kind, Problem};
+use shunt_model::snapshot::{Change, Object};
+
+use self::fields::{Report, address, cidr};
+use self::names::Names;
+use crate::source::wire;
+
+/// The label of a Service that another proxy serves, whatever its value.
+const SERVICE_PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
+/// The label of the slices of a headless Service, whatever its value.
+const HEADLESS: &str = "service.kubernetes.io/headless";
+/// The label of a slice that names its Service.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// What became of an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Converted {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its namespace and name.
+    pub key: ObjectKey,
+    /// The object, if it is to be served. If not and there is no problem, it is none of ours.
+    pub object: Option<Object>,
+    /// What was left out.
+    pub problems: Vec<Problem>,
+}
+
+impl Converted {
+    /// What to tell the snapshot.
+    #[must_use]
+    pub fn into_change(self) -> Change {
+        let Self { kind, key, object, problems } = self;
+        match object {
+            Some(object) => Change::Applied { object, problems },
+            None if problems.is_empty() => Change::Deleted { kind, key },
+            None => Change::Rejected { kind, key, problems },
+        }
+    }
+}
+
+/// A type of the wire that can be converted.
+pub trait Wire: Resource<DynamicType = ()> {
+    /// Its kind.
+    const KIND: Kind;
+
+    /// The object as the model has it.
+    fn convert(&self, converter: &mut Converter) -> Converted;
+}
+
+impl Wire for wire::Service {
+    const KIND: Kind = Kind::Service;
+
+    fn convert(&self, converter: &mut Converter) -> Converted {
+        converter.service(self)
+    }
+}
+
+impl Wire for wire::EndpointSlice {
+    const KIND: Kind = Kind::EndpointSlice;
+
+    fn convert(&self, converter: &mut Converter) -> Converted {
+        converter.endpoint_slice(self)
+    }
+}
+
+impl Wire for wire::Node {
+    const KIND: Kind = Kind::Node;
+
+    fn convert(&self, converter: &mut Converter) -> Converted {
+        converter.node(self)
+    }
+}
+
+/// Converts objects. Keeps nothing but the names that objects share.
+#[derive(Debug, Default)]
+pub struct Converter {
+    names: Names,
+}
+
+impl Converter {
+    /// A converter that knows no names yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Namespace and name of an object; objects of a namespace without one are in `default`.
+    pub fn key(&mut self, kind: Kind, metadata: &ObjectMeta) -> ObjectKey {
+        let namespace = match kind {
+            Kind::Node => "",
+            Kind::Service | Kind::EndpointSlice => {
+                metadata.namespace.as_deref().filter(|name| !name.is_empty()).unwrap_or("default")
+            }
+        };
+        let name = metadata.name.as_deref().unwrap_or_default();
+        let name = match kind {
+            // Slices name it, too. A slice's own name is nobody else's.
+            Kind::Service => self.names.shared(name),
+            Kind::EndpointSlice | Kind::Node => name.into(),
+        };
+        ObjectKey { namespace: self.names.shared(namespace), name }
+    }
+
+    /// Converts a Node.
+    pub fn node(&mut self, wire: &wire::Node) -> Converted {
+        let key = self.key(Kind::Node, &wire.metadata);
+        let mut report = Report::new(Kind::Node, key.clone());
+        let mut addresses = Vec::new();
+        for wanted in ["InternalIP", "ExternalIP"] {
+            for (index, entry) in wire.status.addresses.iter().enumerate() {
+                if entry.r#type.as_deref() == Some(wanted) {
+                    let field = || format!("status.addresses[{index}].address");
+                    let text = entry.address.as_deref().unwrap_or_default();
+                    push_new(&mut addresses, node_address(text, field, &mut report));
+                }
+            }
+        }
+        let node = Node {
+            name: self.names.shared(&key.name),
+            addresses,
+            pod_cidrs: pod_cidrs(&wire.spec, &mut report),
+        };
+        report.converted(Some(Object::Node(node)))
+    }
+}
+
+fn node_address(
+    text: &str,
+    field: impl FnOnce() -> String,
+    report: &mut Report,
+) -> Option<IpAddr> {
+    address(text)
+        .map_err(|reason| report.add(field(), format!("{reason}; this address is skipped")))
+        .ok()
+}
+
+fn pod_cidrs(spec: &wire::NodeSpec, report: &mut Report) -> Vec<ipnet::IpNet> {
+    let mut pod_cidrs = Vec::new();
+    let mut read = |field: String, text: &str| match cidr(text) {
+        Ok(cidr) => push_new(&mut pod_cidrs, Some(cidr)),
+        Err(reason) => report.add(field, format!("{reason}; this range is skipped")),
+    };
+    for (index, text) in spec.pod_cidrs.iter().enumerate() {
+        read(format!("spec.podCIDRs[{index}]"), text);
+    }
+    let single = spec.pod_cidr.as_deref().filter(|text| !text.is_empty());
+    if let Some(text) = single.filter(|_| spec.pod_cidrs.is_empty()) {
+        read("spec.podCIDR".to_owned(), text);
+    }
+    pod_cidrs
+}
+
+/// Adds a value unless it is there already.
+fn push_new<T: PartialEq>(list: &mut Vec<T>, value: Option<T>) {
+    if let Some(value) = value.filter(|value| !list.contains(value)) {
+        list.push(value);
+    }
+}
+
+fn label<'a>(metadata: &'a ObjectMeta, name: &str) -> Option<&'a str> {
+    metadata.labels.as_ref().and_then(|labels: &BTreeMap<_, _>| labels.get(name)).map(String::as_str)
+}

@@ -1,0 +1,67 @@
+//! Where objects come from: the API server or a directory of manifests, and this machine's
+//! interfaces for its addresses.
+//!
+//! Each source turns what it reads into [`Change`]s of the model as it arrives, so that no object
+//! is ever held as the API states it, and sends them as [`SourceEvent`]s over one bounded channel.
+
+pub mod api;
+pub mod client;
+pub mod convert;
+pub mod local;
+pub mod manifests;
+pub mod wire;
+
+#[cfg(test)]
+mod testing;
+
+use std::fmt;
+use std::path::PathBuf;
+
+use shunt_model::snapshot::Change;
+
+/// What a source sends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceEvent {
+    /// Something about the objects.
+    Change(Change),
+    /// What is wrong with a file (or with the directory itself), in place of what was said about
+    /// it before. Nothing: it is good again.
+    FileProblems {
+        /// The file's path.
+        file: PathBuf,
+        /// What is wrong with it.
+        problems: Vec<FileProblem>,
+    },
+}
+
+impl From<Change> for SourceEvent {
+    fn from(change: Change) -> Self {
+        Self::Change(change)
+    }
+}
+
+/// Something about a file of manifests that keeps it, or one of its documents, from being used.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FileProblem {
+    /// The file's path.
+    pub file: PathBuf,
+    /// The line, from 1, if one is to blame.
+    pub line: Option<u64>,
+    /// The field, as in the API: `spec.ports[0].port`.
+    pub field: Option<String>,
+    /// What is wrong and what was done.
+    pub reason: String,
+}
+
+impl fmt::Display for FileProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:", self.file.display())?;
+        if let Some(line) = self.line {
+            write!(f, "{line}:")?;
+        }
+        if let Some(field) = &self.field {
+            write!(f, " {field}:")?;
+        }
+        write!(f, " {}", self.reason)
+    }
+}

@@ -1,0 +1,42 @@
+//! Short ways to write objects in tests.
+
+use shunt_model::problem::Kind;
+use shunt_model::snapshot::Change;
+
+use super::SourceEvent;
+
+/// A one-line account of a change: `+ Service default/web`, `- ...`, `! ...` (rejected), `[ Service`
+/// and `] Service` around a list.
+pub(super) fn told(change: &Change) -> String {
+    match change {
+        Change::ListStarted(kind) => format!("[ {kind}"),
+        Change::ListDone(kind) => format!("] {kind}"),
+        Change::Applied { object, problems } => {
+            format!("+ {} {}{}", object.kind(), object.key(), "!".repeat(problems.len()))
+        }
+        Change::Rejected { kind, key, .. } => format!("! {kind} {key}"),
+        Change::Deleted { kind, key } => format!("- {kind} {key}"),
+        Change::LocalAddresses(addresses) => format!("= {addresses:?}"),
+    }
+}
+
+/// The same for what a source sends; problems of files in words.
+pub(super) fn told_event(event: &SourceEvent) -> Vec<String> {
+    match event {
+        SourceEvent::Change(change) => vec![told(change)],
+        SourceEvent::FileProblems { file, problems } if problems.is_empty() => {
+            vec![format!("{} is good", base_name(file))]
+        }
+        SourceEvent::FileProblems { file, problems } => {
+            let directory = file.parent().map(|dir| format!("{}/", dir.display())).unwrap_or_default();
+            problems.iter().map(|problem| problem.to_string().replace(&directory, "")).collect()
+        }
+    }
+}
+
+fn base_name(path: &std::path::Path) -> String {
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// The kinds in the order in which sources list them.
+pub(super) const KINDS: [Kind; 3] = [Kind::Service, Kind::EndpointSlice, Kind::Node];

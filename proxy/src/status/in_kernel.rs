@@ -1,0 +1,67 @@
+//! What the kernel holds, in the words of the status.
+
+use shunt_model::address::{Frontend, FrontendAddress};
+use shunt_nftables::element::Target;
+use shunt_nftables::installed::InstalledFrontend;
+use shunt_nftables::kernel::{Error, TableState, inventory};
+
+use super::FrontendRow;
+
+/// What the kernel holds.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct InKernel {
+    /// The table, in one clause.
+    pub table: String,
+    /// Its frontends, sorted by Service.
+    pub rows: Vec<FrontendRow>,
+}
+
+/// Reads the kernel.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn read() -> Result<InKernel, Error> {
+    let inventory = inventory()?;
+    let held = inventory.installed.frontends.iter();
+    let mut rows: Vec<_> = held.filter_map(|(frontend, held)| row(frontend, held)).collect();
+    rows.sort_unstable_by(|a, b| {
+        (&a.namespace, &a.name, &a.frontend).cmp(&(&b.namespace, &b.name, &b.frontend))
+    });
+    Ok(InKernel { table: inventory.table.as_ref().map_or("none".into(), describe), rows })
+}
+
+fn describe(table: &TableState) -> String {
+    let fit = if table.fit { "inet shunt" } else { "inet shunt of another release" };
+    match (table.owned, table.owner) {
+        (true, 0) => format!("{fit}, closed to other writers, its owner has ended"),
+        (true, port) => format!("{fit}, owned by netlink port {port}, closed to other writers"),
+        (false, _) => format!("{fit}, open to other writers"),
+    }
+}
+
+/// One frontend. Of the Service the kernel only knows the comment: namespace/name:port.
+fn row(frontend: &Frontend, held: &InstalledFrontend) -> Option<FrontendRow> {
+    let (target, comment) = held.verdict.as_ref()?;
+    let (service, port) = comment.split_once(':').unwrap_or((comment, ""));
+    let (namespace, name) = service.split_once('/').unwrap_or(("", service));
+    let (action, size) = match target {
+        Target::Pool(size) => ("forward", *size as usize),
+        Target::Refuse => ("reject", 0),
+        Target::Drop => ("drop", 0),
+    };
+    let mut endpoints: Vec<_> = held.slots.iter().take(size).flatten().copied().collect();
+    endpoints.sort_unstable();
+    Some(FrontendRow {
+        namespace: namespace.into(),
+        name: name.into(),
+        port: port.into(),
+        kind: match frontend.address {
+            FrontendAddress::Ip(_) => String::new(),
+            FrontendAddress::Node(_) => "NodePort".into(),
+        },
+        frontend: frontend.to_string(),
+        action: action.into(),
+        masquerade: String::new(),
+        endpoints: endpoints.iter().map(ToString::to_string).collect(),
+    })
+}

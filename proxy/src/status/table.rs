@@ -1,0 +1,186 @@
+//! The status as aligned columns.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use super::in_kernel::InKernel;
+use super::{FrontendRow, Status};
+
+/// What is printed.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The daemon's state, if it runs.
+    pub status: Option<Status>,
+    /// The daemon's frontends, or the kernel's if there is no daemon.
+    pub rows: Vec<FrontendRow>,
+    /// What the kernel holds, or why it cannot be read.
+    pub kernel: Result<Held, String>,
+}
+
+/// What the kernel holds, by frontend.
+#[derive(Clone, Debug, Default)]
+pub struct Held {
+    /// The table, in one clause.
+    pub table: String,
+    /// How many frontends.
+    pub frontends: usize,
+    /// How many endpoints of all frontends.
+    pub endpoints: usize,
+    by_frontend: BTreeMap<String, FrontendRow>,
+}
+
+impl From<InKernel> for Held {
+    fn from(kernel: InKernel) -> Self {
+        Self {
+            table: kernel.table,
+            frontends: kernel.rows.len(),
+            endpoints: kernel.rows.iter().map(|row| row.endpoints.len()).sum(),
+            by_frontend: kernel.rows.into_iter().map(|row| (row.frontend.clone(), row)).collect(),
+        }
+    }
+}
+
+/// How much is told of each frontend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Width {
+    /// One short line.
+    Narrow,
+    /// Also whose source is hidden, and every endpoint.
+    Wide,
+}
+
+/// Prints the header, the table and the problems.
+#[must_use]
+pub fn print_table(report: &Report, width: Width) -> String {
+    let mut out = String::new();
+    for (name, value) in header(report) {
+        // Writing to a string cannot fail.
+        let _ = writeln!(out, "{:<11}{value}", format!("{name}:"));
+    }
+    if !report.rows.is_empty() {
+        out.push('\n');
+        align(&mut out, &columns(report, width));
+    }
+    let problems = report.status.iter().flat_map(|status| &status.problems);
+    for (number, problem) in problems.enumerate() {
+        out.push_str(if number == 0 { "\nPROBLEMS\n" } else { "" });
+        let _ = writeln!(out, "{problem}");
+    }
+    out
+}
+
+fn header(report: &Report) -> Vec<(&'static str, String)> {
+    let mut lines = Vec::new();
+    if let Some(status) = &report.status {
+        lines.extend(daemon(status));
+    } else {
+        lines.push(("shunt", "not running; this is what the kernel holds".into()));
+    }
+    lines.push(match &report.kernel {
+        Ok(held) => {
+            let (frontends, endpoints) = (held.frontends, held.endpoints);
+            ("kernel", format!("table {}; {frontends} frontends, {endpoints} slots", held.table))
+        }
+        Err(error) => ("kernel", format!("cannot be read: {error}")),
+    });
+    lines
+}
+
+fn daemon(status: &Status) -> Vec<(&'static str, String)> {
+    let health = if status.healthy { "healthy" } else { "not healthy" };
+    let mut lines = vec![
+        ("shunt", format!("{} (process {}), {health}", status.version, status.pid)),
+        ("node", status.node.clone()),
+        ("source", status.source.clone()),
+        ("started", status.started.clone()),
+        ("synced", synced(status)),
+    ];
+    if let Some(last) = &status.last_sync {
+        let (at, reason, operations) = (&last.at, &last.reason, last.operations);
+        lines.push(("last sync", format!("{at}, {reason}, {operations} operations")));
+    }
+    let counters = &status.counters;
+    let (failures, repairs, drifts) = (counters.failures, counters.repairs, counters.drifts);
+    let troubles = format!("{failures} failed syncs, {repairs} repairs, {drifts} drifts");
+    lines.push(("since start", troubles));
+    if let Some(failure) = &status.failure {
+        lines.push(("failing", failure.clone()));
+    }
+    let (services, frontends, endpoints) = (status.services, status.frontends, status.endpoints);
+    let plan = format!("{services} services, {frontends} frontends, {endpoints} endpoints");
+    lines.push(("plan", plan));
+    lines.push(("problems", status.problems.len().to_string()));
+    lines
+}
+
+fn synced(status: &Status) -> String {
+    let waiting = status.waiting_ms.map(|ms| format!(", something has waited for {ms} ms"));
+    let waiting = waiting.unwrap_or_default();
+    match &status.first_sync {
+        Some(first) => format!("yes, {:.0} ms after the start{waiting}", first.synced_ms),
+        None if status.awaiting.is_empty() => format!("not yet{waiting}"),
+        None => format!("not yet, waiting for {}", status.awaiting.join(", ")),
+    }
+}
+
+fn columns(report: &Report, width: Width) -> Vec<Vec<String>> {
+    let mut titles = vec!["NAMESPACE/NAME", "PORT", "TYPE", "FRONTEND", "ENDPOINTS", "STATE"];
+    if width == Width::Wide {
+        titles.extend(["MASQUERADE", "ADDRESSES"]);
+    }
+    let mut lines = vec![titles.into_iter().map(ToOwned::to_owned).collect()];
+    for row in &report.rows {
+        let mut line = vec![
+            format!("{}/{}", row.namespace, row.name),
+            or_dash(&row.port),
+            or_dash(&row.kind),
+            row.frontend.clone(),
+            row.endpoints.len().to_string(),
+            state(report, row).to_owned(),
+        ];
+        if width == Width::Wide {
+            line.push(or_dash(&row.masquerade));
+            line.push(or_dash(&row.endpoints.join(",")));
+        }
+        lines.push(line);
+    }
+    lines
+}
+
+fn or_dash(text: &str) -> String {
+    if text.is_empty() { "-".into() } else { text.into() }
+}
+
+/// What a client meets: what was planned, unless the kernel holds something else.
+fn state(report: &Report, row: &FrontendRow) -> &'static str {
+    if let (Some(_), Ok(held)) = (&report.status, &report.kernel) {
+        match held.by_frontend.get(&row.frontend) {
+            None => return "not installed",
+            Some(other) if (&other.action, &other.endpoints) != (&row.action, &row.endpoints) => {
+                return "differs";
+            }
+            Some(_) => {}
+        }
+    }
+    match row.action.as_str() {
+        "forward" => "serving",
+        "reject" => "no endpoints",
+        _ => "dropping",
+    }
+}
+
+/// Columns as wide as their widest cell; the last is left as it is.
+fn align(out: &mut String, lines: &[Vec<String>]) {
+    let count = lines.first().map_or(0, Vec::len);
+    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max();
+    let widths: Vec<_> = (0..count).map(|column| width(column).unwrap_or_default()).collect();
+    for line in lines {
+        let cells = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        let text = cells.collect::<Vec<_>>().join("  ");
+        out.push_str(text.trim_end());
+        out.push('\n');
+    }
+}
+
+#[cfg(test)]
+mod tests;
