@@ -28,6 +28,7 @@ type apiServerSettings struct {
 	etcdURL      string
 	serviceCIDRs []string
 	credentials  *credentials
+	moreFlags    []string // After ours, so that they win.
 }
 
 // newAPIServerOptions makes kube-apiserver's options from its own command line
@@ -47,7 +48,7 @@ func newAPIServerOptions(settings apiServerSettings) (*options.ServerRunOptions,
 
 func apiServerFlags(settings apiServerSettings, ip net.IP) []string {
 	c := settings.credentials
-	return []string{
+	ours := []string{
 		"--etcd-servers=" + settings.etcdURL,
 		// Without an explicit address kube-apiserver looks for that of the
 		// default route, which a test's network namespace need not have.
@@ -74,6 +75,7 @@ func apiServerFlags(settings apiServerSettings, ip net.IP) []string {
 		// its clients to end them.
 		"--shutdown-watch-termination-grace-period=1s",
 	}
+	return append(ours, settings.moreFlags...)
 }
 
 // runAPIServer blocks until ctx ends or kube-apiserver fails.

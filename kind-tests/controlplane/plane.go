@@ -70,7 +70,12 @@ func startControlPlane(ctx context.Context, fail context.CancelCauseFunc, option
 	if err := plane.writeAdminKubeconfig(credentials); err != nil {
 		return nil, err
 	}
-	settings := apiServerSettings{listener: listener, serviceCIDRs: options.serviceCIDRs, credentials: credentials}
+	settings := apiServerSettings{
+		listener:     listener,
+		serviceCIDRs: options.serviceCIDRs,
+		credentials:  credentials,
+		moreFlags:    options.apiServerFlags,
+	}
 	if err := plane.startComponents(ctx, dir, settings, options.controllers); err != nil {
 		plane.stop()
 		return nil, err

@@ -21,6 +21,7 @@ type serveOptions struct {
 	port           int
 	serviceCIDRs   []string
 	controllers    []string
+	apiServerFlags []string
 	exitOnStdinEOF bool
 	dieWithParent  bool
 }
@@ -58,6 +59,7 @@ continues where it ended, and kubeconfigs made before stay valid.`,
 	flags.IntVar(&options.port, "port", options.port, "port to serve on, 0 for any free one")
 	flags.StringSliceVar(&options.serviceCIDRs, "service-cidrs", options.serviceCIDRs, "one IP range for Services, or two of different families")
 	flags.StringSliceVar(&options.controllers, "controllers", options.controllers, "controllers to run, as for kube-controller-manager")
+	flags.StringArrayVar(&options.apiServerFlags, "apiserver-flag", nil, "one more flag for kube-apiserver, as --NAME=VALUE; repeatable")
 	flags.BoolVar(&options.exitOnStdinEOF, "exit-on-stdin-eof", false, "stop when stdin reaches its end")
 	flags.BoolVar(&options.dieWithParent, "die-with-parent", false, "be killed when the parent process ends")
 	markRequired(command, "dir", "address")

@@ -5,7 +5,7 @@
 //! events collect by themselves.
 
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use shunt_model::compile::Settings;
@@ -26,6 +26,8 @@ use crate::status::{Counters, Status};
 
 /// How many events are taken in at once, at most, before the plan is compiled.
 const BATCH: usize = 1024;
+/// How often, at most, a fight over what is ours is warned of.
+const REPAIRS_TOLD: Duration = Duration::from_secs(60);
 
 /// Everything that can happen to the loop.
 #[derive(Debug)]
@@ -114,6 +116,10 @@ pub struct EventLoop {
     metrics: Metrics,
     health: watch::Sender<Health>,
     events: u64,
+    /// Who made the last foreign change.
+    writer: Option<String>,
+    /// When the last repair was told of: while someone keeps writing, that is not each time.
+    repair_told: Option<Instant>,
 }
 
 impl EventLoop {
@@ -133,6 +139,8 @@ impl EventLoop {
             metrics,
             health,
             events: 0,
+            writer: None,
+            repair_told: None,
         }
     }
 
@@ -182,8 +190,7 @@ impl EventLoop {
             Event::Kernel(KernelEvent::Failed(failed)) => self.failed(failed, now),
             Event::Kernel(KernelEvent::ForeignChange { writer }) => {
                 self.metrics.foreign_change();
-                let writer = writer.as_deref().unwrap_or("unknown");
-                debug!(writer, "another process has written to what is ours");
+                self.writer = writer;
             }
             // Whoever asked may have gone meanwhile.
             Event::Question(Question::Status(answer)) => {
@@ -277,8 +284,10 @@ impl EventLoop {
     /// After a list: objects that it did not name have no problems any more.
     fn forget_unlisted(&mut self, kind: Kind) {
         let held = self.planner.snapshot().problems();
-        let held: BTreeSet<ObjectKey> =
-            held.filter(|problem| problem.kind == kind).map(|problem| problem.object.clone()).collect();
+        let held: BTreeSet<ObjectKey> = held
+            .filter(|problem| problem.kind == kind)
+            .map(|problem| problem.object.clone())
+            .collect();
         for key in self.ledger.objects(kind) {
             if !held.contains(&key) {
                 self.found(Origin::Object(kind, key), BTreeSet::new());
@@ -313,7 +322,27 @@ impl EventLoop {
             format!("Service {key}: the kernel rejects it, so it is not served: {reason}")
         });
         self.found(Origin::Kernel, rejected.collect());
+        self.tell_of_repair(synced, now);
         log_sync(synced);
+    }
+
+    /// Warns when something had to be put right that we have not broken.
+    fn tell_of_repair(&mut self, synced: &Synced, now: Instant) {
+        if synced.report.operations == 0 && synced.report.rebuilt.is_none() {
+            return;
+        }
+        match synced.reason {
+            Reason::Repair => {
+                let told = self.repair_told.map(|told| now.saturating_duration_since(told));
+                if told.is_none_or(|told| told >= REPAIRS_TOLD) {
+                    self.repair_told = Some(now);
+                    let writer = self.writer.as_deref().unwrap_or("unknown");
+                    warn!(writer, "another process has changed what is ours; it is put right");
+                }
+            }
+            Reason::Verify => warn!("the kernel did not hold what it should; it is put right"),
+            Reason::First | Reason::Change | Reason::Retry => {}
+        }
     }
 
     fn failed(&mut self, failed: Failed, now: Instant) {
@@ -337,12 +366,7 @@ fn log_sync(synced: &Synced) {
         debug!(reason = synced.reason.word(), read_back = report.read_back, "nothing to write");
         return;
     }
-    match synced.reason {
-        Reason::Repair => warn!("another process had changed what is ours; put right"),
-        Reason::Verify => warn!("the kernel did not hold what it should; put right"),
-        Reason::First | Reason::Change | Reason::Retry => {}
-    }
-    let milliseconds = |duration: std::time::Duration| duration.as_secs_f64() * 1e3;
+    let milliseconds = |duration: Duration| duration.as_secs_f64() * 1e3;
     info!(
         reason = synced.reason.word(),
         rebuilt = report.rebuilt,

@@ -192,7 +192,8 @@ impl Inbox {
 fn serve<B: Backend>(mut worker: Worker<B>, inbox: &Inbox, reports: &UnboundedSender<KernelEvent>) {
     loop {
         let now = Instant::now();
-        let wait = worker.deadline(now).map_or(LONGEST_POLL, |at| at.saturating_duration_since(now));
+        let wait =
+            worker.deadline(now).map_or(LONGEST_POLL, |at| at.saturating_duration_since(now));
         wait_for(inbox.wake.as_fd(), worker.watched(now), wait.min(LONGEST_POLL));
         if !inbox.drain(|order| worker.take(order)) {
             return;
@@ -222,5 +223,7 @@ fn wait_for(orders: BorrowedFd<'_>, events: Option<BorrowedFd<'_>>, wait: Durati
     }
 }
 
+#[cfg(test)]
+mod fake;
 #[cfg(test)]
 mod tests;

@@ -98,7 +98,10 @@ impl Ledger {
     /// All problems, sorted by where they are from.
     pub fn iter(&self) -> impl Iterator<Item = (&Origin, &str)> {
         let texts = |(origin, found)| std::iter::repeat(origin).zip(found);
-        self.entries.iter().flat_map(texts).map(|(origin, text): (_, &String)| (origin, text.as_str()))
+        self.entries
+            .iter()
+            .flat_map(texts)
+            .map(|(origin, text): (_, &String)| (origin, text.as_str()))
     }
 
     /// How many problems there are of a kind (see [`Origin::kind`]).

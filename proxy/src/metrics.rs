@@ -203,8 +203,12 @@ impl Collector for Process {
         let gauge = ConstGauge::new(resident);
         let unit = Some(&Unit::Bytes);
         let help = "Resident memory size in bytes.";
-        let descriptor =
-            encoder.encode_descriptor("process_resident_memory", help, unit, gauge.metric_type())?;
+        let descriptor = encoder.encode_descriptor(
+            "process_resident_memory",
+            help,
+            unit,
+            gauge.metric_type(),
+        )?;
         gauge.encode(descriptor)
     }
 }

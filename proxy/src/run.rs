@@ -122,7 +122,10 @@ async fn start_sources(
     tokio::spawn(local::watch(changes.clone()));
     if let Some(directory) = &args.manifests {
         if !directory.is_dir() {
-            return Err(Failure::usage(anyhow!("--manifests {}: no directory", directory.display())));
+            return Err(Failure::usage(anyhow!(
+                "--manifests {}: no directory",
+                directory.display()
+            )));
         }
         tokio::spawn(manifests::watch(directory.clone(), changes));
         return Ok(format!("manifests in {}", directory.display()));

@@ -23,11 +23,7 @@ impl<'a> Attribute<'a> {
     /// The payload as a string, without the terminating zero.
     #[must_use]
     pub fn text(&self) -> Option<&'a str> {
-        let end = self
-            .payload
-            .iter()
-            .position(|byte| *byte == 0)
-            .unwrap_or(self.payload.len());
+        let end = self.payload.iter().position(|byte| *byte == 0).unwrap_or(self.payload.len());
         std::str::from_utf8(&self.payload[..end]).ok()
     }
 
@@ -66,16 +62,7 @@ mod tests {
         let read: Vec<_> = attributes(&bytes).collect();
         assert_eq!(
             read,
-            [
-                Attribute {
-                    kind: 1,
-                    payload: &[7]
-                },
-                Attribute {
-                    kind: 2,
-                    payload: &[1, 2, 3, 4]
-                }
-            ]
+            [Attribute { kind: 1, payload: &[7] }, Attribute { kind: 2, payload: &[1, 2, 3, 4] }]
         );
     }
 

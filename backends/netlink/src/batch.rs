@@ -59,12 +59,7 @@ impl Batch {
         }
         let first = socket.next_sequence();
         let bytes = begin.finish(first, 0).to_vec();
-        Self {
-            bytes,
-            first,
-            count: 0,
-            last: None,
-        }
+        Self { bytes, first, count: 0, last: None }
     }
 
     /// Adds a message and returns its number, counted from 0.
@@ -76,8 +71,7 @@ impl Batch {
 
     fn write_last(&mut self, socket: &mut Socket, flags: u16) {
         if let Some(mut message) = self.last.take() {
-            self.bytes
-                .extend_from_slice(message.finish(socket.next_sequence(), flags));
+            self.bytes.extend_from_slice(message.finish(socket.next_sequence(), flags));
             self.count += 1;
         }
     }
@@ -104,8 +98,7 @@ impl Batch {
         let mut end = Message::new(END, 0);
         end.raw(&nfnetlink(0, subsystem));
         let last = self.first.wrapping_add(self.count);
-        self.bytes
-            .extend_from_slice(end.finish(socket.next_sequence(), 0));
+        self.bytes.extend_from_slice(end.finish(socket.next_sequence(), 0));
         // Answers to an earlier batch that was given up.
         let _ = socket.drain(|_, _, _| {})?;
         socket.send_bytes(&self.bytes)?;

@@ -40,10 +40,7 @@ pub enum Error {
 
 impl Error {
     pub(crate) fn socket(what: &'static str, source: impl Into<std::io::Error>) -> Self {
-        Self::Socket {
-            what,
-            source: source.into(),
-        }
+        Self::Socket { what, source: source.into() }
     }
 
     /// The kernel's error number, if it refused.
@@ -58,9 +55,5 @@ impl Error {
 }
 
 fn suffix(detail: &str) -> String {
-    if detail.is_empty() {
-        String::new()
-    } else {
-        format!(" ({detail})")
-    }
+    if detail.is_empty() { String::new() } else { format!(" ({detail})") }
 }

@@ -65,13 +65,9 @@ impl Socket {
         let protocol = isize::try_from(protocol).unwrap_or_default();
         let mut socket =
             netlink_sys::Socket::new(protocol).map_err(|error| Error::socket("open", error))?;
-        socket
-            .bind_auto()
-            .map_err(|error| Error::socket("bind", error))?;
+        socket.bind_auto().map_err(|error| Error::socket("bind", error))?;
         let mut address = SocketAddr::new(0, 0);
-        socket
-            .get_address(&mut address)
-            .map_err(|error| Error::socket("name", error))?;
+        socket.get_address(&mut address).map_err(|error| Error::socket("name", error))?;
         // Absent on very old kernels; errors are merely less telling then.
         let _ = socket.set_ext_ack(true);
         let _ = socket.set_cap_ack(true);
@@ -110,10 +106,7 @@ impl Socket {
     }
 
     pub(crate) fn send_bytes(&self, bytes: &[u8]) -> Result<()> {
-        self.socket
-            .send(bytes, 0)
-            .map_err(|error| Error::socket("send on", error))
-            .map(|_| ())
+        self.socket.send(bytes, 0).map_err(|error| Error::socket("send on", error)).map(|_| ())
     }
 
     /// Reads once and hands each message over. `false`: nothing was there (not waited for).
@@ -122,11 +115,7 @@ impl Socket {
         wait: bool,
         mut each: impl FnMut(&Received<'_>),
     ) -> std::result::Result<bool, Errno> {
-        let flags = if wait {
-            MsgFlags::empty()
-        } else {
-            MsgFlags::MSG_DONTWAIT
-        };
+        let flags = if wait { MsgFlags::empty() } else { MsgFlags::MSG_DONTWAIT };
         let length = match recv(self.socket.as_raw_fd(), &mut self.buffer, flags) {
             Ok(length) => length,
             Err(Errno::EAGAIN) if !wait => return Ok(false),
@@ -188,9 +177,7 @@ impl Socket {
                 return Ok(collected);
             }
         }
-        Err(Error::Interrupted {
-            attempts: DUMP_ATTEMPTS,
-        })
+        Err(Error::Interrupted { attempts: DUMP_ATTEMPTS })
     }
 
     /// `false`: interrupted by a change.
@@ -228,10 +215,7 @@ impl Socket {
             read.map_err(|errno| Error::socket("read from", errno))?;
         }
         match refused {
-            Some(Verdict {
-                errno: Some(Errno::EINTR),
-                ..
-            }) => Ok(false),
+            Some(Verdict { errno: Some(Errno::EINTR), .. }) => Ok(false),
             Some(verdict) => verdict.into_result(what).map(|()| !interrupted),
             None => Ok(!interrupted),
         }
@@ -268,11 +252,7 @@ impl Verdict {
     pub(crate) fn into_result(self, what: &'static str) -> Result<()> {
         match self.errno {
             None => Ok(()),
-            Some(errno) => Err(Error::Refused {
-                what,
-                errno,
-                detail: self.detail,
-            }),
+            Some(errno) => Err(Error::Refused { what, errno, detail: self.detail }),
         }
     }
 }
@@ -299,13 +279,7 @@ fn messages(mut rest: &[u8]) -> impl Iterator<Item = Received<'_>> {
         let length = usize::try_from(word(0)).ok()?;
         let payload = rest.get(HEADER..length)?;
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or(&[]);
-        Some(Received {
-            kind: half(4),
-            flags: half(6),
-            sequence: word(8),
-            port: word(12),
-            payload,
-        })
+        Some(Received { kind: half(4), flags: half(6), sequence: word(8), port: word(12), payload })
     })
 }
 
@@ -319,20 +293,13 @@ pub(crate) fn verdict(received: &Received<'_>) -> Verdict {
     if received.flags & ACK_HAS_TLVS == 0 {
         return verdict;
     }
-    let request = received.payload.get(4..8).map_or(0, |length| {
-        u32::from_ne_bytes([length[0], length[1], length[2], length[3]])
-    });
-    let body = if received.flags & ACK_CAPPED != 0 {
-        HEADER
-    } else {
-        request as usize
-    };
-    for attribute in attributes(
-        received
-            .payload
-            .get(4 + body.next_multiple_of(4)..)
-            .unwrap_or(&[]),
-    ) {
+    let request = received
+        .payload
+        .get(4..8)
+        .map_or(0, |length| u32::from_ne_bytes([length[0], length[1], length[2], length[3]]));
+    let body = if received.flags & ACK_CAPPED != 0 { HEADER } else { request as usize };
+    for attribute in attributes(received.payload.get(4 + body.next_multiple_of(4)..).unwrap_or(&[]))
+    {
         match attribute.kind {
             EXT_ACK_MESSAGE => verdict.detail = attribute.text().unwrap_or_default().to_owned(),
             EXT_ACK_OFFSET => {

@@ -56,9 +56,7 @@ impl Steps {
 
     /// The steps in order.
     pub fn in_order(&self) -> impl Iterator<Item = &[Operation]> {
-        [&self.prepare, &self.switch, &self.retire]
-            .into_iter()
-            .map(Vec::as_slice)
+        [&self.prepare, &self.switch, &self.retire].into_iter().map(Vec::as_slice)
     }
 
     /// How many elements the steps add to each set.
@@ -106,9 +104,7 @@ pub fn diff(wanted: &Wanted, installed: &Installed) -> Steps {
         let there = installed.frontends.get(frontend).unwrap_or(&nothing);
         diff_frontend(&mut steps, &mut pools, frontend, target.as_ref(), there);
     }
-    let missing = pools
-        .difference(&installed.pools)
-        .map(|pool| Operation::AddPool(*pool));
+    let missing = pools.difference(&installed.pools).map(|pool| Operation::AddPool(*pool));
     steps.prepare.splice(..0, missing);
     diff_members(&mut steps, wanted, installed);
     if let Some(networks) = &wanted.local_sources {
@@ -132,22 +128,16 @@ fn diff_frontend(
     }
     let set = verdict_map(frontend);
     if there.verdict.is_some() {
-        steps
-            .switch
-            .push(Operation::Delete(set, Key::Frontend(*frontend)));
+        steps.switch.push(Operation::Delete(set, Key::Frontend(*frontend)));
     }
     let Some((target, comment)) = verdict else {
         return;
     };
-    if let Target::Pool(size) = target {
-        pools.insert(PoolChain::of(frontend, size));
+    if let Target::Pool(slots) = target {
+        pools.insert(PoolChain::of(frontend, slots));
     }
     let value = Value::Target(target, comment);
-    steps.switch.push(Operation::Add(Element {
-        set,
-        key: Key::Frontend(*frontend),
-        value,
-    }));
+    steps.switch.push(Operation::Add(Element { set, key: Key::Frontend(*frontend), value }));
 }
 
 fn diff_slots(
@@ -156,36 +146,29 @@ fn diff_slots(
     pool: &[Endpoint],
     there: &InstalledFrontend,
 ) {
+    let drawn = there.verdict.as_ref().map_or(0, |(target, _)| target.slots());
     let set = endpoint_map(frontend);
-    let in_use = there
-        .verdict
-        .as_ref()
-        .map_or(0, |(target, _)| target.pool_size());
     let slots = assign_slots(&there.slots, pool);
+    // The chain stays: it bears empty slots, and all can change at once.
+    let stays = !pool.is_empty() && Target::for_pool(pool.len()).slots() == drawn;
     let key = |slot| Key::Slot(*frontend, slot);
     for (slot, endpoint) in (0u32..).zip(&slots) {
         let old = there.slots.get(slot as usize).copied().flatten();
         if old == Some(*endpoint) {
             continue;
         }
-        let step = if slot < in_use && old.is_some() {
-            &mut steps.switch
-        } else {
-            &mut steps.prepare
-        };
+        let in_use = slot < drawn && old.is_some();
+        let step = if stays || in_use { &mut steps.switch } else { &mut steps.prepare };
         if old.is_some() {
             step.push(Operation::Delete(set, key(slot)));
         }
         let value = Value::Endpoint(*endpoint);
-        step.push(Operation::Add(Element {
-            set,
-            key: key(slot),
-            value,
-        }));
+        step.push(Operation::Add(Element { set, key: key(slot), value }));
     }
+    let step = if stays { &mut steps.switch } else { &mut steps.retire };
     for (slot, old) in (0u32..).zip(&there.slots).skip(slots.len()) {
         if old.is_some() {
-            steps.retire.push(Operation::Delete(set, key(slot)));
+            step.push(Operation::Delete(set, key(slot)));
         }
     }
 }
@@ -207,30 +190,14 @@ pub fn assign_slots(there: &[Option<Endpoint>], pool: &[Endpoint]) -> Vec<Endpoi
             *slot = Some(*endpoint);
         }
     }
-    let mut waiting = pool
-        .iter()
-        .zip(&placed)
-        .filter(|(_, placed)| !**placed)
-        .map(|(e, _)| *e);
-    slots
-        .into_iter()
-        .filter_map(|slot| slot.or_else(|| waiting.next()))
-        .collect()
+    let mut waiting = pool.iter().zip(&placed).filter(|(_, placed)| !**placed).map(|(e, _)| *e);
+    slots.into_iter().filter_map(|slot| slot.or_else(|| waiting.next())).collect()
 }
 
 fn diff_members(steps: &mut Steps, wanted: &Wanted, installed: &Installed) {
     for ((set, key), wanted) in &wanted.members {
-        let there = installed
-            .members
-            .get(set)
-            .is_some_and(|members| members.contains(key));
-        let add = || {
-            Operation::Add(Element {
-                set: *set,
-                key: *key,
-                value: Value::Member,
-            })
-        };
+        let there = installed.members.get(set).is_some_and(|members| members.contains(key));
+        let add = || Operation::Add(Element { set: *set, key: *key, value: Value::Member });
         match (wanted, there) {
             // A ClusterIP refuses what is no frontend: it comes with its frontends, in one step.
             (true, false) if set.kind == SetKind::ClusterIps => steps.switch.push(add()),
@@ -244,16 +211,10 @@ fn diff_members(steps: &mut Steps, wanted: &Wanted, installed: &Installed) {
 fn diff_local_sources(steps: &mut Steps, wanted: &[IpNet], installed: &[IpNet]) {
     for family in Family::ALL {
         let of = |networks: &[IpNet]| -> Vec<IpNet> {
-            networks
-                .iter()
-                .filter(|network| family_of(network) == family)
-                .copied()
-                .collect()
+            networks.iter().filter(|network| family_of(network) == family).copied().collect()
         };
         if of(wanted) != of(installed) {
-            steps
-                .prepare
-                .push(Operation::ReplaceLocalSources(family, of(wanted)));
+            steps.prepare.push(Operation::ReplaceLocalSources(family, of(wanted)));
         }
     }
 }
@@ -263,12 +224,7 @@ mod tests {
     use super::*;
 
     fn endpoints(last: &[u8]) -> Vec<Endpoint> {
-        last.iter()
-            .map(|n| Endpoint {
-                address: [10, 0, 0, *n].into(),
-                port: 80,
-            })
-            .collect()
+        last.iter().map(|n| Endpoint { address: [10, 0, 0, *n].into(), port: 80 }).collect()
     }
 
     fn slots(last: &[u8]) -> Vec<Option<Endpoint>> {
@@ -277,22 +233,10 @@ mod tests {
 
     #[test]
     fn who_has_a_slot_keeps_it_and_the_last_fills_the_hole() {
-        assert_eq!(
-            assign_slots(&slots(&[3, 1, 2]), &endpoints(&[1, 2])),
-            endpoints(&[2, 1])
-        );
-        assert_eq!(
-            assign_slots(&slots(&[3, 1]), &endpoints(&[1, 2, 3])),
-            endpoints(&[3, 1, 2])
-        );
-        assert_eq!(
-            assign_slots(&slots(&[1, 1]), &endpoints(&[1, 2])),
-            endpoints(&[1, 2])
-        );
-        assert_eq!(
-            assign_slots(&[None, None], &endpoints(&[7])),
-            endpoints(&[7])
-        );
+        assert_eq!(assign_slots(&slots(&[3, 1, 2]), &endpoints(&[1, 2])), endpoints(&[2, 1]));
+        assert_eq!(assign_slots(&slots(&[3, 1]), &endpoints(&[1, 2, 3])), endpoints(&[3, 1, 2]));
+        assert_eq!(assign_slots(&slots(&[1, 1]), &endpoints(&[1, 2])), endpoints(&[1, 2]));
+        assert_eq!(assign_slots(&[None, None], &endpoints(&[7])), endpoints(&[7]));
         assert_eq!(assign_slots(&slots(&[1]), &[]), []);
     }
 }

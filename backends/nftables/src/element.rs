@@ -22,7 +22,7 @@ pub enum Key {
 /// What happens to a new connection to a frontend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Target {
-    /// One of so many endpoints gets it.
+    /// An endpoint in one of so many slots gets it: the next power of two.
     Pool(u32),
     /// It is refused.
     Refuse,
@@ -82,7 +82,7 @@ impl Target {
     #[must_use]
     pub fn chain(self, frontend: &Frontend) -> Option<String> {
         match self {
-            Self::Pool(size) => Some(PoolChain::of(frontend, size).to_string()),
+            Self::Pool(slots) => Some(PoolChain::of(frontend, slots).to_string()),
             Self::Refuse => Some(REFUSE.to_owned()),
             Self::Drop => None,
         }
@@ -94,14 +94,21 @@ impl Target {
         if name == REFUSE {
             return Some(Self::Refuse);
         }
-        PoolChain::parse(name).map(|pool| Self::Pool(pool.size))
+        PoolChain::parse(name).map(|pool| Self::Pool(pool.slots))
     }
 
-    /// How many slots of the endpoint map are in use by it.
+    /// The target for a pool of so many endpoints.
     #[must_use]
-    pub const fn pool_size(self) -> u32 {
+    pub fn for_pool(endpoints: usize) -> Self {
+        let endpoints = u32::try_from(endpoints).unwrap_or(u32::MAX);
+        Self::Pool(endpoints.checked_next_power_of_two().unwrap_or(1 << 31))
+    }
+
+    /// How many slots of the endpoint map it draws from.
+    #[must_use]
+    pub const fn slots(self) -> u32 {
         match self {
-            Self::Pool(size) => size,
+            Self::Pool(slots) => slots,
             Self::Refuse | Self::Drop => 0,
         }
     }
@@ -163,10 +170,7 @@ pub fn decode_key(set: SetId, bytes: &[u8]) -> Option<Key> {
 #[must_use]
 pub fn decode_endpoint(family: Family, bytes: &[u8]) -> Option<Endpoint> {
     let mut reader = Reader { bytes };
-    Some(Endpoint {
-        address: reader.address(family)?,
-        port: reader.port()?,
-    })
+    Some(Endpoint { address: reader.address(family)?, port: reader.port()? })
 }
 
 fn put_address(out: &mut Vec<u8>, address: IpAddr) {
@@ -228,11 +232,7 @@ impl Reader<'_> {
     fn at(&mut self, address: FrontendAddress) -> Option<Frontend> {
         let [protocol, ..] = self.take::<4>()?;
         let protocol = Protocol::from_number(protocol)?;
-        Some(Frontend {
-            address,
-            protocol,
-            port: self.port()?,
-        })
+        Some(Frontend { address, protocol, port: self.port()? })
     }
 }
 
@@ -290,29 +290,16 @@ mod tests {
             let ip: IpAddr = ip.parse().expect("an address");
             let family = Family::of(ip);
             let set = |kind| SetId::new(kind, family);
-            let frontend = Frontend {
-                address: FrontendAddress::Ip(ip),
-                protocol: Protocol::Udp,
-                port: 53,
-            };
-            let node = Frontend {
-                address: FrontendAddress::Node(family),
-                ..frontend
-            };
+            let frontend =
+                Frontend { address: FrontendAddress::Ip(ip), protocol: Protocol::Udp, port: 53 };
+            let node = Frontend { address: FrontendAddress::Node(family), ..frontend };
             check(set(SetKind::ClusterIps), Key::Address(ip), width);
             check(set(SetKind::Hairpins), Key::Address(ip), 2 * width);
             check(set(SetKind::Frontends), Key::Frontend(frontend), width + 8);
             check(set(SetKind::NodePorts), Key::Frontend(node), 8);
-            check(
-                set(SetKind::Endpoints),
-                Key::Slot(frontend, 70_000),
-                width + 12,
-            );
+            check(set(SetKind::Endpoints), Key::Slot(frontend, 70_000), width + 12);
             check(set(SetKind::NodePortEndpoints), Key::Slot(node, 3), 12);
-            let endpoint = Endpoint {
-                address: ip,
-                port: 8080,
-            };
+            let endpoint = Endpoint { address: ip, port: 8080 };
             let bytes = encode_endpoint(&endpoint);
             assert_eq!(decode_endpoint(family, &bytes), Some(endpoint));
         }

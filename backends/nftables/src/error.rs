@@ -56,9 +56,5 @@ impl From<shunt_netlink::Error> for Error {
 }
 
 fn suffix(detail: &str) -> String {
-    if detail.is_empty() {
-        String::new()
-    } else {
-        format!(" ({detail})")
-    }
+    if detail.is_empty() { String::new() } else { format!(" ({detail})") }
 }

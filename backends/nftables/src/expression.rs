@@ -73,25 +73,13 @@ pub(crate) enum Expression {
     /// `numgen random mod N`
     Random(Register, u32),
     /// Continue only if the key is in the set (or is not, if inverted).
-    In {
-        set: SetId,
-        key: Register,
-        inverted: bool,
-    },
+    In { set: SetId, key: Register, inverted: bool },
     /// Replace the key by its value in the map; do not continue without one.
-    Map {
-        set: SetId,
-        key: Register,
-        value: Register,
-    },
+    Map { set: SetId, key: Register, value: Register },
     /// End with the verdict that the map has for the key, if any.
     VerdictMap { set: SetId, key: Register },
     /// `dnat to`, address and port.
-    TranslateDestination {
-        family: Family,
-        address: Register,
-        port: Register,
-    },
+    TranslateDestination { family: Family, address: Register, port: Register },
     /// `masquerade fully-random`: ports are drawn, so that racing connections do not collide.
     Masquerade,
     /// `reject with`
@@ -138,11 +126,7 @@ impl Expression {
             }
             Self::LoadPort(register) => payload(message, TRANSPORT, (2, 2), *register),
             Self::LoadOriginalDestination(family, register) => {
-                let key = if *family == Family::V4 {
-                    CT_DST_IP
-                } else {
-                    CT_DST_IP6
-                };
+                let key = if *family == Family::V4 { CT_DST_IP } else { CT_DST_IP6 };
                 conntrack(message, key, *register);
             }
             Self::LoadOriginalPort(register) => conntrack(message, CT_PROTO_DST, *register),
@@ -181,11 +165,7 @@ impl Expression {
 
     fn statement(&self, message: &mut Message) {
         match self {
-            Self::TranslateDestination {
-                family,
-                address,
-                port,
-            } => {
+            Self::TranslateDestination { family, address, port } => {
                 element(message, "nat", |message| {
                     message.u32(1, NAT_DNAT);
                     message.u32(2, u32::from(nfproto(*family)));

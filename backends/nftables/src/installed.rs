@@ -69,8 +69,7 @@ impl Installed {
             Operation::Add(element) => self.add(element),
             Operation::Delete(set, key) => self.delete(*set, key),
             Operation::ReplaceLocalSources(family, networks) => {
-                self.local_sources
-                    .retain(|network| family_of(network) != *family);
+                self.local_sources.retain(|network| family_of(network) != *family);
                 self.local_sources.extend(networks);
                 self.local_sources.sort_unstable();
                 let set = SetId::new(SetKind::LocalSources, *family);
@@ -84,10 +83,7 @@ impl Installed {
         *self.count.entry(element.set).or_default() += 1;
         match (&element.key, &element.value) {
             (Key::Slot(frontend, slot), Value::Endpoint(endpoint)) => {
-                self.frontends
-                    .entry(*frontend)
-                    .or_default()
-                    .set_slot(*slot, Some(*endpoint));
+                self.frontends.entry(*frontend).or_default().set_slot(*slot, Some(*endpoint));
             }
             (Key::Frontend(frontend), Value::Target(target, comment)) => {
                 self.frontends.entry(*frontend).or_default().verdict =
@@ -131,7 +127,7 @@ impl Installed {
             .as_ref()?
             .0
         {
-            Target::Pool(size) => Some(PoolChain::of(frontend, size)),
+            Target::Pool(slots) => Some(PoolChain::of(frontend, slots)),
             Target::Refuse | Target::Drop => None,
         };
         self.frontends.iter().filter_map(pool).collect()
@@ -145,23 +141,17 @@ impl Installed {
                 key: Key::Frontend(*frontend),
                 value: Value::Target(*target, Arc::clone(comment)),
             });
-            let slots = (0u32..)
-                .zip(&installed.slots)
-                .filter_map(|(slot, endpoint)| {
-                    Some(Element {
-                        set: endpoint_map(frontend),
-                        key: Key::Slot(*frontend, slot),
-                        value: Value::Endpoint((*endpoint)?),
-                    })
-                });
+            let slots = (0u32..).zip(&installed.slots).filter_map(|(slot, endpoint)| {
+                Some(Element {
+                    set: endpoint_map(frontend),
+                    key: Key::Slot(*frontend, slot),
+                    value: Value::Endpoint((*endpoint)?),
+                })
+            });
             verdict.chain(slots)
         });
         let members = self.members.iter().flat_map(|(set, keys)| {
-            keys.iter().map(|key| Element {
-                set: *set,
-                key: *key,
-                value: Value::Member,
-            })
+            keys.iter().map(|key| Element { set: *set, key: *key, value: Value::Member })
         });
         of_frontends.chain(members)
     }
@@ -169,10 +159,7 @@ impl Installed {
     /// How many elements a set has.
     #[must_use]
     pub fn count(&self, kind: SetKind, family: Family) -> u32 {
-        self.count
-            .get(&SetId::new(kind, family))
-            .copied()
-            .unwrap_or_default()
+        self.count.get(&SetId::new(kind, family)).copied().unwrap_or_default()
     }
 }
 

@@ -1,6 +1,6 @@
 //! The executor: one socket, the record of what is installed, and transactions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use crate::installed::Installed;
 use crate::layout;
 use crate::lower::{References, Wanted};
 use crate::message::{self, OWNED, SUBSYSTEM, capacities, kind};
-use crate::name::SetId;
+use crate::name::{PoolChain, SetId};
 use crate::readback::{self, ReadBack};
 use crate::transaction::Transaction;
 
@@ -63,7 +63,7 @@ pub struct Report {
     pub read_back: bool,
     /// The table was made, or replaced, and why.
     pub rebuilt: Option<&'static str>,
-    /// Operations committed.
+    /// Operations committed; chains that are tidied away are none.
     pub operations: usize,
     /// Transactions committed.
     pub transactions: usize,
@@ -106,22 +106,16 @@ pub struct TableState {
 pub fn inventory() -> Result<Inventory, Error> {
     let mut socket = Socket::open(NETLINK_NETFILTER)?;
     let state = |fit, table: message::TableInfo| {
-        Some(TableState {
-            fit,
-            owned: table.flags & OWNED == OWNED,
-            owner: table.owner,
-        })
+        Some(TableState { fit, owned: table.flags & OWNED == OWNED, owner: table.owner })
     };
     Ok(match readback::read(&mut socket)? {
         ReadBack::Nothing => Inventory::default(),
-        ReadBack::Unfit(_, table) => Inventory {
-            table: state(false, table),
-            ..Inventory::default()
-        },
-        ReadBack::Ours(installed, _, table) => Inventory {
-            table: state(true, table),
-            installed: *installed,
-        },
+        ReadBack::Unfit(_, table) => {
+            Inventory { table: state(false, table), ..Inventory::default() }
+        }
+        ReadBack::Ours(installed, _, table) => {
+            Inventory { table: state(true, table), installed: *installed }
+        }
     })
 }
 
@@ -277,11 +271,8 @@ impl Nftables {
             let started = Instant::now();
             let wanted = Wanted::full(&self.plan, &self.references, &installed);
             let mut steps = diff(&wanted, &installed);
-            let unused = installed
-                .pools
-                .difference(&installed.pools_in_use())
-                .copied()
-                .collect::<Vec<_>>();
+            let unused =
+                installed.pools.difference(&installed.pools_in_use()).copied().collect::<Vec<_>>();
             let needed = pools_needed(&wanted);
             let unused = unused.into_iter().filter(|pool| !needed.contains(pool));
             steps.retire.extend(unused.map(Operation::DeletePool));
@@ -409,11 +400,10 @@ impl Nftables {
                     return blamed
                         .map_or_else(|| Err(rejected(&rejections)), |blamed| Ok(Some(blamed)));
                 }
-                report.operations += operations.len();
+                let tidied = |operation: &&Operation| matches!(operation, Operation::DeletePool(_));
+                report.operations += operations.len() - operations.iter().filter(tidied).count();
                 if let Some(installed) = &mut self.installed {
-                    operations
-                        .iter()
-                        .for_each(|operation| installed.apply(operation));
+                    operations.iter().for_each(|operation| installed.apply(operation));
                 }
             }
         }
@@ -425,8 +415,7 @@ impl Nftables {
         transaction: &Transaction,
         report: &mut Report,
     ) -> Result<(), Error> {
-        self.commit(transaction, report)?
-            .map_err(|rejections| rejected(&rejections))
+        self.commit(transaction, report)?.map_err(|rejections| rejected(&rejections))
     }
 
     /// Sends one transaction. A table without owner is guarded by the generation that our record
@@ -482,10 +471,7 @@ impl Nftables {
         };
         let owner = frontend.and_then(|frontend| {
             let serves = |service: &ServicePlan| {
-                service
-                    .frontends
-                    .iter()
-                    .any(|plan| plan.frontend == frontend)
+                service.frontends.iter().any(|plan| plan.frontend == frontend)
             };
             self.plan
                 .services
@@ -494,10 +480,7 @@ impl Nftables {
                 .map(|(key, _)| key.clone())
         });
         let Some(key) = owner else {
-            return Err(Error::Rejected {
-                errno: Errno::EINVAL,
-                detail: reason,
-            });
+            return Err(Error::Rejected { errno: Errno::EINVAL, detail: reason });
         };
         if let Some(service) = self.plan.services.remove(&key) {
             self.quarantine.insert(key, (service, reason));
@@ -507,13 +490,9 @@ impl Nftables {
 
     fn read_generation(&mut self) -> Result<u32, Error> {
         let mut generation = 0;
-        self.socket.request(
-            "tell its generation",
-            message::get_generation(),
-            |payload| {
-                generation = message::read_generation(payload).0;
-            },
-        )?;
+        self.socket.request("tell its generation", message::get_generation(), |payload| {
+            generation = message::read_generation(payload).0;
+        })?;
         Ok(generation)
     }
 }
@@ -532,9 +511,7 @@ fn table_transaction(
     for set in SetId::all() {
         let id = transaction.set_id();
         let capacity = installed.capacity.get(&set).copied().unwrap_or_default();
-        transaction
-            .messages
-            .push(message::new_set(set, capacity, id));
+        transaction.messages.push(message::new_set(set, capacity, id));
     }
     let chains = layout::chains();
     for chain in &chains {
@@ -548,10 +525,10 @@ fn table_transaction(
 }
 
 /// The pool chains that the wanted verdicts need.
-fn pools_needed(wanted: &Wanted) -> std::collections::BTreeSet<crate::name::PoolChain> {
+fn pools_needed(wanted: &Wanted) -> BTreeSet<PoolChain> {
     let needed = wanted.frontends.iter().filter_map(|(frontend, target)| {
-        let size = target.as_ref()?.target.pool_size();
-        (size > 0).then(|| crate::name::PoolChain::of(frontend, size))
+        let slots = target.as_ref()?.target.slots();
+        (slots > 0).then(|| PoolChain::of(frontend, slots))
     });
     needed.collect()
 }
@@ -589,9 +566,7 @@ fn outdated(rejections: &[Rejection]) -> bool {
 }
 
 fn unknown_flags(rejections: &[Rejection]) -> bool {
-    rejections
-        .iter()
-        .any(|rejection| rejection.errno == Errno::EOPNOTSUPP)
+    rejections.iter().any(|rejection| rejection.errno == Errno::EOPNOTSUPP)
 }
 
 fn describe(rejection: &Rejection) -> String {
@@ -604,15 +579,8 @@ fn describe(rejection: &Rejection) -> String {
 
 fn rejected(rejections: &[Rejection]) -> Error {
     match rejections.first() {
-        Some(Rejection {
-            errno: Errno::EPERM,
-            message: None,
-            ..
-        }) => Error::Permission,
-        Some(first) => Error::Rejected {
-            errno: first.errno,
-            detail: first.detail.clone(),
-        },
+        Some(Rejection { errno: Errno::EPERM, message: None, .. }) => Error::Permission,
+        Some(first) => Error::Rejected { errno: first.errno, detail: first.detail.clone() },
         None => Error::Lost,
     }
 }

@@ -14,10 +14,7 @@ pub(crate) struct Rule {
 
 impl Rule {
     fn new(text: impl Into<String>, expressions: impl Into<Vec<Expression>>) -> Self {
-        Self {
-            text: text.into(),
-            expressions: expressions.into(),
-        }
+        Self { text: text.into(), expressions: expressions.into() }
     }
 
     /// What a rule is recognised by when it is read back.
@@ -61,103 +58,75 @@ pub(crate) fn chains() -> Vec<Chain> {
     }
     for (name, number, priority_text) in [("prerouting", 0, "dstnat"), ("output", 3, "-100")] {
         let rules = Family::ALL.map(|family| dispatch(family, name::services(family), None));
-        let hook = Hook {
-            name,
-            number,
-            priority: DESTINATIONS,
-            priority_text,
-        };
+        let hook = Hook { name, number, priority: DESTINATIONS, priority_text };
         chains.push(base(hook, rules.to_vec()));
     }
     let rules = Family::ALL.map(|family| {
-        dispatch(
-            family,
-            name::sources(family),
-            Some(Expression::DestinationTranslated),
-        )
+        dispatch(family, name::sources(family), Some(Expression::DestinationTranslated))
     });
-    let hook = Hook {
-        name: "postrouting",
-        number: 4,
-        priority: SOURCES,
-        priority_text: "srcnat",
-    };
+    let hook = Hook { name: "postrouting", number: 4, priority: SOURCES, priority_text: "srcnat" };
     chains.push(base(hook, rules.to_vec()));
     chains
 }
 
-/// The chain that picks one of a pool's endpoints. Two lookups of one packet can fall into two
-/// generations of the ruleset: a packet that finds no endpoint is dropped and sent again by its
-/// client, where otherwise its connection would be bound to no endpoint for good.
+/// How often a chain draws a slot. More than half of its slots are taken, so at most one in 256
+/// packets finds none of them; it then gets one of the first half, all of which are taken.
+const DRAWS: u32 = 8;
+
+/// The chain that picks one of a pool's endpoints: it draws a slot, and again where the slot is
+/// empty, so that the same chain serves every pool that fills more than half of it. An endpoint
+/// that comes or goes is then one element of a data map; the verdict map, whose every change has
+/// the kernel validate the whole table, changes only when a pool outgrows its chain.
+///
+/// Two lookups of one packet can fall into two generations of the ruleset. A packet that still
+/// finds no endpoint is dropped and sent again by its client, where otherwise its connection
+/// would be bound to no endpoint for good.
 pub(crate) fn pool(chain: PoolChain) -> Chain {
-    let family = chain.family;
-    let (map, key_text, mut expressions, slot) = if chain.node_port {
-        let loads = vec![
-            Expression::LoadProtocol(Register(0)),
-            Expression::LoadPort(Register(1)),
-        ];
-        (
-            SetKind::NodePortEndpoints,
-            "meta l4proto . th dport".to_owned(),
-            loads,
-            Register(2),
-        )
-    } else {
-        let text = format!("{} daddr . meta l4proto . th dport", ip(family));
-        (
-            SetKind::Endpoints,
-            text,
-            load_frontend(family),
-            after_frontend(family),
-        )
+    let mut rules: Vec<_> = match chain.slots {
+        1 => vec![draw(chain, 1)],
+        slots => (0..DRAWS).map(|_| draw(chain, slots)).chain([draw(chain, slots / 2)]).collect(),
     };
-    let set = SetId::new(map, family);
-    if !chain.node_port {
-        // nft prints an address of a family as such only after this check; without an address
-        // it would print the check itself, which the chain's callers have made.
-        expressions.insert(0, Expression::FamilyIs(family));
-    }
-    expressions.insert(0, Expression::ServiceProtocol);
-    expressions.extend([
-        Expression::Random(slot, chain.size),
-        Expression::Map {
-            set,
-            key: Register(0),
-            value: Register(0),
-        },
-        Expression::TranslateDestination {
-            family,
-            address: Register(0),
-            port: after_address(family),
-        },
-    ]);
-    let text = format!(
-        "{SERVICE_PROTOCOLS} dnat {} to {key_text} . numgen random mod {} map @{set}",
-        ip(family),
-        chain.size
-    );
-    let missed = Rule::new(
+    rules.push(Rule::new(
         "counter packets 0 bytes 0 drop",
         [Expression::Counter, Expression::End(Verdict::Drop)],
+    ));
+    Chain { name: chain.to_string(), hook: None, rules }
+}
+
+/// Translates the destination to the endpoint in one of the first `slots` slots, if there is one.
+fn draw(chain: PoolChain, slots: u32) -> Rule {
+    let family = chain.family;
+    let mut expressions = vec![Expression::ServiceProtocol];
+    let (kind, key, slot) = if chain.node_port {
+        expressions
+            .extend([Expression::LoadProtocol(Register(0)), Expression::LoadPort(Register(1))]);
+        (SetKind::NodePortEndpoints, String::new(), Register(2))
+    } else {
+        // nft prints an address of a family as such only after this check; without an address
+        // it would print the check itself, which the chain's callers have made.
+        expressions.push(Expression::FamilyIs(family));
+        expressions.extend(load_frontend(family));
+        (SetKind::Endpoints, format!("{} daddr . ", ip(family)), after_frontend(family))
+    };
+    let set = SetId::new(kind, family);
+    let (address, port) = (Register(0), after_address(family));
+    expressions.extend([
+        Expression::Random(slot, slots),
+        Expression::Map { set, key: Register(0), value: address },
+        Expression::TranslateDestination { family, address, port },
+    ]);
+    let text = format!(
+        "{SERVICE_PROTOCOLS} dnat {} to {key}meta l4proto . th dport . numgen random mod {slots} map @{set}",
+        ip(family),
     );
-    Chain {
-        name: chain.to_string(),
-        hook: None,
-        rules: vec![Rule::new(text, expressions), missed],
-    }
+    Rule::new(text, expressions)
 }
 
 /// The fingerprint of everything that is fixed. A table with another one is replaced.
 pub(crate) fn layout_fingerprint() -> u64 {
     let mut text = String::new();
     let pools = Family::ALL.into_iter().flat_map(|family| {
-        [false, true].map(|node_port| {
-            pool(PoolChain {
-                family,
-                node_port,
-                size: 1,
-            })
-        })
+        [false, true].map(|node_port| pool(PoolChain { family, node_port, slots: 4 }))
     });
     for chain in chains().into_iter().chain(pools) {
         text.push_str(&chain.name);
@@ -178,19 +147,11 @@ pub(crate) fn layout_fingerprint() -> u64 {
 const SERVICE_PROTOCOLS: &str = "meta l4proto { tcp, udp, sctp }";
 
 fn base(hook: Hook, rules: Vec<Rule>) -> Chain {
-    Chain {
-        name: hook.name.to_owned(),
-        hook: Some(hook),
-        rules,
-    }
+    Chain { name: hook.name.to_owned(), hook: Some(hook), rules }
 }
 
 fn dispatch(family: Family, chain: String, condition: Option<Expression>) -> Rule {
-    let prefix = if condition.is_some() {
-        "ct status dnat "
-    } else {
-        ""
-    };
+    let prefix = if condition.is_some() { "ct status dnat " } else { "" };
     let nfproto = if family == Family::V4 { "ipv4" } else { "ipv6" };
     let text = format!("{prefix}meta nfproto {nfproto} goto {chain}");
     let mut expressions: Vec<_> = condition.into_iter().collect();
@@ -200,20 +161,13 @@ fn dispatch(family: Family, chain: String, condition: Option<Expression>) -> Rul
 }
 
 fn refuse() -> Chain {
-    let tcp = [
-        Expression::ProtocolIs(6),
-        Expression::Reject(Rejection::TcpReset),
-    ];
+    let tcp = [Expression::ProtocolIs(6), Expression::Reject(Rejection::TcpReset)];
     let rules = vec![
         Rule::new("meta l4proto tcp reject with tcp reset", tcp),
         // nft prints "reject with icmpx type port-unreachable" in this short form.
         Rule::new("reject", [Expression::Reject(Rejection::PortUnreachable)]),
     ];
-    Chain {
-        name: name::REFUSE.to_owned(),
-        hook: None,
-        rules,
-    }
+    Chain { name: name::REFUSE.to_owned(), hook: None, rules }
 }
 
 /// From a new connection's destination to its frontend: the exact address first, then what is
@@ -226,20 +180,13 @@ fn services(family: Family) -> Chain {
     let frontends = set(SetKind::Frontends);
     let mut lookup = vec![Expression::FamilyIs(family)];
     lookup.extend(load_frontend(family));
-    lookup.push(Expression::VerdictMap {
-        set: frontends,
-        key,
-    });
+    lookup.push(Expression::VerdictMap { set: frontends, key });
 
     let cluster_ips = set(SetKind::ClusterIps);
     let undefined = [
         Expression::FamilyIs(family),
         Expression::LoadDestination(family, key),
-        Expression::In {
-            set: cluster_ips,
-            key,
-            inverted: false,
-        },
+        Expression::In { set: cluster_ips, key, inverted: false },
         Expression::End(Verdict::Goto(name::REFUSE.to_owned())),
     ];
 
@@ -247,34 +194,20 @@ fn services(family: Family) -> Chain {
     let node_ports = [
         Expression::FamilyIs(family),
         Expression::LoadDestination(family, key),
-        Expression::In {
-            set: addresses,
-            key,
-            inverted: false,
-        },
+        Expression::In { set: addresses, key, inverted: false },
         Expression::LoadProtocol(Register(0)),
         Expression::LoadPort(Register(1)),
         Expression::VerdictMap { set: ports, key },
     ];
     let rules = vec![
-        Rule::new(
-            format!("{ip} daddr . meta l4proto . th dport vmap @{frontends}"),
-            lookup,
-        ),
-        Rule::new(
-            format!("{ip} daddr @{cluster_ips} goto {}", name::REFUSE),
-            undefined,
-        ),
+        Rule::new(format!("{ip} daddr . meta l4proto . th dport vmap @{frontends}"), lookup),
+        Rule::new(format!("{ip} daddr @{cluster_ips} goto {}", name::REFUSE), undefined),
         Rule::new(
             format!("{ip} daddr @{addresses} meta l4proto . th dport vmap @{ports}"),
             node_ports,
         ),
     ];
-    Chain {
-        name: name::services(family),
-        hook: None,
-        rules,
-    }
+    Chain { name: name::services(family), hook: None, rules }
 }
 
 /// Whose source address is hidden, decided by the connection's original destination: no packet
@@ -283,11 +216,7 @@ fn sources(family: Family) -> Chain {
     let ip = ip(family);
     let set = |kind| SetId::new(kind, family);
     let key = Register(0);
-    let within = |set| Expression::In {
-        set,
-        key,
-        inverted: false,
-    };
+    let within = |set| Expression::In { set, key, inverted: false };
     let original = Expression::LoadOriginalDestination(family, key);
 
     let masquerade = set(SetKind::Masquerade);
@@ -299,10 +228,7 @@ fn sources(family: Family) -> Chain {
         within(masquerade),
         Expression::Masquerade,
     ];
-    let (addresses, ports) = (
-        set(SetKind::NodeAddresses),
-        set(SetKind::MasqueradeNodePorts),
-    );
+    let (addresses, ports) = (set(SetKind::NodeAddresses), set(SetKind::MasqueradeNodePorts));
     let node_ports = vec![
         original.clone(),
         within(addresses),
@@ -326,11 +252,7 @@ fn sources(family: Family) -> Chain {
         within(cluster_ips),
         Expression::FamilyIs(family),
         Expression::LoadSource(family, key),
-        Expression::In {
-            set: local,
-            key,
-            inverted: true,
-        },
+        Expression::In { set: local, key, inverted: true },
         Expression::Masquerade,
     ];
     let rule = |text: String, expressions: Vec<Expression>| {
@@ -351,16 +273,9 @@ fn sources(family: Family) -> Chain {
             node_ports,
         ),
         rule(format!("{ip} saddr . {ip} daddr @{hairpins}"), hairpin),
-        rule(
-            format!("{original_text} @{cluster_ips} {ip} saddr != @{local}"),
-            outsiders,
-        ),
+        rule(format!("{original_text} @{cluster_ips} {ip} saddr != @{local}"), outsiders),
     ];
-    Chain {
-        name: name::sources(family),
-        hook: None,
-        rules,
-    }
+    Chain { name: name::sources(family), hook: None, rules }
 }
 
 fn load_frontend(family: Family) -> Vec<Expression> {

@@ -47,10 +47,7 @@ impl References {
     #[must_use]
     pub fn of(plan: &Plan) -> Self {
         let mut references = Self::default();
-        let services = plan
-            .services
-            .values()
-            .flat_map(|service| service_members(service));
+        let services = plan.services.values().flat_map(|service| service_members(service));
         for member in services.chain(node_members(&plan.node)) {
             references.take(member);
         }
@@ -82,34 +79,20 @@ impl Wanted {
                 wanted.frontends.entry(frontend.frontend).or_insert(None);
             }
             for frontend in new.iter().flat_map(|service| &service.frontends) {
-                wanted
-                    .frontends
-                    .insert(frontend.frontend, Some(target(key, frontend)));
+                wanted.frontends.insert(frontend.frontend, Some(target(key, frontend)));
             }
             // Taken before released: a member that stays is never at zero in between.
             let taken = new.as_deref().into_iter().flat_map(service_members);
             let released = old.into_iter().flat_map(service_members);
-            exchange(
-                references,
-                &mut touched,
-                taken.collect(),
-                released.collect(),
-            );
+            exchange(references, &mut touched, taken.collect(), released.collect());
         }
         if let Some(node) = &delta.node {
             let taken = node_members(node).collect();
-            exchange(
-                references,
-                &mut touched,
-                taken,
-                node_members(&plan.node).collect(),
-            );
+            exchange(references, &mut touched, taken, node_members(&plan.node).collect());
             wanted.local_sources = Some(local_sources(node));
         }
         for member in touched {
-            wanted
-                .members
-                .insert(member, references.counts.contains_key(&member));
+            wanted.members.insert(member, references.counts.contains_key(&member));
         }
         wanted
     }
@@ -117,11 +100,8 @@ impl Wanted {
     /// What a whole plan asks for, including that everything else goes.
     #[must_use]
     pub fn full(plan: &Plan, references: &References, installed: &Installed) -> Self {
-        let mut frontends: BTreeMap<_, _> = installed
-            .frontends
-            .keys()
-            .map(|frontend| (*frontend, None))
-            .collect();
+        let mut frontends: BTreeMap<_, _> =
+            installed.frontends.keys().map(|frontend| (*frontend, None)).collect();
         for (key, service) in &plan.services {
             for frontend in &service.frontends {
                 frontends.insert(frontend.frontend, Some(target(key, frontend)));
@@ -133,11 +113,7 @@ impl Wanted {
             .flat_map(|(set, keys)| keys.iter().map(|key| ((*set, *key), false)));
         let mut members: BTreeMap<_, _> = there.collect();
         members.extend(references.counts.keys().map(|member| (*member, true)));
-        Self {
-            frontends,
-            members,
-            local_sources: Some(local_sources(&plan.node)),
-        }
+        Self { frontends, members, local_sources: Some(local_sources(&plan.node)) }
     }
 }
 
@@ -164,27 +140,17 @@ fn target(service: &ObjectKey, frontend: &FrontendPlan) -> FrontendTarget {
         comment.push_str(&frontend.port_name);
     }
     let (target, pool) = match &frontend.action {
-        Action::Forward(pool) => (
-            Target::Pool(u32::try_from(pool.len()).unwrap_or(u32::MAX)),
-            Arc::clone(pool),
-        ),
+        Action::Forward(pool) => (Target::for_pool(pool.len()), Arc::clone(pool)),
         Action::Reject => (Target::Refuse, Arc::from([])),
         Action::Drop => (Target::Drop, Arc::from([])),
     };
-    FrontendTarget {
-        target,
-        pool,
-        comment: fit_comment(&comment).into(),
-    }
+    FrontendTarget { target, pool, comment: fit_comment(&comment).into() }
 }
 
 fn service_members(service: &ServicePlan) -> impl Iterator<Item = (SetId, Key)> + '_ {
     let of_address = |kind| {
         move |address: &std::net::IpAddr| {
-            (
-                SetId::new(kind, Family::of(*address)),
-                Key::Address(*address),
-            )
+            (SetId::new(kind, Family::of(*address)), Key::Address(*address))
         }
     };
     let masqueraded = service
@@ -192,20 +158,14 @@ fn service_members(service: &ServicePlan) -> impl Iterator<Item = (SetId, Key)> 
         .iter()
         .filter(|frontend| frontend.masquerade == Masquerade::Always)
         .map(|plan| (masquerade_set(&plan.frontend), Key::Frontend(plan.frontend)));
-    let cluster_ips = service
-        .cluster_ips
-        .iter()
-        .map(of_address(SetKind::ClusterIps));
+    let cluster_ips = service.cluster_ips.iter().map(of_address(SetKind::ClusterIps));
     let hairpins = service.hairpins.iter().map(of_address(SetKind::Hairpins));
     masqueraded.chain(cluster_ips).chain(hairpins)
 }
 
 fn node_members(node: &NodePlan) -> impl Iterator<Item = (SetId, Key)> + '_ {
     node.node_port_addresses.iter().map(|address| {
-        (
-            SetId::new(SetKind::NodeAddresses, Family::of(*address)),
-            Key::Address(*address),
-        )
+        (SetId::new(SetKind::NodeAddresses, Family::of(*address)), Key::Address(*address))
     })
 }
 
@@ -215,10 +175,7 @@ fn local_sources(node: &NodePlan) -> Vec<IpNet> {
     if node.masquerade_all {
         return Vec::new();
     }
-    let everyone = [
-        IpNet::from(Ipv4Net::default()),
-        IpNet::from(Ipv6Net::default()),
-    ];
+    let everyone = [IpNet::from(Ipv4Net::default()), IpNet::from(Ipv6Net::default())];
     let mut networks = Vec::new();
     for (family, everyone) in Family::ALL.into_iter().zip(everyone) {
         let known: Vec<_> = node

@@ -96,22 +96,12 @@ pub(crate) fn set_type(set: SetId) -> SetType {
         }
         Kind::Masquerade | Kind::MasqueradeNodePorts => {
             let (types, text, key_length) = frontend_key(set, set.kind == Kind::Masquerade);
-            plain(
-                text,
-                concatenated(&types),
-                key_length,
-                userdata::concat_set(),
-            )
+            plain(text, concatenated(&types), key_length, userdata::concat_set())
         }
         Kind::Hairpins => {
             let (address, name, width) = address_type(set.family);
             let key = concatenated(&[address, address]);
-            plain(
-                format!("{name} . {name}"),
-                key,
-                2 * width,
-                userdata::concat_set(),
-            )
+            plain(format!("{name} . {name}"), key, 2 * width, userdata::concat_set())
         }
         Kind::NodeAddresses | Kind::ClusterIps | Kind::LocalSources => {
             let (address, name, width) = address_type(set.family);
@@ -124,15 +114,7 @@ pub(crate) fn set_type(set: SetId) -> SetType {
 
 fn plain(text: String, key: u32, key_length: u32, userdata: Vec<u8>) -> SetType {
     let text = format!("type {text}");
-    SetType {
-        word: "set",
-        text,
-        interval: false,
-        key,
-        key_length,
-        data: None,
-        userdata,
-    }
+    SetType { word: "set", text, interval: false, key, key_length, data: None, userdata }
 }
 
 fn endpoint_type(set: SetId) -> SetType {
@@ -191,14 +173,7 @@ pub(crate) fn capacities(counts: &HashMap<SetId, u32>) -> HashMap<SetId, u32> {
     const LEAST: u32 = 1024;
     let room = |set: SetId| {
         let count = counts.get(&set).copied().unwrap_or_default();
-        (
-            set,
-            count
-                .saturating_mul(2)
-                .max(LEAST)
-                .checked_next_power_of_two()
-                .unwrap_or(u32::MAX),
-        )
+        (set, count.saturating_mul(2).max(LEAST).checked_next_power_of_two().unwrap_or(u32::MAX))
     };
     SetId::all().map(room).collect()
 }
@@ -362,20 +337,11 @@ const LIST_LIMIT: usize = 63 * 1024;
 
 impl ElementList {
     pub(crate) fn new(set: SetId, delete: bool) -> Self {
-        let (kind, flags) = if delete {
-            (kind::DELSETELEM, 0)
-        } else {
-            (kind::NEWSETELEM, CREATE)
-        };
+        let (kind, flags) = if delete { (kind::DELSETELEM, 0) } else { (kind::NEWSETELEM, CREATE) };
         let mut message = message(kind, flags);
         message.text(2, &set.to_string());
         let list = message.begin(3);
-        Self {
-            set,
-            message,
-            list,
-            ends: Vec::new(),
-        }
+        Self { set, message, list, ends: Vec::new() }
     }
 
     pub(crate) fn is_full(&self) -> bool {
@@ -387,23 +353,20 @@ impl ElementList {
     }
 
     pub(crate) fn push_element(&mut self, element: &Element) {
-        self.push(
-            &encode_key(element.set, &element.key),
-            |message| match &element.value {
-                Value::Member => {}
-                Value::Endpoint(endpoint) => {
-                    message.nest(2, |data| data.bytes(1, &encode_endpoint(endpoint)));
-                }
-                Value::Target(target, comment) => {
-                    let Key::Frontend(frontend) = element.key else {
-                        return;
-                    };
-                    let verdict = target.chain(&frontend).map_or(Verdict::Drop, Verdict::Goto);
-                    message.nest(2, |data| verdict.write(data));
-                    message.bytes(6, &userdata::comment(comment));
-                }
-            },
-        );
+        self.push(&encode_key(element.set, &element.key), |message| match &element.value {
+            Value::Member => {}
+            Value::Endpoint(endpoint) => {
+                message.nest(2, |data| data.bytes(1, &encode_endpoint(endpoint)));
+            }
+            Value::Target(target, comment) => {
+                let Key::Frontend(frontend) = element.key else {
+                    return;
+                };
+                let verdict = target.chain(&frontend).map_or(Verdict::Drop, Verdict::Goto);
+                message.nest(2, |data| verdict.write(data));
+                message.bytes(6, &userdata::comment(comment));
+            }
+        });
     }
 
     fn push_bound(&mut self, address: IpAddr, end: bool) {
@@ -442,10 +405,7 @@ pub(crate) fn interval_list(set: SetId, networks: &[IpNet]) -> Message {
         Family::V4 => IpNet::from(ipnet::Ipv4Net::default()).network(),
         Family::V6 => IpNet::from(ipnet::Ipv6Net::default()).network(),
     };
-    if networks
-        .first()
-        .is_some_and(|first| first.network() != unspecified)
-    {
+    if networks.first().is_some_and(|first| first.network() != unspecified) {
         list.push_bound(unspecified, true);
     }
     for (position, network) in networks.iter().enumerate() {
@@ -454,10 +414,7 @@ pub(crate) fn interval_list(set: SetId, networks: &[IpNet]) -> Message {
             continue;
         };
         // The end of one is the start of the next, if they touch.
-        if networks
-            .get(position + 1)
-            .is_none_or(|next| next.network() != after)
-        {
+        if networks.get(position + 1).is_none_or(|next| next.network() != after) {
             list.push_bound(after, true);
         }
     }
@@ -466,12 +423,12 @@ pub(crate) fn interval_list(set: SetId, networks: &[IpNet]) -> Message {
 
 fn after(address: IpAddr) -> Option<IpAddr> {
     match address {
-        IpAddr::V4(address) => u32::from(address)
-            .checked_add(1)
-            .map(|next| IpAddr::V4(next.into())),
-        IpAddr::V6(address) => u128::from(address)
-            .checked_add(1)
-            .map(|next| IpAddr::V6(next.into())),
+        IpAddr::V4(address) => {
+            u32::from(address).checked_add(1).map(|next| IpAddr::V4(next.into()))
+        }
+        IpAddr::V6(address) => {
+            u128::from(address).checked_add(1).map(|next| IpAddr::V6(next.into()))
+        }
     }
 }
 
@@ -506,31 +463,21 @@ fn of_our_table(payload: &[u8]) -> Option<Vec<Attribute<'_>>> {
         return None;
     }
     let all: Vec<_> = body(payload).collect();
-    let ours = all
-        .iter()
-        .any(|attribute| attribute.kind == 1 && attribute.text() == Some(TABLE));
+    let ours = all.iter().any(|attribute| attribute.kind == 1 && attribute.text() == Some(TABLE));
     ours.then_some(all)
 }
 
 /// The name of a chain of ours, and whether it is a base chain.
 pub(crate) fn read_chain(payload: &[u8]) -> Option<(String, bool)> {
     let all = of_our_table(payload)?;
-    let name = all
-        .iter()
-        .find(|attribute| attribute.kind == 3)?
-        .text()?
-        .to_owned();
+    let name = all.iter().find(|attribute| attribute.kind == 3)?.text()?.to_owned();
     Some((name, all.iter().any(|attribute| attribute.kind == 4)))
 }
 
 /// Chain and fingerprint of a rule in our table; 0 for a rule that is not ours.
 pub(crate) fn read_rule(payload: &[u8]) -> Option<(String, u64)> {
     let all = of_our_table(payload)?;
-    let chain = all
-        .iter()
-        .find(|attribute| attribute.kind == 2)?
-        .text()?
-        .to_owned();
+    let chain = all.iter().find(|attribute| attribute.kind == 2)?.text()?.to_owned();
     let userdata = all.iter().find(|attribute| attribute.kind == 7);
     let fingerprint = userdata.and_then(|data| userdata::read_fingerprint(data.payload));
     Some((chain, fingerprint.unwrap_or_default()))
@@ -551,9 +498,7 @@ pub(crate) fn read_set(payload: &[u8]) -> Option<SetInfo> {
     let find = |kind| all.iter().find(|attribute| attribute.kind == kind);
     let number = |kind| find(kind).and_then(Attribute::u32_be).unwrap_or_default();
     let name = find(2)?.text()?.to_owned();
-    let capacity = find(9)
-        .and_then(|desc| desc.find(1))
-        .and_then(|size| size.u32_be());
+    let capacity = find(9).and_then(|desc| desc.find(1)).and_then(|size| size.u32_be());
     let as_declared = SetId::parse(&name).is_some_and(|set| {
         let declared = set_type(set);
         let map = if declared.data.is_some() { SET_MAP } else { 0 };
@@ -563,12 +508,7 @@ pub(crate) fn read_set(payload: &[u8]) -> Option<SetInfo> {
             && find(6).and_then(Attribute::u32_be) == declared.data.map(|(data, _)| data)
     });
     let anonymous = number(3) & 1 != 0;
-    Some(SetInfo {
-        name,
-        capacity: capacity.unwrap_or_default(),
-        as_declared,
-        anonymous,
-    })
+    Some(SetInfo { name, capacity: capacity.unwrap_or_default(), as_declared, anonymous })
 }
 
 /// One element read back.
@@ -598,10 +538,7 @@ fn read_element(set: SetId, element: &Attribute<'_>) -> Option<Found> {
         return Some(stranger());
     };
     if let (SetKind::LocalSources, Key::Address(address)) = (set.kind, decoded) {
-        let flags = element
-            .find(3)
-            .and_then(|flags| flags.u32_be())
-            .unwrap_or_default();
+        let flags = element.find(3).and_then(|flags| flags.u32_be()).unwrap_or_default();
         return Some(Found::Bound(address, flags & INTERVAL_END != 0));
     }
     let value = match set.kind {
@@ -609,13 +546,7 @@ fn read_element(set: SetId, element: &Attribute<'_>) -> Option<Found> {
         SetKind::Frontends | SetKind::NodePorts => read_target(element),
         _ => Some(Value::Member),
     };
-    Some(value.map_or_else(stranger, |value| {
-        Found::Ours(Element {
-            set,
-            key: decoded,
-            value,
-        })
-    }))
+    Some(value.map_or_else(stranger, |value| Found::Ours(Element { set, key: decoded, value })))
 }
 
 fn read_endpoint(set: SetId, element: &Attribute<'_>) -> Option<Value> {
@@ -632,10 +563,7 @@ fn read_target(element: &Attribute<'_>) -> Option<Value> {
     };
     let userdata = element.find(6);
     let comment = userdata.and_then(|data| userdata::read_comment(data.payload));
-    Some(Value::Target(
-        target,
-        Arc::from(comment.unwrap_or_default()),
-    ))
+    Some(Value::Target(target, Arc::from(comment.unwrap_or_default())))
 }
 
 /// The generation in an answer to [`get_generation`], or in an event, and who made it.

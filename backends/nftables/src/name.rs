@@ -85,11 +85,9 @@ impl SetId {
 
     /// All sets, in the order of the listing.
     pub fn all() -> impl Iterator<Item = Self> {
-        Family::ALL.into_iter().flat_map(|family| {
-            SetKind::ALL
-                .into_iter()
-                .map(move |kind| Self::new(kind, family))
-        })
+        Family::ALL
+            .into_iter()
+            .flat_map(|family| SetKind::ALL.into_iter().map(move |kind| Self::new(kind, family)))
     }
 
     /// The set with this name.
@@ -105,27 +103,24 @@ impl fmt::Display for SetId {
     }
 }
 
-/// The chain that picks one of `size` endpoints: one for each SIZE of a pool, not for each pool.
+/// The chain that picks one of a pool's endpoints. There is one for each power of two, not for
+/// each pool: a pool of five to eight endpoints uses the one with eight slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PoolChain {
     /// The family.
     pub family: Family,
     /// Whether it reads the endpoints of NodePorts.
     pub node_port: bool,
-    /// How many endpoints the pool has.
-    pub size: u32,
+    /// How many slots it draws from: a power of two.
+    pub slots: u32,
 }
 
 impl PoolChain {
-    /// The chain for a frontend with a pool of this size.
+    /// The chain with so many slots for a frontend's pool.
     #[must_use]
-    pub const fn of(frontend: &Frontend, size: u32) -> Self {
+    pub const fn of(frontend: &Frontend, slots: u32) -> Self {
         let node_port = matches!(frontend.address, FrontendAddress::Node(_));
-        Self {
-            family: frontend.family(),
-            node_port,
-            size,
-        }
+        Self { family: frontend.family(), node_port, slots }
     }
 
     /// The chain with this name.
@@ -135,26 +130,20 @@ impl PoolChain {
             Some(rest) => (true, rest),
             None => (false, name.strip_prefix("pool_")?),
         };
-        let (family, size) = rest.split_once('_')?;
-        let family = Family::ALL
-            .into_iter()
-            .find(|known| suffix(*known) == family)?;
+        let (family, slots) = rest.split_once('_')?;
+        let family = Family::ALL.into_iter().find(|known| suffix(*known) == family)?;
         Some(Self {
             family,
             node_port,
-            size: size.parse().ok()?,
+            slots: slots.parse().ok().filter(|slots: &u32| slots.is_power_of_two())?,
         })
     }
 }
 
 impl fmt::Display for PoolChain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let stem = if self.node_port {
-            "node_port_pool"
-        } else {
-            "pool"
-        };
-        write!(f, "{stem}_{}_{}", suffix(self.family), self.size)
+        let stem = if self.node_port { "node_port_pool" } else { "pool" };
+        write!(f, "{stem}_{}_{}", suffix(self.family), self.slots)
     }
 }
 

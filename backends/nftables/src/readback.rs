@@ -89,23 +89,17 @@ pub(crate) fn still_holds(socket: &mut Socket, installed: &Installed) -> Result<
 
 fn sets(socket: &mut Socket) -> Result<Vec<SetInfo>, Error> {
     let request = message::get(kind::GETSET);
-    Ok(
-        socket.dump("list the sets", &request, |sets: &mut Vec<_>, payload| {
-            sets.extend(message::read_set(payload));
-        })?,
-    )
+    Ok(socket.dump("list the sets", &request, |sets: &mut Vec<_>, payload| {
+        sets.extend(message::read_set(payload));
+    })?)
 }
 
 /// The pool chains, if all chains and rules are as this release makes them.
 fn pools(socket: &mut Socket) -> Result<Result<BTreeSet<PoolChain>, &'static str>, Error> {
     let request = message::get(kind::GETCHAIN);
-    let chains = socket.dump(
-        "list the chains",
-        &request,
-        |chains: &mut Vec<_>, payload| {
-            chains.extend(message::read_chain(payload));
-        },
-    )?;
+    let chains = socket.dump("list the chains", &request, |chains: &mut Vec<_>, payload| {
+        chains.extend(message::read_chain(payload));
+    })?;
     let request = message::get(kind::GETRULE);
     let found = socket.dump(
         "list the rules",
@@ -126,21 +120,14 @@ fn pools(socket: &mut Socket) -> Result<Result<BTreeSet<PoolChain>, &'static str
         if let Some(pool) = PoolChain::parse(name) {
             expected.insert(name.clone(), fingerprints(&layout::pool(pool)));
             pools.insert(pool);
-        } else if !fixed
-            .iter()
-            .any(|chain| chain.name == *name && chain.hook.is_some() == *base)
-        {
+        } else if !fixed.iter().any(|chain| chain.name == *name && chain.hook.is_some() == *base) {
             return Ok(Err("a chain is none of ours"));
         }
     }
     if chains.len() != expected.len() {
         return Ok(Err("a chain is missing"));
     }
-    Ok(if found == expected {
-        Ok(pools)
-    } else {
-        Err("a rule is not as it was made")
-    })
+    Ok(if found == expected { Ok(pools) } else { Err("a rule is not as it was made") })
 }
 
 fn fingerprints(chain: &layout::Chain) -> Vec<u64> {
@@ -156,13 +143,9 @@ fn elements(
     let request = message::get_elements(set);
     // Elements go straight into the record; what an interrupted dump left there is set right by
     // the dump that follows it, which says of each key what is so.
-    let found = socket.dump(
-        "list elements",
-        &request,
-        |found: &mut Vec<Found>, payload| {
-            message::read_elements(set, payload, |element| found.push(element));
-        },
-    )?;
+    let found = socket.dump("list elements", &request, |found: &mut Vec<Found>, payload| {
+        message::read_elements(set, payload, |element| found.push(element));
+    })?;
     let mut bounds = Vec::new();
     for found in found {
         match found {
@@ -202,17 +185,17 @@ fn interval(start: IpAddr, next: Option<IpAddr>) -> Vec<IpNet> {
                 .map(IpNet::from)
                 .collect()
         }
-        (IpAddr::V4(start), _) => Ipv4Subnets::new(start, u32::MAX.into(), 0)
-            .map(IpNet::from)
-            .collect(),
+        (IpAddr::V4(start), _) => {
+            Ipv4Subnets::new(start, u32::MAX.into(), 0).map(IpNet::from).collect()
+        }
         (IpAddr::V6(start), Some(IpAddr::V6(next))) => {
             Ipv6Subnets::new(start, (u128::from(next).saturating_sub(1)).into(), 0)
                 .map(IpNet::from)
                 .collect()
         }
-        (IpAddr::V6(start), _) => Ipv6Subnets::new(start, u128::MAX.into(), 0)
-            .map(IpNet::from)
-            .collect(),
+        (IpAddr::V6(start), _) => {
+            Ipv6Subnets::new(start, u128::MAX.into(), 0).map(IpNet::from).collect()
+        }
     }
 }
 
@@ -233,9 +216,6 @@ mod tests {
             (at("255.0.0.0"), false),
         ];
         let texts: Vec<_> = networks(bounds).iter().map(ToString::to_string).collect();
-        assert_eq!(
-            texts,
-            ["10.0.0.0/16", "10.2.0.0/24", "10.2.1.0/25", "255.0.0.0/8"]
-        );
+        assert_eq!(texts, ["10.0.0.0/16", "10.2.0.0/24", "10.2.1.0/25", "255.0.0.0/8"]);
     }
 }

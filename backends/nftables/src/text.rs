@@ -40,10 +40,7 @@ pub fn render_installed(installed: &Installed) -> String {
     elements.sort_unstable_by_key(|element| (element.set, element.key));
     for set in SetId::all() {
         out.push('\n');
-        let of_set = elements
-            .iter()
-            .filter(|element| element.set == set)
-            .map(ToString::to_string);
+        let of_set = elements.iter().filter(|element| element.set == set).map(ToString::to_string);
         let listed = if set.kind == SetKind::LocalSources {
             networks(&installed.local_sources, set.family)
         } else {
@@ -61,28 +58,19 @@ pub fn render_installed(installed: &Installed) -> String {
 }
 
 fn networks(networks: &[IpNet], family: Family) -> Vec<String> {
-    let of_family = networks
-        .iter()
-        .filter(|network| family_of(network) == family);
+    let of_family = networks.iter().filter(|network| family_of(network) == family);
     of_family.map(ToString::to_string).collect()
 }
 
 fn write_set(out: &mut String, set: SetId, capacity: u32, elements: &[String]) {
     let described = set_type(set);
-    let _ = writeln!(
-        out,
-        "\t{} {set} {{\n\t\t{}\n\t\tsize {capacity}",
-        described.word, described.text
-    );
+    let _ =
+        writeln!(out, "\t{} {set} {{\n\t\t{}\n\t\tsize {capacity}", described.word, described.text);
     if described.interval {
         out.push_str("\t\tflags interval\n");
     }
     if !elements.is_empty() {
-        let _ = writeln!(
-            out,
-            "\t\telements = {{ {} }}",
-            elements.join(",\n\t\t\t     ")
-        );
+        let _ = writeln!(out, "\t\telements = {{ {} }}", elements.join(",\n\t\t\t     "));
     }
     out.push_str("\t}\n");
 }

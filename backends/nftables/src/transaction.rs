@@ -78,10 +78,7 @@ impl Transaction {
     pub(crate) fn blame(&self, rejection: &Rejection) -> Option<usize> {
         let elements = self.origins.get(&rejection.message?)?;
         let offset = rejection.offset?;
-        elements
-            .iter()
-            .find(|(end, _)| offset < *end)
-            .map(|(_, operation)| *operation)
+        elements.iter().find(|(end, _)| offset < *end).map(|(_, operation)| *operation)
     }
 
     fn elements(&mut self, operations: &[Operation], delete: bool) {
@@ -123,12 +120,7 @@ impl Transaction {
     }
 
     fn list(&mut self, list: ElementList, operations: &[usize]) {
-        let origins = list
-            .ends
-            .iter()
-            .copied()
-            .zip(operations.iter().copied())
-            .collect();
+        let origins = list.ends.iter().copied().zip(operations.iter().copied()).collect();
         self.origins.insert(self.messages.len(), origins);
         self.messages.push(list.finish());
     }

@@ -112,10 +112,7 @@ pub(crate) fn fingerprint(value: u64) -> Vec<u8> {
 
 /// The fingerprint in a rule's user data, if it is one of ours.
 pub(crate) fn read_fingerprint(bytes: &[u8]) -> Option<u64> {
-    find(bytes, FINGERPRINT)?
-        .try_into()
-        .ok()
-        .map(u64::from_be_bytes)
+    find(bytes, FINGERPRINT)?.try_into().ok().map(u64::from_be_bytes)
 }
 
 fn find(mut rest: &[u8], wanted: u8) -> Option<&[u8]> {
@@ -197,12 +194,7 @@ mod tests {
     #[cfg(target_endian = "little")]
     #[test]
     fn a_typeof_map_is_described_as_nft_does() {
-        let key = [
-            Typeof::Ip4Daddr,
-            Typeof::L4Proto,
-            Typeof::ThDport,
-            Typeof::Slot,
-        ];
+        let key = [Typeof::Ip4Daddr, Typeof::L4Proto, Typeof::ThDport, Typeof::Slot];
         let data = [Typeof::Ip4Daddr, Typeof::ThDport];
         assert_eq!(
             hex(&typeof_map(&key, &data)),
@@ -229,9 +221,6 @@ mod tests {
         assert_eq!(read_fingerprint(&fingerprint(77)), Some(77));
         assert_eq!(read_fingerprint(&comment("x")), None);
         assert_eq!(read_comment(&[0, 9, 1]), None);
-        assert_eq!(
-            read_comment(&comment(&"ä".repeat(100))),
-            Some("ä".repeat(63).as_str())
-        );
+        assert_eq!(read_comment(&comment(&"ä".repeat(100))), Some("ä".repeat(63).as_str()));
     }
 }

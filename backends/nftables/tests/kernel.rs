@@ -24,9 +24,7 @@ const NO_OWNER: Options = Options { owner: false };
 fn plan_of(services: impl IntoIterator<Item = (ObjectKey, Arc<ServicePlan>)>) -> Plan {
     Plan {
         node: node(),
-        services: services
-            .into_iter()
-            .collect::<std::collections::BTreeMap<_, _>>(),
+        services: services.into_iter().collect::<std::collections::BTreeMap<_, _>>(),
     }
 }
 
@@ -36,15 +34,11 @@ struct Node {
 
 impl Node {
     fn new() -> Self {
-        Self {
-            netns: Netns::new("node").expect("a network namespace: these tests need root"),
-        }
+        Self { netns: Netns::new("node").expect("a network namespace: these tests need root") }
     }
 
     fn open(&self, options: Options) -> Nftables {
-        self.netns
-            .run(move || Nftables::open(options))
-            .expect("nftables")
+        self.netns.run(move || Nftables::open(options)).expect("nftables")
     }
 
     /// What our own reader finds.
@@ -78,9 +72,7 @@ fn all(plan: &Plan) -> PlanDelta {
 
 #[track_caller]
 fn sync(nftables: &mut Nftables, delta: PlanDelta) -> Report {
-    nftables
-        .sync(delta)
-        .unwrap_or_else(|error| panic!("{error}: {error:?}"))
+    nftables.sync(delta).unwrap_or_else(|error| panic!("{error}: {error:?}"))
 }
 
 #[test]
@@ -100,23 +92,12 @@ fn the_kernel_holds_what_the_text_says_and_nft_reads_both_alike() {
     let script = text::render(&plan);
     let fed = script.clone();
     other.netns.run(move || {
-        let mut nft = Command::new("nft")
-            .args(["-f", "-"])
-            .stdin(Stdio::piped())
-            .spawn()
-            .expect("nft");
-        nft.stdin
-            .take()
-            .expect("stdin")
-            .write_all(fed.as_bytes())
-            .expect("a script");
+        let mut nft =
+            Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().expect("nft");
+        nft.stdin.take().expect("stdin").write_all(fed.as_bytes()).expect("a script");
         assert!(nft.wait().expect("an end").success(), "{fed}");
     });
-    assert_eq!(
-        sorted(&ours),
-        sorted(&nft(&other.netns, &["list", "ruleset"])),
-        "{script}"
-    );
+    assert_eq!(sorted(&ours), sorted(&nft(&other.netns, &["list", "ruleset"])), "{script}");
     assert_eq!(sorted(&ours), sorted(&script), "the listing is the script");
     node.assert_holds(&plan);
 }
@@ -127,23 +108,12 @@ fn an_owned_table_outlives_us_is_adopted_and_nothing_is_written() {
     let node = Node::new();
     let mut first = node.open(OWNER);
     sync(&mut first, all(&plan));
-    let table = node
-        .netns
-        .run(inventory)
-        .expect("an inventory")
-        .table
-        .expect("a table");
-    assert!(
-        table.owned && table.owner != 0,
-        "kernel 6.9 and later: {table:?}"
-    );
+    let table = node.netns.run(inventory).expect("an inventory").table.expect("a table");
+    assert!(table.owned && table.owner != 0, "kernel 6.9 and later: {table:?}");
     // `nft flush ruleset` passes over what has an owner.
     nft(&node.netns, &["flush", "ruleset"]);
     node.assert_holds(&plan);
-    assert!(
-        node.netns.run(|| Nftables::open(OWNER)).is_err(),
-        "a second owner is refused"
-    );
+    assert!(node.netns.run(|| Nftables::open(OWNER)).is_err(), "a second owner is refused");
     drop(first);
     let before = nft(&node.netns, &["list", "ruleset"]);
     assert!(before.contains("192.168.77.11"), "{before}");
@@ -177,11 +147,13 @@ fn changes_write_only_what_changes() {
     // One endpoint replaced: an exchange (two operations) in each of four frontends; the set of
     // hairpins has its first two, and is not concerned.
     step(vec![(7, Some(&[1, 2, 4]))], 8);
-    // One more: a slot and an exchanged verdict for each, and two chains for four endpoints.
-    step(vec![(7, Some(&[1, 2, 4, 5]))], 4 * 3 + 4);
-    // One fewer, the first: its slot is taken by the last (2), verdict (2), last slot (1); one
-    // hairpin goes, one comes.
-    step(vec![(7, Some(&[2, 4, 5]))], 4 * 5 + 2);
+    // One more, and the chain has room for it: a slot in each.
+    step(vec![(7, Some(&[1, 2, 4, 5]))], 4);
+    // One more, and it has not: also an exchanged verdict for each, and four new chains.
+    step(vec![(7, Some(&[1, 2, 4, 5, 6]))], 4 * 3 + 4);
+    // Two fewer, the first among them: its slot goes to the last (2), verdict (2), two slots (2);
+    // one hairpin goes, one comes.
+    step(vec![(7, Some(&[2, 4, 5]))], 4 * 6 + 2);
     // None left: refused. Three slots go, the verdict is exchanged; both hairpins go.
     step(vec![(7, Some(&[]))], 4 * 5 + 2);
     step(vec![(8, None)], 4 * 4 + 2 + 2 + 2);
@@ -214,10 +186,7 @@ fn drift_is_seen_and_repaired() {
     let node = Node::new();
     let mut nftables = node.open(NO_OWNER);
     sync(&mut nftables, all(&plan));
-    assert!(
-        !nftables.foreign_change().expect("an answer"),
-        "our own writes are not foreign"
-    );
+    assert!(!nftables.foreign_change().expect("an answer"), "our own writes are not foreign");
     // Others write elsewhere: nothing to do, and the next change goes through.
     nft(&node.netns, &["add", "table", "inet", "theirs"]);
     assert!(!nftables.foreign_change().expect("an answer"));
@@ -241,30 +210,9 @@ fn drift_is_seen_and_repaired() {
     }
     // Elements are compared at each verification.
     let damage: [&[&str]; 3] = [
-        &[
-            "delete",
-            "element",
-            "inet",
-            "shunt",
-            "frontends_v4",
-            "{ 10.96.0.5 . tcp . 80 }",
-        ],
-        &[
-            "add",
-            "element",
-            "inet",
-            "shunt",
-            "cluster_ips_v4",
-            "{ 1.2.3.4 }",
-        ],
-        &[
-            "add",
-            "element",
-            "inet",
-            "shunt",
-            "frontends_v4",
-            "{ 1.2.3.4 . tcp . 9 : accept }",
-        ],
+        &["delete", "element", "inet", "shunt", "frontends_v4", "{ 10.96.0.5 . tcp . 80 }"],
+        &["add", "element", "inet", "shunt", "cluster_ips_v4", "{ 1.2.3.4 }"],
+        &["add", "element", "inet", "shunt", "frontends_v4", "{ 1.2.3.4 . tcp . 9 : accept }"],
     ];
     for damage in damage {
         nft(&node.netns, damage);
@@ -294,10 +242,7 @@ fn a_conflict_with_another_writer_is_read_and_resolved() {
     let mut nftables = node.open(NO_OWNER);
     sync(&mut nftables, all(&plan));
     let theirs = "{ 10.96.0.77 . tcp . 80 : accept }";
-    nft(
-        &node.netns,
-        &["add", "element", "inet", "shunt", "frontends_v4", theirs],
-    );
+    nft(&node.netns, &["add", "element", "inet", "shunt", "frontends_v4", theirs]);
     let more = plan_of([service(1, &[1, 2]), service(77, &[1])]);
     let report = sync(&mut nftables, delta(&plan, &more));
     assert!(report.read_back && report.rejected.is_empty());
@@ -309,10 +254,7 @@ fn what_the_kernel_refuses_is_set_aside_and_all_else_is_served() {
     let (key, bad) = service(2, &[1, 2]);
     let mut bad = (*bad).clone();
     // An IPv6 endpoint behind an IPv4 frontend: its value is too long for the map.
-    let wrong = Endpoint {
-        address: "fd01::1".parse().expect("an address"),
-        port: 1,
-    };
+    let wrong = Endpoint { address: "fd01::1".parse().expect("an address"), port: 1 };
     bad.frontends[0].action = Action::Forward([wrong].into());
     let good = plan_of([service(1, &[1, 2]), service(3, &[])]);
     let mut plan = good.clone();

@@ -28,10 +28,7 @@ pub struct NodeSpec {
 impl NodeSpec {
     /// A node with these pods.
     pub fn new(name: &str, pods: &[&str]) -> Self {
-        Self {
-            name: name.to_owned(),
-            pods: pods.iter().map(|p| (*p).to_owned()).collect(),
-        }
+        Self { name: name.to_owned(), pods: pods.iter().map(|p| (*p).to_owned()).collect() }
     }
 }
 
@@ -157,11 +154,7 @@ impl Cluster {
             self.fabric.introduce(new, other)?;
             self.fabric.introduce(other, new)?;
         }
-        self.nodes.push(NodeState {
-            name: name.to_owned(),
-            number: index,
-            last_pod: 0,
-        });
+        self.nodes.push(NodeState { name: name.to_owned(), number: index, last_pod: 0 });
         self.host(name)
     }
 
@@ -187,10 +180,7 @@ impl Cluster {
         state.last_pod = index;
         let pod = Host {
             name: name.to_owned(),
-            role: Role::Pod {
-                node: node.to_owned(),
-                device: format!("veth{number}"),
-            },
+            role: Role::Pod { node: node.to_owned(), device: format!("veth{number}") },
             addresses,
             netns: Netns::new(name)?,
         };
@@ -235,10 +225,7 @@ impl Cluster {
     }
 
     fn check_free(&self, name: &str) -> Result<()> {
-        ensure!(
-            !self.hosts.contains_key(name),
-            "the cluster has a host named {name} already"
-        );
+        ensure!(!self.hosts.contains_key(name), "the cluster has a host named {name} already");
         Ok(())
     }
 }

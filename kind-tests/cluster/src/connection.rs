@@ -32,18 +32,9 @@ impl Connection {
         let mut rest = Vec::new();
         let line = read_line(&mut stream, &mut rest, deadline)?;
         match answer(&line, stream.local_addr()?) {
-            Outcome::Answer {
-                by,
-                seen_source,
-                local,
-            } => Ok(Self {
-                stream,
-                rest,
-                timeout: options.timeout,
-                by,
-                seen_source,
-                local,
-            }),
+            Outcome::Answer { by, seen_source, local } => {
+                Ok(Self { stream, rest, timeout: options.timeout, by, seen_source, local })
+            }
             other => bail!("{other}"),
         }
     }
@@ -66,9 +57,7 @@ impl Connection {
     /// Sends a line and checks that the same server answers it.
     pub fn exchange(&mut self, text: &str) -> Result<()> {
         ensure!(!text.contains('\n'), "one line at a time");
-        let line = self
-            .ask(text)
-            .with_context(|| format!("on the connection to {}", self.by))?;
+        let line = self.ask(text).with_context(|| format!("on the connection to {}", self.by))?;
         let expected = format!("{} {text}", self.by);
         ensure!(line == expected, "expected {expected:?}, got {line:?}");
         Ok(())

@@ -59,28 +59,16 @@ fn answer(socket: &UdpSocket, name: &str, buffer: &mut [u8], count: &AtomicU64) 
         _ => None,
     })?;
     let head = format!("{name} {}\n", address(&storage)?);
-    let parts = [
-        IoSlice::new(head.as_bytes()),
-        IoSlice::new(&buffer[..length]),
-    ];
+    let parts = [IoSlice::new(head.as_bytes()), IoSlice::new(&buffer[..length])];
     // First counted: who has an answer finds it in the count.
     count.fetch_add(1, Ordering::Relaxed);
     // A client that cannot be answered will find out by itself.
     let _ = match destination {
         Destination::V4(info) => {
-            let info = in_pktinfo {
-                ipi_ifindex: 0,
-                ipi_spec_dst: info.ipi_addr,
-                ipi_addr: info.ipi_addr,
-            };
+            let info =
+                in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: info.ipi_addr, ipi_addr: info.ipi_addr };
             let from = [ControlMessage::Ipv4PacketInfo(&info)];
-            sendmsg(
-                socket.as_raw_fd(),
-                &parts,
-                &from,
-                MsgFlags::empty(),
-                Some(&storage),
-            )
+            sendmsg(socket.as_raw_fd(), &parts, &from, MsgFlags::empty(), Some(&storage))
         }
         Destination::V6(mut info) => {
             // Routing decides, unless the address means something on one link only.
@@ -88,13 +76,7 @@ fn answer(socket: &UdpSocket, name: &str, buffer: &mut [u8], count: &AtomicU64) 
                 info.ipi6_ifindex = 0;
             }
             let from = [ControlMessage::Ipv6PacketInfo(&info)];
-            sendmsg(
-                socket.as_raw_fd(),
-                &parts,
-                &from,
-                MsgFlags::empty(),
-                Some(&storage),
-            )
+            sendmsg(socket.as_raw_fd(), &parts, &from, MsgFlags::empty(), Some(&storage))
         }
     };
     Some(())

@@ -61,11 +61,7 @@ impl EchoServer {
             .name(format!("echo-{name}"))
             .stack_size(256 << 10)
             .spawn(move || server.serve())?;
-        Ok(Self {
-            stop,
-            counters,
-            handle: Some(handle),
-        })
+        Ok(Self { stop, counters, handle: Some(handle) })
     }
 
     /// The TCP connections accepted since the start.
@@ -301,11 +297,7 @@ struct Conversation {
 impl Conversation {
     /// A client that does not read is not read from.
     fn wanted(&self) -> EpollFlags {
-        if self.output.is_empty() {
-            EpollFlags::EPOLLIN
-        } else {
-            EpollFlags::EPOLLOUT
-        }
+        if self.output.is_empty() { EpollFlags::EPOLLIN } else { EpollFlags::EPOLLOUT }
     }
 
     fn begin(&mut self) -> Next {
@@ -362,8 +354,5 @@ fn is_passing(error: &std::io::Error) -> bool {
 
 /// The client was gone before it was accepted; the next one in the queue is another matter.
 fn is_about_the_connection(error: &std::io::Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::ConnectionAborted | ErrorKind::Interrupted
-    )
+    matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted)
 }

@@ -128,17 +128,11 @@ impl Host {
     /// Sends packets for `network` to `via`, a machine on the same network: so a client reaches the ClusterIPs or
     /// external IPs of a cluster through one of its nodes. Replaces the route to the same network.
     pub fn add_route(&self, network: IpNet, via: IpAddr) -> Result<()> {
-        self.netns.links().set_route(&Route {
-            destination: network,
-            hop: Hop::Gateway(via),
-        })
+        self.netns.links().set_route(&Route { destination: network, hop: Hop::Gateway(via) })
     }
 
     /// Takes back [`Host::add_route`].
     pub fn remove_route(&self, network: IpNet, via: IpAddr) -> Result<()> {
-        self.netns.links().remove_route(&Route {
-            destination: network,
-            hop: Hop::Gateway(via),
-        })
+        self.netns.links().remove_route(&Route { destination: network, hop: Hop::Gateway(via) })
     }
 }

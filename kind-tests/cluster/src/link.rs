@@ -76,16 +76,12 @@ pub struct Links {
 impl Links {
     /// Opens a route netlink socket in the namespace of the calling thread.
     pub fn open_here() -> Result<Self> {
-        Ok(Self {
-            socket: Socket::open()?,
-        })
+        Ok(Self { socket: Socket::open()? })
     }
 
     /// The number of the device of this name.
     pub fn index(&mut self, name: &str) -> Result<u32> {
-        let get = Message::new(libc::RTM_GETLINK, 0)
-            .raw(&ifinfo(0, 0))
-            .text(IFLA_IFNAME, name);
+        let get = Message::new(libc::RTM_GETLINK, 0).raw(&ifinfo(0, 0)).text(IFLA_IFNAME, name);
         let answers = self.socket.exchange(get);
         answers
             .map_err(anyhow::Error::from)
@@ -104,9 +100,8 @@ impl Links {
 
     /// Creates a veth pair: `name` here, with this hardware address if one is given, its peer in another namespace.
     pub fn add_veth(&mut self, name: &str, mac: Option<[u8; 6]>, peer: &Peer<'_>) -> Result<()> {
-        let mut new = Message::new(libc::RTM_NEWLINK, CREATE)
-            .raw(&ifinfo(0, 0))
-            .text(IFLA_IFNAME, name);
+        let mut new =
+            Message::new(libc::RTM_NEWLINK, CREATE).raw(&ifinfo(0, 0)).text(IFLA_IFNAME, name);
         if let Some(mac) = mac {
             new = new.attr(IFLA_ADDRESS, &mac);
         }
@@ -114,9 +109,7 @@ impl Links {
         let new = new.nest(IFLA_LINKINFO, |m| {
             m.text(IFLA_INFO_KIND, "veth").nest(IFLA_INFO_DATA, |m| {
                 m.nest(VETH_INFO_PEER, |m| {
-                    m.raw(&ifinfo(0, 0))
-                        .text(IFLA_IFNAME, peer.name)
-                        .attr(IFLA_NET_NS_FD, &netns)
+                    m.raw(&ifinfo(0, 0)).text(IFLA_IFNAME, peer.name).attr(IFLA_NET_NS_FD, &netns)
                 })
             })
         });
@@ -186,22 +179,10 @@ impl Links {
             IpNet::V4(_) => 0,
             IpNet::V6(_) => IFA_F_NODAD,
         };
-        let mut header = [
-            family(address.addr()),
-            address.prefix_len(),
-            nodad,
-            0,
-            0,
-            0,
-            0,
-            0,
-        ];
+        let mut header = [family(address.addr()), address.prefix_len(), nodad, 0, 0, 0, 0, 0];
         header[4..].copy_from_slice(&index.to_ne_bytes());
         let bytes = octets(address.addr());
-        Ok(Message::new(kind, flags)
-            .raw(&header)
-            .attr(IFA_LOCAL, &bytes)
-            .attr(IFA_ADDRESS, &bytes))
+        Ok(Message::new(kind, flags).raw(&header).attr(IFA_LOCAL, &bytes).attr(IFA_ADDRESS, &bytes))
     }
 
     fn route(&mut self, kind: u16, flags: i32, route: &Route) -> Result<Message> {
@@ -220,9 +201,8 @@ impl Links {
         header[1] = destination.prefix_len();
         header[4..8].copy_from_slice(&[RT_TABLE_MAIN, RTPROT_STATIC, scope, RTN_UNICAST]);
         header[8..].copy_from_slice(&onlink.to_ne_bytes());
-        let mut message = Message::new(kind, flags)
-            .raw(&header)
-            .attr(RTA_DST, &octets(destination.network()));
+        let mut message =
+            Message::new(kind, flags).raw(&header).attr(RTA_DST, &octets(destination.network()));
         if let Some(gateway) = gateway {
             message = message.attr(RTA_GATEWAY, &octets(*gateway));
         }

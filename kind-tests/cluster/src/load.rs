@@ -127,10 +127,7 @@ impl Load {
         });
         let sender = Sender::new(spec.clone(), Arc::clone(&shared))?;
         let handle = netns.thread("load", move || sender.run())?;
-        Ok(Self {
-            shared,
-            handle: Some(handle),
-        })
+        Ok(Self { shared, handle: Some(handle) })
     }
 
     /// The figures as they stand.
@@ -254,11 +251,7 @@ impl Sender {
         let sent = Instant::now();
         match self.open(number) {
             Ok(fd) => {
-                let request = Request {
-                    fd,
-                    sent,
-                    input: Vec::new(),
-                };
+                let request = Request { fd, sent, input: Vec::new() };
                 self.under_way.insert(number, request);
                 self.oldest.push_back(number);
             }
@@ -278,8 +271,7 @@ impl Sender {
             let question = format!("load #{number}");
             socket::send(fd.as_raw_fd(), question.as_bytes(), MsgFlags::empty())?;
         }
-        self.epoll
-            .add(fd.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, number))?;
+        self.epoll.add(fd.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, number))?;
         Ok(fd)
     }
 
@@ -323,13 +315,9 @@ impl Sender {
         let oldest = self.oldest.front().and_then(|n| self.under_way.get(n));
         let expires = oldest.map(|request| request.sent + self.spec.timeout);
         let full = self.under_way.len() >= MOST_UNDER_WAY;
-        let until = [next.filter(|_| !full), expires]
-            .into_iter()
-            .flatten()
-            .min();
-        let left = until.map_or(Duration::from_secs(1), |at| {
-            at.saturating_duration_since(Instant::now())
-        });
+        let until = [next.filter(|_| !full), expires].into_iter().flatten().min();
+        let left =
+            until.map_or(Duration::from_secs(1), |at| at.saturating_duration_since(Instant::now()));
         if next.is_some() && left.is_zero() {
             return EpollTimeout::ZERO;
         }

@@ -142,10 +142,7 @@ impl Socket {
                 continue;
             }
             if i32::from(kind) != libc::NLMSG_ERROR {
-                answers.push(Answer {
-                    kind,
-                    body: body.to_vec(),
-                });
+                answers.push(Answer { kind, body: body.to_vec() });
                 continue;
             }
             let code = body.first_chunk().map_or(0, |b| i32::from_ne_bytes(*b));

@@ -132,8 +132,7 @@ impl Netns {
     {
         let builder = thread::Builder::new().name(name.to_owned());
         // A new thread is in the namespace of the thread that starts it.
-        self.run(move || builder.spawn(work))
-            .with_context(|| format!("starting the thread {name}"))
+        self.run(move || builder.spawn(work)).with_context(|| format!("starting the thread {name}"))
     }
 
     /// Moves the calling thread into this namespace for good.

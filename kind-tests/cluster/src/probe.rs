@@ -46,21 +46,14 @@ pub struct ProbeOptions {
 impl Default for ProbeOptions {
     /// One second, from any port.
     fn default() -> Self {
-        Self {
-            timeout: Duration::from_secs(1),
-            source_port: None,
-            source_address: None,
-        }
+        Self { timeout: Duration::from_secs(1), source_port: None, source_address: None }
     }
 }
 
 impl ProbeOptions {
     /// From any port, with this timeout.
     pub fn within(timeout: Duration) -> Self {
-        Self {
-            timeout,
-            ..Self::default()
-        }
+        Self { timeout, ..Self::default() }
     }
 
     /// The same from this port.
@@ -143,9 +136,9 @@ impl Outcome {
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Answer {
-                by, seen_source, ..
-            } => write!(f, "answered by {by}, who saw {seen_source}"),
+            Self::Answer { by, seen_source, .. } => {
+                write!(f, "answered by {by}, who saw {seen_source}")
+            }
             Self::Refused => f.write_str("refused"),
             Self::Unreachable(text) => write!(f, "unreachable: {text}"),
             Self::TimedOut => f.write_str("timed out"),
@@ -177,10 +170,7 @@ fn probe_tcp(
     let deadline = Instant::now() + options.timeout;
     let mut stream = dial(netns, destination, options)?;
     if options.source_port.is_some() {
-        let reset = libc::linger {
-            l_onoff: 1,
-            l_linger: 0,
-        };
+        let reset = libc::linger { l_onoff: 1, l_linger: 0 };
         setsockopt(&stream, sockopt::Linger, &reset)?;
     }
     let line = read_line(&mut stream, &mut Vec::new(), deadline)?;
@@ -217,8 +207,7 @@ impl UdpFlow {
 
     /// Sends a datagram and waits for the answer to it; answers to earlier ones are passed over.
     pub fn exchange(&self, text: &str, timeout: Duration) -> Outcome {
-        self.ask(text, timeout)
-            .unwrap_or_else(|error| Outcome::of_error(&error))
+        self.ask(text, timeout).unwrap_or_else(|error| Outcome::of_error(&error))
     }
 
     fn ask(&self, text: &str, timeout: Duration) -> io::Result<Outcome> {
@@ -249,11 +238,7 @@ impl UdpFlow {
 /// Reads the first line of an echo server: its name and whom it sees.
 pub(crate) fn answer(line: &str, local: SocketAddr) -> Outcome {
     match parse(line) {
-        Some((by, seen_source)) => Outcome::Answer {
-            by,
-            seen_source,
-            local,
-        },
+        Some((by, seen_source)) => Outcome::Answer { by, seen_source, local },
         None => Outcome::Failed(format!("no echo server: {line:?}")),
     }
 }

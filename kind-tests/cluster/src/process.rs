@@ -24,19 +24,13 @@ pub struct Process {
 /// Starts a process from the calling thread, in that thread's network namespace. With it comes the program's name.
 pub(crate) fn start(mut command: Command) -> Result<(Child, String)> {
     let program = command.get_program().to_string_lossy().into_owned();
-    let child = command
-        .spawn()
-        .with_context(|| format!("starting {program}"))?;
+    let child = command.spawn().with_context(|| format!("starting {program}"))?;
     Ok((child, program))
 }
 
 impl Process {
     pub(crate) fn new(child: Child, program: String, netns: Netns) -> Self {
-        Self {
-            child,
-            program,
-            _netns: netns,
-        }
+        Self { child, program, _netns: netns }
     }
 
     /// Its process id.

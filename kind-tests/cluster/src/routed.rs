@@ -93,10 +93,7 @@ impl Fabric {
         if is_node {
             forward(&host.netns, self.families)?;
         }
-        let peer = Peer {
-            name: DEVICE,
-            netns: host.netns.fd(),
-        };
+        let peer = Peer { name: DEVICE, netns: host.netns.fd() };
         self.netns.links().add_veth(port, None, &peer)?;
         {
             let mut links = host.netns.links();
@@ -142,10 +139,7 @@ impl Fabric {
             return Ok(());
         };
         prepare(&pod.netns, self.families)?;
-        let peer = Peer {
-            name: DEVICE,
-            netns: pod.netns.fd(),
-        };
+        let peer = Peer { name: DEVICE, netns: pod.netns.fd() };
         node.netns.links().add_veth(device, Some(NODE_END), &peer)?;
         self.answer_as_gateway(node, device)?;
         self.node_end(node, pod, device)?;

@@ -49,10 +49,7 @@ pub fn enter_user_namespace() -> Result<Privilege> {
 fn become_root(file: &str, text: &str) -> Result<()> {
     fs::write(format!("/proc/self/{file}"), text).map_err(|error| {
         let errno = Errno::from_raw(error.raw_os_error().unwrap_or(0));
-        anyhow!(
-            "{} (at /proc/self/{file})",
-            explain(errno, &Facts::gather())
-        )
+        anyhow!("{} (at /proc/self/{file})", explain(errno, &Facts::gather()))
     })
 }
 
@@ -143,51 +140,17 @@ mod tests {
     #[test]
     fn each_obstacle_is_named_with_its_remedy() {
         let cases = [
+            (Facts { user_namespaces: false, ..FINE }, Errno::EINVAL, "CONFIG_USER_NS"),
+            (Facts { net_namespaces: false, ..FINE }, Errno::EINVAL, "CONFIG_NET_NS"),
+            (Facts { user_limit: 0, ..FINE }, Errno::ENOSPC, "user.max_user_namespaces above 0"),
+            (Facts { net_limit: 0, ..FINE }, Errno::ENOSPC, "user.max_net_namespaces above 0"),
             (
-                Facts {
-                    user_namespaces: false,
-                    ..FINE
-                },
-                Errno::EINVAL,
-                "CONFIG_USER_NS",
-            ),
-            (
-                Facts {
-                    net_namespaces: false,
-                    ..FINE
-                },
-                Errno::EINVAL,
-                "CONFIG_NET_NS",
-            ),
-            (
-                Facts {
-                    user_limit: 0,
-                    ..FINE
-                },
-                Errno::ENOSPC,
-                "user.max_user_namespaces above 0",
-            ),
-            (
-                Facts {
-                    net_limit: 0,
-                    ..FINE
-                },
-                Errno::ENOSPC,
-                "user.max_net_namespaces above 0",
-            ),
-            (
-                Facts {
-                    clone_allowed: false,
-                    ..FINE
-                },
+                Facts { clone_allowed: false, ..FINE },
                 Errno::EPERM,
                 "unprivileged_userns_clone to 1",
             ),
             (
-                Facts {
-                    apparmor_restricts: true,
-                    ..FINE
-                },
+                Facts { apparmor_restricts: true, ..FINE },
                 Errno::EPERM,
                 "apparmor_restrict_unprivileged_userns to 0",
             ),

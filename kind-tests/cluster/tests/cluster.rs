@@ -16,10 +16,7 @@ const PROTOCOLS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
 
 fn spec(families: Families) -> ClusterSpec {
     ClusterSpec {
-        nodes: vec![
-            NodeSpec::new("node-1", &["a1", "a2"]),
-            NodeSpec::new("node-2", &["b1", "b2"]),
-        ],
+        nodes: vec![NodeSpec::new("node-1", &["a1", "a2"]), NodeSpec::new("node-2", &["b1", "b2"])],
         clients: vec!["client".to_owned()],
         families,
         control_plane: ControlPlane::Present,
@@ -28,9 +25,7 @@ fn spec(families: Families) -> ClusterSpec {
 
 fn build(families: Families) -> Result<(Cluster, Vec<EchoServer>)> {
     let cluster = Cluster::build(&spec(families))?;
-    let servers = cluster
-        .hosts()
-        .map(|host| EchoServer::start(host.netns(), host.name(), &[PORT]));
+    let servers = cluster.hosts().map(|host| EchoServer::start(host.netns(), host.name(), &[PORT]));
     let servers = servers.collect::<Result<_>>()?;
     Ok((cluster, servers))
 }
@@ -44,12 +39,7 @@ fn quickly() -> ProbeOptions {
 }
 
 fn ask(from: &Host, protocol: Protocol, to: IpAddr, port: u16) -> Outcome {
-    probe(
-        from.netns(),
-        protocol,
-        SocketAddr::new(to, port),
-        &patiently(),
-    )
+    probe(from.netns(), protocol, SocketAddr::new(to, port), &patiently())
 }
 
 /// Asks every address of `to`, expects its answer, and that it sees the client's own address.
@@ -58,17 +48,8 @@ fn expect_answers(from: &Host, to: &Host) -> Result<usize> {
     for protocol in PROTOCOLS {
         for address in to.addresses() {
             let outcome = ask(from, protocol, *address, PORT);
-            let context = format!(
-                "{} to {} ({address}) over {protocol}",
-                from.name(),
-                to.name()
-            );
-            let Outcome::Answer {
-                by,
-                seen_source,
-                local,
-            } = outcome
-            else {
+            let context = format!("{} to {} ({address}) over {protocol}", from.name(), to.name());
+            let Outcome::Answer { by, seen_source, local } = outcome else {
                 anyhow::bail!("{context}: {outcome}");
             };
             ensure!(by == to.name(), "{context}: {by} answered");
@@ -88,11 +69,7 @@ fn expect_answers(from: &Host, to: &Host) -> Result<usize> {
 fn everyone_reaches_everyone_without_translation() -> Result<()> {
     let started = Instant::now();
     let (cluster, servers) = build(Families::Dual)?;
-    println!(
-        "dual stack, {} hosts, built in {:?}",
-        servers.len(),
-        started.elapsed()
-    );
+    println!("dual stack, {} hosts, built in {:?}", servers.len(), started.elapsed());
 
     let client = cluster.host("client")?;
     for node in cluster.nodes() {
@@ -116,10 +93,7 @@ fn everyone_reaches_everyone_without_translation() -> Result<()> {
     }
     // 7 hosts ask each of 7, the nodes and the control plane one another: 2 protocols, 2 families.
     assert_eq!(asked, (7 * 7 + 4) * 4);
-    let served: u64 = servers
-        .iter()
-        .map(|s| s.connections() + s.datagrams())
-        .sum();
+    let served: u64 = servers.iter().map(|s| s.connections() + s.datagrams()).sum();
     assert_eq!(served, asked as u64);
     println!("{asked} questions, all in all {:?}", started.elapsed());
     Ok(())
@@ -170,18 +144,10 @@ fn refusals_silence_and_missing_routes_are_told_apart() -> Result<()> {
                 assert_eq!(outcome, Outcome::Refused, "{protocol} {address}");
             }
             let outcome = ask(client, protocol, *address, PORT);
-            assert!(
-                matches!(outcome, Outcome::Unreachable(_)),
-                "{protocol} {address}: {outcome}"
-            );
+            assert!(matches!(outcome, Outcome::Unreachable(_)), "{protocol} {address}: {outcome}");
         }
         // Nobody's address on the underlay, and addresses beyond the gateway, as a ClusterIP is to a node.
-        for nobody in [
-            "192.168.77.250",
-            "10.96.0.1",
-            "fd00:77::250",
-            "fd00:10:96::1",
-        ] {
+        for nobody in ["192.168.77.250", "10.96.0.1", "fd00:77::250", "fd00:10:96::1"] {
             let to = SocketAddr::new(nobody.parse()?, PORT);
             let outcome = probe(node.netns(), protocol, to, &quickly());
             assert_eq!(outcome, Outcome::TimedOut, "{protocol} {nobody}");
@@ -199,9 +165,7 @@ fn a_source_port_can_be_used_again_at_once() -> Result<()> {
         for _ in 0..5 {
             let options = patiently().from_port(4000);
             let outcome = probe(client.netns(), protocol, to, &options);
-            let source = outcome
-                .seen_source()
-                .with_context(|| format!("{outcome}"))?;
+            let source = outcome.seen_source().with_context(|| format!("{outcome}"))?;
             assert_eq!(source, SocketAddr::new(client.ip(), 4000));
         }
     }
@@ -302,10 +266,7 @@ fn pods_come_and_go() -> Result<()> {
     // The next pod does not get the address of the one just ended.
     let next = cluster.add_pod("node-1", "a3")?;
     assert_eq!(next.ip().to_string(), "10.77.1.14");
-    assert!(
-        cluster.add_pod("node-1", "a3").is_err(),
-        "the name is taken"
-    );
+    assert!(cluster.add_pod("node-1", "a3").is_err(), "the name is taken");
     assert!(cluster.add_pod("node-9", "x").is_err(), "no such node");
     assert!(cluster.remove_pod("node-1").is_err(), "a node is no pod");
 
@@ -374,10 +335,7 @@ fn a_load_counts_silence_and_stops_when_told() -> Result<()> {
 
     let dropped = Instant::now();
     drop(Load::start(node.netns(), &long)?);
-    assert!(
-        dropped.elapsed() < Duration::from_secs(60),
-        "a drop waits for nothing"
-    );
+    assert!(dropped.elapsed() < Duration::from_secs(60), "a drop waits for nothing");
     Ok(())
 }
 
@@ -402,10 +360,7 @@ fn thousands_of_short_connections_a_second() -> Result<()> {
     busy.timeout = Duration::from_secs(10);
     let report = load(
         cluster.host("client")?,
-        &LoadSpec {
-            destination: SocketAddr::new(cluster.host("node-1")?.ip(), PORT),
-            ..busy
-        },
+        &LoadSpec { destination: SocketAddr::new(cluster.host("node-1")?.ip(), PORT), ..busy },
     )?;
     assert_eq!(report.answers(), 3000);
     let report = load(cluster.host("a1")?, &busy)?;

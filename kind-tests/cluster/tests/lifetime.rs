@@ -26,10 +26,7 @@ fn alone() -> MutexGuard<'static, ()> {
 
 fn spec() -> ClusterSpec {
     ClusterSpec {
-        nodes: vec![
-            NodeSpec::new("node-1", &["a1"]),
-            NodeSpec::new("node-2", &["b1"]),
-        ],
+        nodes: vec![NodeSpec::new("node-1", &["a1"]), NodeSpec::new("node-2", &["b1"])],
         clients: vec!["client".to_owned()],
         families: Families::Dual,
         control_plane: ControlPlane::Absent,
@@ -54,10 +51,7 @@ fn holdings(process: &str) -> Result<Holdings> {
         let what = fs::read_link(file?.path()).unwrap_or_default();
         // Not the directory that is being read, and not pipes: those belong to the test runner.
         let text = what.to_string_lossy();
-        if ["net:", "socket:", "anon_inode:"]
-            .iter()
-            .any(|kind| text.starts_with(kind))
-        {
+        if ["net:", "socket:", "anon_inode:"].iter().any(|kind| text.starts_with(kind)) {
             files.push(what);
         }
     }
@@ -105,12 +99,7 @@ fn everything() -> Result<Everything> {
     while load.so_far().answers() < 10 {
         std::thread::sleep(Duration::from_millis(5));
     }
-    Ok(Everything {
-        _load: load,
-        _held: held,
-        _servers: servers,
-        cluster,
-    })
+    Ok(Everything { _load: load, _held: held, _servers: servers, cluster })
 }
 
 #[test]
@@ -145,9 +134,7 @@ fn a_failed_build_leaves_nothing() -> Result<()> {
     let before = holdings("self")?;
     let mut twice = spec();
     twice.clients.push("a1".to_owned());
-    let error = Cluster::build(&twice)
-        .err()
-        .context("a name can be given twice")?;
+    let error = Cluster::build(&twice).err().context("a name can be given twice")?;
     assert!(error.to_string().contains("a1"), "{error}");
     expect_again(&before)
 }
@@ -214,10 +201,7 @@ fn processes_live_in_the_namespace_and_end_with_their_guard() -> Result<()> {
     assert!(!Path::new(&process).exists());
 
     let mut command = Command::new("sh");
-    command.args([
-        "-c",
-        "trap 'exit 3' TERM; echo ready; while :; do sleep 0.02; done",
-    ]);
+    command.args(["-c", "trap 'exit 3' TERM; echo ready; while :; do sleep 0.02; done"]);
     command.stdout(Stdio::piped());
     let mut shell = netns.spawn(command)?;
     let (_, output, _) = shell.pipes();
@@ -279,11 +263,7 @@ fn nothing_outlives_a_killed_process() -> Result<()> {
             .into_iter()
             .filter(|ns| *ns != own && during.contains(ns))
             .collect();
-        let sleeps = Path::new("/proc")
-            .join(&sleeper)
-            .join("ns/net")
-            .read_link()
-            .is_ok();
+        let sleeps = Path::new("/proc").join(&sleeper).join("ns/net").read_link().is_ok();
         if left.is_empty() && !sleeps {
             return Ok(());
         }

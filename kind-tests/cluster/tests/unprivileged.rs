@@ -79,10 +79,7 @@ fn expect_remedy(text: &str) -> Result<()> {
 
 fn ask_around() -> Result<()> {
     let cluster = Cluster::build(&ClusterSpec {
-        nodes: vec![
-            NodeSpec::new("node-1", &["a1"]),
-            NodeSpec::new("node-2", &["b1"]),
-        ],
+        nodes: vec![NodeSpec::new("node-1", &["a1"]), NodeSpec::new("node-2", &["b1"])],
         clients: vec!["client".to_owned()],
         families: Families::Dual,
         control_plane: ControlPlane::Present,
@@ -112,12 +109,7 @@ fn ask_around() -> Result<()> {
 /// In our user namespace we may forbid further ones, and so see a real refusal.
 fn forbid() -> Result<()> {
     fs::write("/proc/sys/user/max_user_namespaces", "0")?;
-    let without_rights = [
-        "--bounding-set=-all",
-        "--inh-caps=-all",
-        "--",
-        "/proc/self/fd/0",
-    ];
+    let without_rights = ["--bounding-set=-all", "--inh-caps=-all", "--", "/proc/self/fd/0"];
     finish(&mut again("setpriv", &without_rights, "forbidden")?)
 }
 
@@ -127,9 +119,6 @@ fn be_refused() -> Result<()> {
     };
     println!("where it is forbidden: {error:#}");
     let text = format!("{error:#}");
-    ensure!(
-        text.contains("user.max_user_namespaces"),
-        "no remedy in: {text}"
-    );
+    ensure!(text.contains("user.max_user_namespaces"), "no remedy in: {text}");
     Ok(())
 }

@@ -32,11 +32,7 @@ impl Plan {
 
 fn check_node(node: &NodePlan) -> Vec<String> {
     let mut findings = Vec::new();
-    for ip in node
-        .node_port_addresses
-        .iter()
-        .filter(|ip| ip.is_loopback())
-    {
+    for ip in node.node_port_addresses.iter().filter(|ip| ip.is_loopback()) {
         findings.push(format!("node: NodePorts on the loopback address {ip}"));
     }
     let mut previous = None;
@@ -55,10 +51,7 @@ fn check_node(node: &NodePlan) -> Vec<String> {
 
 fn check_service(key: &ObjectKey, service: &ServicePlan) -> Vec<String> {
     let mut findings = Vec::new();
-    if !service
-        .frontends
-        .is_sorted_by(|a, b| a.frontend < b.frontend)
-    {
+    if !service.frontends.is_sorted_by(|a, b| a.frontend < b.frontend) {
         findings.push("frontends are not sorted, each once".into());
     }
     if !service.cluster_ips.is_sorted_by(|a, b| a < b) {
@@ -67,18 +60,10 @@ fn check_service(key: &ObjectKey, service: &ServicePlan) -> Vec<String> {
     if !service.hairpins.is_sorted_by(|a, b| a < b) {
         findings.push("hairpins are not sorted, each once".into());
     }
-    for ip in service
-        .hairpins
-        .iter()
-        .filter(|ip| !in_a_pool(service, **ip))
-    {
+    for ip in service.hairpins.iter().filter(|ip| !in_a_pool(service, **ip)) {
         findings.push(format!("hairpin {ip} is in no pool"));
     }
-    for problem in service
-        .problems
-        .iter()
-        .filter(|problem| problem.object != *key)
-    {
+    for problem in service.problems.iter().filter(|problem| problem.object != *key) {
         findings.push(format!("holds another's problem: {problem}"));
     }
     for frontend in &service.frontends {
@@ -114,10 +99,7 @@ fn check_frontend(service: &ServicePlan, plan: &FrontendPlan, findings: &mut Vec
     if !pool.is_sorted_by(|a, b| a < b) {
         findings.push(format!("{frontend}: endpoints are not sorted, each once"));
     }
-    for endpoint in pool
-        .iter()
-        .filter(|e| Family::of(e.address) != frontend.family())
-    {
+    for endpoint in pool.iter().filter(|e| Family::of(e.address) != frontend.family()) {
         findings.push(format!("{frontend}: {endpoint} is of the other family"));
     }
 }

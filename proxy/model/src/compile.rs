@@ -63,10 +63,7 @@ impl Compiler {
     /// A compiler that has compiled nothing yet.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        Self {
-            settings,
-            claims: Claims::default(),
-        }
+        Self { settings, claims: Claims::default() }
     }
 
     /// Compiles what is dirty, and whoever gains or loses a frontend by it. Returns what differs

@@ -74,21 +74,10 @@ impl<'a> Oracle<'a> {
         for (key, service) in &plan.services {
             cluster_ips.extend(&service.cluster_ips);
             for frontend in &service.frontends {
-                frontends.insert(
-                    frontend.frontend,
-                    Match {
-                        key,
-                        service,
-                        frontend,
-                    },
-                );
+                frontends.insert(frontend.frontend, Match { key, service, frontend });
             }
         }
-        Self {
-            node: &plan.node,
-            frontends,
-            cluster_ips,
-        }
+        Self { node: &plan.node, frontends, cluster_ips }
     }
 
     /// The frontend that the packet meets, if any.
@@ -101,10 +90,7 @@ impl<'a> Oracle<'a> {
         if !self.node.node_port_addresses.contains(&packet.destination) {
             return None;
         }
-        self.lookup(
-            packet,
-            FrontendAddress::Node(Family::of(packet.destination)),
-        )
+        self.lookup(packet, FrontendAddress::Node(Family::of(packet.destination)))
     }
 
     /// What happens to the packet.
@@ -127,11 +113,7 @@ impl<'a> Oracle<'a> {
     }
 
     fn lookup(&self, packet: &Packet, address: FrontendAddress) -> Option<Match<'a>> {
-        let frontend = Frontend {
-            address,
-            protocol: packet.protocol,
-            port: packet.port,
-        };
+        let frontend = Frontend { address, protocol: packet.protocol, port: packet.port };
         self.frontends.get(&frontend).copied()
     }
 

@@ -40,10 +40,6 @@ pub struct Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} {}: {}: {}",
-            self.kind, self.object, self.field, self.reason
-        )
+        write!(f, "{} {}: {}: {}", self.kind, self.object, self.field, self.reason)
     }
 }

@@ -102,17 +102,11 @@ impl Dirty {
     }
 
     fn node() -> Self {
-        Self {
-            node: true,
-            ..Self::default()
-        }
+        Self { node: true, ..Self::default() }
     }
 
     fn service(key: ObjectKey) -> Self {
-        Self {
-            services: BTreeSet::from([key]),
-            ..Self::default()
-        }
+        Self { services: BTreeSet::from([key]), ..Self::default() }
     }
 }
 
@@ -159,11 +153,7 @@ impl Snapshot {
                     Object::Node(node) => self.put_node(node),
                 }
             }
-            Change::Rejected {
-                kind,
-                key,
-                problems,
-            } => {
+            Change::Rejected { kind, key, problems } => {
                 self.note(kind, &key, problems);
                 self.remove(kind, &key)
             }
@@ -197,10 +187,7 @@ impl Snapshot {
     /// Everything as dirty: for the first plan.
     #[must_use]
     pub fn everything(&self) -> Dirty {
-        Dirty {
-            node: true,
-            services: self.services.keys().cloned().collect(),
-        }
+        Dirty { node: true, services: self.services.keys().cloned().collect() }
     }
 
     /// The Service with this key.
@@ -295,11 +282,7 @@ impl Snapshot {
 
     fn put_slice(&mut self, mut slice: EndpointSlice) -> Dirty {
         let mut dirty = Dirty::default();
-        if self
-            .slice_services
-            .get(&slice.key)
-            .is_some_and(|former| *former != slice.service)
-        {
+        if self.slice_services.get(&slice.key).is_some_and(|former| *former != slice.service) {
             dirty = self.remove_slice(&slice.key);
         }
         slice.ports.shrink_to_fit();
@@ -310,8 +293,7 @@ impl Snapshot {
             Ok(at) if slices[at] == slice => return dirty,
             Ok(at) => slices[at] = slice,
             Err(at) => {
-                self.slice_services
-                    .insert(slice.key.clone(), service.clone());
+                self.slice_services.insert(slice.key.clone(), service.clone());
                 slices.reserve_exact(1);
                 slices.insert(at, slice);
             }
@@ -358,10 +340,7 @@ impl Snapshot {
 }
 
 fn node_key(node: &Node) -> ObjectKey {
-    ObjectKey {
-        namespace: "".into(),
-        name: Arc::clone(&node.name),
-    }
+    ObjectKey { namespace: "".into(), name: Arc::clone(&node.name) }
 }
 
 /// Gives back what the lists of a Service have set aside in vain; it is held for long.

@@ -101,12 +101,7 @@ impl ServiceBuilder {
     }
 
     pub(crate) fn port_of(mut self, name: &str, protocol: Protocol, port: u16) -> Self {
-        self.0.ports.push(ServicePort {
-            name: name.into(),
-            protocol,
-            port,
-            node_port: None,
-        });
+        self.0.ports.push(ServicePort { name: name.into(), protocol, port, node_port: None });
         self
     }
 
@@ -171,11 +166,7 @@ impl SliceBuilder {
     }
 
     pub(crate) fn port_of(mut self, name: &str, protocol: Protocol, port: u16) -> Self {
-        self.0.ports.push(SlicePort {
-            name: name.into(),
-            protocol,
-            port,
-        });
+        self.0.ports.push(SlicePort { name: name.into(), protocol, port });
         self
     }
 
@@ -230,27 +221,16 @@ pub(crate) fn local_addresses(addresses: &[&str]) -> Change {
 }
 
 pub(crate) fn applied(object: Object) -> Change {
-    Change::Applied {
-        object,
-        problems: Vec::new(),
-    }
+    Change::Applied { object, problems: Vec::new() }
 }
 
 pub(crate) fn deleted(kind: Kind, name: &str) -> Change {
-    Change::Deleted {
-        kind,
-        key: key(name),
-    }
+    Change::Deleted { kind, key: key(name) }
 }
 
 /// A problem that a conversion could have found.
 pub(crate) fn found(kind: Kind, name: &str, field: &str) -> Problem {
-    Problem {
-        kind,
-        object: key(name),
-        field: field.into(),
-        reason: "is no good".into(),
-    }
+    Problem { kind, object: key(name), field: field.into(), reason: "is no good".into() }
 }
 
 /// A snapshot with the plan that belongs to it.
@@ -265,11 +245,7 @@ impl World {
     /// A world on a Node with 192.168.0.1 and fd00::1, and pods in 10.244.0.0/24 and fd01::/64.
     pub(crate) fn new() -> Self {
         let mut world = Self::empty(settings());
-        world.apply(node(
-            HERE,
-            &["192.168.0.1", "fd00::1"],
-            &["10.244.0.0/24", "fd01::/64"],
-        ));
+        world.apply(node(HERE, &["192.168.0.1", "fd00::1"], &["10.244.0.0/24", "fd01::/64"]));
         world
     }
 
@@ -302,18 +278,9 @@ impl World {
     /// Compiles, and holds the outcome to what must always be true of it.
     pub(crate) fn update(&mut self, dirty: &Dirty) -> PlanDelta {
         let delta = self.compiler.update(&self.snapshot, dirty, &self.plan);
-        assert!(
-            delta
-                .node
-                .as_ref()
-                .is_none_or(|node| *node != self.plan.node)
-        );
+        assert!(delta.node.as_ref().is_none_or(|node| *node != self.plan.node));
         for (key, service) in &delta.services {
-            assert_ne!(
-                service.as_ref(),
-                self.plan.services.get(key),
-                "{key} has not changed"
-            );
+            assert_ne!(service.as_ref(), self.plan.services.get(key), "{key} has not changed");
         }
         self.plan.apply(delta.clone());
         assert_eq!(self.plan, full(&self.settings, &self.snapshot));
@@ -327,20 +294,13 @@ impl World {
 
     /// A Service's frontends, as text, sorted.
     pub(crate) fn frontends(&self, name: &str) -> Vec<String> {
-        self.service(name)
-            .frontends
-            .iter()
-            .map(|plan| plan.frontend.to_string())
-            .collect()
+        self.service(name).frontends.iter().map(|plan| plan.frontend.to_string()).collect()
     }
 
     /// A Service's problems, as `field: reason`.
     pub(crate) fn problems(&self, name: &str) -> Vec<String> {
         let problems = &self.service(name).problems;
-        problems
-            .iter()
-            .map(|problem| format!("{}: {}", problem.field, problem.reason))
-            .collect()
+        problems.iter().map(|problem| format!("{}: {}", problem.field, problem.reason)).collect()
     }
 
     /// What happens to a packet from `source` to a TCP `destination`; see [`flow`].
@@ -365,9 +325,7 @@ pub(crate) fn flow(plan: &Plan, protocol: Protocol, source: &str, destination: &
         Verdict::Drop => "drop".into(),
         Verdict::Forward(endpoints) => {
             let star = |masqueraded| if masqueraded { "*" } else { "" };
-            let texts = endpoints
-                .iter()
-                .map(|(endpoint, m)| format!("{endpoint}{}", star(*m)));
+            let texts = endpoints.iter().map(|(endpoint, m)| format!("{endpoint}{}", star(*m)));
             texts.collect::<Vec<_>>().join(" ")
         }
     }

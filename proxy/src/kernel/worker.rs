@@ -81,8 +81,7 @@ impl<B: Backend> Worker<B> {
                 waiting.services = waiting.services.max(services);
             }
             None => {
-                self.waiting =
-                    Some(Waiting { number: order.number, since: order.since, services });
+                self.waiting = Some(Waiting { number: order.number, since: order.since, services });
             }
         }
     }
@@ -220,15 +219,4 @@ fn chain(error: &BackendError) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn back_off_doubles_up_to_its_end_and_strays_by_a_quarter() {
-        let middle = |attempts| back_off(attempts, 128).as_millis();
-        assert_eq!([1, 2, 3].map(middle), [100, 200, 400]);
-        assert_eq!(middle(50), 10_000);
-        assert_eq!(back_off(1, 0), Duration::from_millis(75));
-        assert_eq!(back_off(1, 255), Duration::from_millis(125));
-    }
-}
+mod tests;

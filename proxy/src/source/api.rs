@@ -100,7 +100,12 @@ async fn follow<K>(
 ) where
     K: Wire + Clone + Debug + DeserializeOwned + Send + 'static,
 {
-    let mut watch = Watch { kind: K::KIND, out, complaints: Complaints::default(), backoff: Backoff::default() };
+    let mut watch = Watch {
+        kind: K::KIND,
+        out,
+        complaints: Complaints::default(),
+        backoff: Backoff::default(),
+    };
     loop {
         let streaming = config.initial_list_strategy == InitialListStrategy::StreamingList;
         let events = watcher(Api::<K>::all(client.clone()), config.clone());
@@ -204,7 +209,9 @@ impl Watch<'_> {
         tracker.note_failure();
         let reason = reason(error);
         match self.complaints.due(Instant::now()) {
-            Some(failures) => warn!(kind = %self.kind, reason, failures, "the watch fails; trying again"),
+            Some(failures) => {
+                warn!(kind = %self.kind, reason, failures, "the watch fails; trying again")
+            }
             None => debug!(kind = %self.kind, reason, "the watch fails"),
         }
         let delay = self.backoff.next();

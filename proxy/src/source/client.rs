@@ -107,8 +107,8 @@ fn build(mut config: Config) -> kube::Result<Client> {
     // Or else the time that a connection lay in the pool would count.
     connector.set_reset_reader_on_write(true);
 
-    let http = hyper_util::client::legacy::Builder::new(TokioExecutor::new())
-        .build::<_, Body>(connector);
+    let http =
+        hyper_util::client::legacy::Builder::new(TokioExecutor::new()).build::<_, Body>(connector);
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
         .option_layer(config.auth_layer()?)
@@ -124,7 +124,8 @@ fn unusable(error: &KubeconfigError) -> String {
         KubeconfigError::ReadConfig(source, _) => format!("cannot be read: {source}"),
         KubeconfigError::Parse(error) => {
             let error = error.without_snippet();
-            let line = error.location().map_or_else(String::new, |at| format!("line {}: ", at.line()));
+            let line =
+                error.location().map_or_else(String::new, |at| format!("line {}: ", at.line()));
             format!("{line}not a kubeconfig in YAML: {}", first_line(&error.to_string()))
         }
         KubeconfigError::CurrentContextNotSet => "there is no current-context".to_owned(),

@@ -145,11 +145,7 @@ impl Converter {
     }
 }
 
-fn node_address(
-    text: &str,
-    field: impl FnOnce() -> String,
-    report: &mut Report,
-) -> Option<IpAddr> {
+fn node_address(text: &str, field: impl FnOnce() -> String, report: &mut Report) -> Option<IpAddr> {
     address(text)
         .map_err(|reason| report.add(field(), format!("{reason}; this address is skipped")))
         .ok()
@@ -179,5 +175,9 @@ fn push_new<T: PartialEq>(list: &mut Vec<T>, value: Option<T>) {
 }
 
 fn label<'a>(metadata: &'a ObjectMeta, name: &str) -> Option<&'a str> {
-    metadata.labels.as_ref().and_then(|labels: &BTreeMap<_, _>| labels.get(name)).map(String::as_str)
+    metadata
+        .labels
+        .as_ref()
+        .and_then(|labels: &BTreeMap<_, _>| labels.get(name))
+        .map(String::as_str)
 }

@@ -28,7 +28,8 @@ pub(super) fn told_event(event: &SourceEvent) -> Vec<String> {
             vec![format!("{} is good", base_name(file))]
         }
         SourceEvent::FileProblems { file, problems } => {
-            let directory = file.parent().map(|dir| format!("{}/", dir.display())).unwrap_or_default();
+            let directory =
+                file.parent().map(|dir| format!("{}/", dir.display())).unwrap_or_default();
             problems.iter().map(|problem| problem.to_string().replace(&directory, "")).collect()
         }
     }

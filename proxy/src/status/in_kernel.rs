@@ -9,18 +9,18 @@ use super::FrontendRow;
 
 /// What the kernel holds.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct InKernel {
+pub(super) struct InKernel {
     /// The table, in one clause.
-    pub table: String,
+    pub(super) table: String,
     /// Its frontends, sorted by Service.
-    pub rows: Vec<FrontendRow>,
+    pub(super) rows: Vec<FrontendRow>,
 }
 
 /// Reads the kernel.
 ///
 /// # Errors
 /// If it cannot be read.
-pub fn read() -> Result<InKernel, Error> {
+pub(super) fn read() -> Result<InKernel, Error> {
     let inventory = inventory()?;
     let held = inventory.installed.frontends.iter();
     let mut rows: Vec<_> = held.filter_map(|(frontend, held)| row(frontend, held)).collect();

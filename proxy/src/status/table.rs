@@ -8,24 +8,24 @@ use super::{FrontendRow, Status};
 
 /// What is printed.
 #[derive(Clone, Debug)]
-pub struct Report {
+pub(super) struct Report {
     /// The daemon's state, if it runs.
-    pub status: Option<Status>,
+    pub(super) status: Option<Status>,
     /// The daemon's frontends, or the kernel's if there is no daemon.
-    pub rows: Vec<FrontendRow>,
+    pub(super) rows: Vec<FrontendRow>,
     /// What the kernel holds, or why it cannot be read.
-    pub kernel: Result<Held, String>,
+    pub(super) kernel: Result<Held, String>,
 }
 
 /// What the kernel holds, by frontend.
 #[derive(Clone, Debug, Default)]
-pub struct Held {
+pub(super) struct Held {
     /// The table, in one clause.
-    pub table: String,
+    pub(super) table: String,
     /// How many frontends.
-    pub frontends: usize,
+    pub(super) frontends: usize,
     /// How many endpoints of all frontends.
-    pub endpoints: usize,
+    pub(super) endpoints: usize,
     by_frontend: BTreeMap<String, FrontendRow>,
 }
 
@@ -42,7 +42,7 @@ impl From<InKernel> for Held {
 
 /// How much is told of each frontend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Width {
+pub(super) enum Width {
     /// One short line.
     Narrow,
     /// Also whose source is hidden, and every endpoint.
@@ -51,7 +51,7 @@ pub enum Width {
 
 /// Prints the header, the table and the problems.
 #[must_use]
-pub fn print_table(report: &Report, width: Width) -> String {
+pub(super) fn print_table(report: &Report, width: Width) -> String {
     let mut out = String::new();
     for (name, value) in header(report) {
         // Writing to a string cannot fail.

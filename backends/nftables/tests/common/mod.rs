@@ -13,37 +13,21 @@ use shunt_model::plan::{
 /// A Service number `n` with so many endpoints, of both families, with a NodePort.
 pub(crate) fn service(n: u16, endpoints: &[u16]) -> (ObjectKey, Arc<ServicePlan>) {
     let [high, low] = n.to_be_bytes();
-    let ips: [IpAddr; 2] = [
-        [10, 96, high, low].into(),
-        [0xfd00, 0x96, 0, 0, 0, 0, 0, n].into(),
-    ];
+    let ips: [IpAddr; 2] = [[10, 96, high, low].into(), [0xfd00, 0x96, 0, 0, 0, 0, 0, n].into()];
     let mut frontends = Vec::new();
     for ip in ips {
         let family = Family::of(ip);
         let action = forward(family, n, endpoints);
-        let cluster_ip = Frontend {
-            address: FrontendAddress::Ip(ip),
-            protocol: Protocol::Tcp,
-            port: 80,
-        };
+        let cluster_ip =
+            Frontend { address: FrontendAddress::Ip(ip), protocol: Protocol::Tcp, port: 80 };
         let node_port = Frontend {
             address: FrontendAddress::Node(family),
             protocol: Protocol::Tcp,
             port: 30_000 + n % 2000,
         };
-        frontends.push(plan(
-            cluster_ip,
-            FrontendKind::ClusterIp,
-            &action,
-            Masquerade::Outsiders,
-        ));
+        frontends.push(plan(cluster_ip, FrontendKind::ClusterIp, &action, Masquerade::Outsiders));
         if n < 2000 {
-            frontends.push(plan(
-                node_port,
-                FrontendKind::NodePort,
-                &action,
-                Masquerade::Always,
-            ));
+            frontends.push(plan(node_port, FrontendKind::NodePort, &action, Masquerade::Always));
         }
     }
     frontends.sort_unstable_by_key(|plan| plan.frontend);
@@ -51,17 +35,10 @@ pub(crate) fn service(n: u16, endpoints: &[u16]) -> (ObjectKey, Arc<ServicePlan>
         service_type: ServiceType::NodePort,
         frontends,
         cluster_ips: ips.to_vec(),
-        hairpins: endpoints
-            .iter()
-            .take(2)
-            .map(|e| endpoint(Family::V4, n, *e).address)
-            .collect(),
+        hairpins: endpoints.iter().take(2).map(|e| endpoint(Family::V4, n, *e).address).collect(),
         problems: Vec::new(),
     };
-    (
-        ObjectKey::new("default", &format!("web-{n}")),
-        Arc::new(service),
-    )
+    (ObjectKey::new("default", &format!("web-{n}")), Arc::new(service))
 }
 
 fn plan(
@@ -70,13 +47,7 @@ fn plan(
     action: &Action,
     masquerade: Masquerade,
 ) -> FrontendPlan {
-    FrontendPlan {
-        frontend,
-        kind,
-        port_name: "http".into(),
-        action: action.clone(),
-        masquerade,
-    }
+    FrontendPlan { frontend, kind, port_name: "http".into(), action: action.clone(), masquerade }
 }
 
 fn forward(family: Family, n: u16, endpoints: &[u16]) -> Action {
@@ -94,24 +65,16 @@ fn endpoint(family: Family, service: u16, n: u16) -> Endpoint {
         Family::V4 => [10, 128 + (a & 0x3f), b, d].into(),
         Family::V6 => [0xfd01, 0, 0, 0, 0, 0, service, n].into(),
     };
-    Endpoint {
-        address,
-        port: 8080 + u16::from(c),
-    }
+    Endpoint { address, port: 8080 + u16::from(c) }
 }
 
 /// A node with addresses and pod networks.
 pub(crate) fn node() -> Arc<NodePlan> {
     let addresses: BTreeSet<IpAddr> =
         [[192, 168, 77, 11].into(), "fd00:77::11".parse().unwrap()].into();
-    let local_sources = ["10.77.1.0/24", "fd00:10:77:1::/64"]
-        .map(|net| net.parse().unwrap())
-        .into();
-    Arc::new(NodePlan {
-        node_port_addresses: addresses,
-        local_sources,
-        masquerade_all: false,
-    })
+    let local_sources =
+        ["10.77.1.0/24", "fd00:10:77:1::/64"].map(|net| net.parse().unwrap()).into();
+    Arc::new(NodePlan { node_port_addresses: addresses, local_sources, masquerade_all: false })
 }
 
 /// The delta from one plan to another.

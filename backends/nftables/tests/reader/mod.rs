@@ -8,10 +8,7 @@ use shunt_cluster::Netns;
 pub(crate) fn nft(netns: &Netns, arguments: &[&str]) -> String {
     let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
     netns.run(move || {
-        let output = Command::new("nft")
-            .args(&arguments)
-            .output()
-            .expect("nft runs");
+        let output = Command::new("nft").args(&arguments).output().expect("nft runs");
         let errors = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "nft {arguments:?}: {errors}");
         String::from_utf8(output.stdout).expect("text")
@@ -38,9 +35,7 @@ pub(crate) fn sorted(listing: &str) -> String {
             None => (start.unwrap_or(trimmed), false),
         };
         list.extend(
-            text.split(',')
-                .map(|part| part.trim().to_owned())
-                .filter(|part| !part.is_empty()),
+            text.split(',').map(|part| part.trim().to_owned()).filter(|part| !part.is_empty()),
         );
         if ends {
             list.sort_unstable();

@@ -17,10 +17,7 @@ pub(super) struct Claimant {
 impl Claimant {
     /// The claimant that a Service is, by its `created`, which is 0 if unknown.
     pub(super) fn new(created: i64, key: ObjectKey) -> Self {
-        Self {
-            created: if created == 0 { i64::MAX } else { created },
-            key,
-        }
+        Self { created: if created == 0 { i64::MAX } else { created }, key }
     }
 }
 
@@ -50,9 +47,7 @@ pub(super) struct Claims {
 impl Claims {
     /// The owner of a frontend.
     pub(super) fn owner(&self, frontend: &Frontend) -> Option<&Claimant> {
-        self.claimants
-            .get(frontend)
-            .and_then(|claimants| claimants.first())
+        self.claimants.get(frontend).and_then(|claimants| claimants.first())
     }
 
     /// Whether no one claims anything.
@@ -69,9 +64,8 @@ impl Claims {
         let mut affected = BTreeSet::new();
         if old != new {
             let claims = || [&old, &new].into_iter().flatten();
-            let touched: BTreeSet<Frontend> = claims()
-                .flat_map(|claim| claim.frontends.iter().copied())
-                .collect();
+            let touched: BTreeSet<Frontend> =
+                claims().flat_map(|claim| claim.frontends.iter().copied()).collect();
             for frontend in touched {
                 let claimant = |claim: &Option<Claim>| {
                     let claim = claim.as_ref().filter(|claim| claim.contains(&frontend))?;

@@ -82,14 +82,7 @@ pub(super) fn wanted(service: &Service, problems: &mut Vec<Problem>) -> BTreeMap
     for (at, port) in service.ports.iter().enumerate() {
         let on_addresses = addresses.iter().map(|(ip, field)| {
             let address = FrontendAddress::Ip(*ip);
-            (
-                Frontend {
-                    address,
-                    protocol: port.protocol,
-                    port: port.port,
-                },
-                *field,
-            )
+            (Frontend { address, protocol: port.protocol, port: port.port }, *field)
         });
         let on_node = node_frontends(service, port).map(|front| (front, Field::NodePort(at)));
         for (frontend, field) in on_addresses.chain(on_node) {
@@ -134,11 +127,7 @@ fn node_frontends(service: &Service, port: &ServicePort) -> impl Iterator<Item =
     let protocol = port.protocol;
     node_port.into_iter().flat_map(move |port| {
         let addresses = service.families().map(FrontendAddress::Node);
-        addresses.map(move |address| Frontend {
-            address,
-            protocol,
-            port,
-        })
+        addresses.map(move |address| Frontend { address, protocol, port })
     })
 }
 

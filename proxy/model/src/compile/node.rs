@@ -33,9 +33,7 @@ fn primary(settings: &Settings, snapshot: &Snapshot) -> BTreeSet<IpAddr> {
     let node = snapshot.node(&settings.node_name);
     let own = node.map_or(&[][..], |node| &node.addresses);
     let first = |family| {
-        let mut usable = own
-            .iter()
-            .filter(|ip| Family::of(**ip) == family && !ip.is_loopback());
+        let mut usable = own.iter().filter(|ip| Family::of(**ip) == family && !ip.is_loopback());
         usable.next().copied()
     };
     let first: BTreeSet<IpAddr> = Family::ALL.into_iter().filter_map(first).collect();
@@ -43,30 +41,18 @@ fn primary(settings: &Settings, snapshot: &Snapshot) -> BTreeSet<IpAddr> {
         return first;
     }
     let usable = |ip: &&IpAddr| !ip.is_loopback() && !is_link_local(**ip);
-    snapshot
-        .local_addresses()
-        .iter()
-        .filter(usable)
-        .copied()
-        .collect()
+    snapshot.local_addresses().iter().filter(usable).copied().collect()
 }
 
 /// The machine's addresses in these networks; a family that is not mentioned matches wholly.
 fn within(networks: &[IpNet], snapshot: &Snapshot) -> BTreeSet<IpAddr> {
     let matches = |ip: &IpAddr| {
         let family = Family::of(*ip);
-        let mut mentioned = networks
-            .iter()
-            .filter(|net| Family::of(net.addr()) == family);
+        let mut mentioned = networks.iter().filter(|net| Family::of(net.addr()) == family);
         mentioned.clone().next().is_none() || mentioned.any(|net| net.contains(ip))
     };
     let usable = |ip: &&IpAddr| !ip.is_loopback() && matches(ip);
-    snapshot
-        .local_addresses()
-        .iter()
-        .filter(usable)
-        .copied()
-        .collect()
+    snapshot.local_addresses().iter().filter(usable).copied().collect()
 }
 
 const fn is_link_local(ip: IpAddr) -> bool {

@@ -32,12 +32,7 @@ impl<'a> Pools<'a> {
         slices: &'a [EndpointSlice],
         node_name: &'a str,
     ) -> Self {
-        Self {
-            ports,
-            slices,
-            node_name,
-            pools: BTreeMap::new(),
-        }
+        Self { ports, slices, node_name, pools: BTreeMap::new() }
     }
 
     /// What happens to a new connection to a frontend of this ServicePort (by index).
@@ -47,20 +42,13 @@ impl<'a> Pools<'a> {
             let candidates = candidates(slices, &ports[port], family);
             pool(&candidates, policy, node_name)
         };
-        self.pools
-            .entry((port, family, policy))
-            .or_insert_with(make)
-            .action
-            .clone()
+        self.pools.entry((port, family, policy)).or_insert_with(make).action.clone()
     }
 
     /// The addresses of endpoints, in any of the pools asked for, that may reach themselves.
     pub(super) fn hairpins(&self) -> Vec<IpAddr> {
-        let mut hairpins: Vec<IpAddr> = self
-            .pools
-            .values()
-            .flat_map(|pool| pool.hairpins.iter().copied())
-            .collect();
+        let mut hairpins: Vec<IpAddr> =
+            self.pools.values().flat_map(|pool| pool.hairpins.iter().copied()).collect();
         hairpins.sort_unstable();
         hairpins.dedup();
         hairpins
@@ -78,19 +66,12 @@ fn candidates<'a>(
         let matching = slice.ports.iter();
         let matching = matching.filter(|p| p.name == port.name && p.protocol == port.protocol);
         for number in matching.map(|matching| matching.port) {
-            let of_family = slice
-                .endpoints
-                .iter()
-                .filter(|e| Family::of(e.address) == family);
-            candidates.extend(of_family.map(|endpoint| {
-                (
-                    Endpoint {
-                        address: endpoint.address,
-                        port: number,
-                    },
-                    endpoint,
-                )
-            }));
+            let of_family = slice.endpoints.iter().filter(|e| Family::of(e.address) == family);
+            candidates.extend(
+                of_family.map(|endpoint| {
+                    (Endpoint { address: endpoint.address, port: number }, endpoint)
+                }),
+            );
         }
     }
     // A pod that moves between slices stands in both for a while, and one of them is out of date:
@@ -103,10 +84,7 @@ fn candidates<'a>(
 
 fn pool(candidates: &[Candidate<'_>], policy: TrafficPolicy, node_name: &str) -> Pool {
     let everywhere = usable(candidates, |_| true);
-    let none = |action| Pool {
-        action,
-        hairpins: Vec::new(),
-    };
+    let none = |action| Pool { action, hairpins: Vec::new() };
     if everywhere.is_empty() {
         return none(Action::Reject);
     }
@@ -131,16 +109,8 @@ fn usable<'a>(
     allowed: impl Fn(&SliceEndpoint) -> bool,
 ) -> Vec<Candidate<'a>> {
     let those = |wanted: fn(&SliceEndpoint) -> bool| -> Vec<Candidate<'a>> {
-        candidates
-            .iter()
-            .filter(|(_, e)| wanted(e) && allowed(e))
-            .copied()
-            .collect()
+        candidates.iter().filter(|(_, e)| wanted(e) && allowed(e)).copied().collect()
     };
     let ready = those(|e| e.ready);
-    if ready.is_empty() {
-        those(|e| e.serving && e.terminating)
-    } else {
-        ready
-    }
+    if ready.is_empty() { those(|e| e.serving && e.terminating) } else { ready }
 }

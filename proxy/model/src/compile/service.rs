@@ -25,17 +25,9 @@ pub(super) fn plan(
     let own = Claimant::new(service.created, service.key.clone());
     for (frontend, wanted) in wanted(service, &mut problems) {
         if let Some(owner) = claims.owner(&frontend).filter(|owner| **owner != own) {
-            let why = if owner.created < own.created {
-                "is older"
-            } else {
-                "comes first by name"
-            };
+            let why = if owner.created < own.created { "is older" } else { "comes first by name" };
             let by = format!("already used by Service {}, which {why}", owner.key);
-            problems.push(problem(
-                service,
-                wanted.field,
-                format!("{frontend} is {by}; skipped"),
-            ));
+            problems.push(problem(service, wanted.field, format!("{frontend} is {by}; skipped")));
             continue;
         }
         let kind = wanted.kind();

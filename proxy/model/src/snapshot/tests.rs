@@ -4,42 +4,23 @@ use crate::testing::{
 };
 
 fn web() -> Change {
-    service("ns/web")
-        .cluster_ip("10.0.0.1")
-        .port("http", 80)
-        .into()
+    service("ns/web").cluster_ip("10.0.0.1").port("http", 80).into()
 }
 
 fn web_1() -> Change {
-    slice("ns/web-1")
-        .port("http", 8080)
-        .endpoint("10.244.0.1", HERE)
-        .into()
+    slice("ns/web-1").port("http", 8080).endpoint("10.244.0.1", HERE).into()
 }
 
 /// Applies each change and returns what each made dirty.
 fn apply(snapshot: &mut Snapshot, changes: impl IntoIterator<Item = Change>) -> Vec<String> {
-    changes
-        .into_iter()
-        .flat_map(|change| dirty(&snapshot.apply(change)))
-        .collect()
+    changes.into_iter().flat_map(|change| dirty(&snapshot.apply(change))).collect()
 }
 
 #[test]
 fn what_says_nothing_new_makes_nothing_dirty() {
     let mut snapshot = Snapshot::new();
-    let all = || {
-        [
-            web(),
-            web_1(),
-            node(HERE, &["192.168.0.1"], &[]),
-            local_addresses(&["::1"]),
-        ]
-    };
-    assert_eq!(
-        apply(&mut snapshot, all()),
-        ["ns/web", "ns/web", "node", "node"]
-    );
+    let all = || [web(), web_1(), node(HERE, &["192.168.0.1"], &[]), local_addresses(&["::1"])];
+    assert_eq!(apply(&mut snapshot, all()), ["ns/web", "ns/web", "node", "node"]);
     assert!(apply(&mut snapshot, all()).is_empty());
     let unknown = [Kind::Service, Kind::EndpointSlice, Kind::Node].map(|kind| deleted(kind, "a/b"));
     assert!(apply(&mut snapshot, unknown).is_empty());
@@ -49,16 +30,10 @@ fn what_says_nothing_new_makes_nothing_dirty() {
 fn a_deleted_object_makes_its_service_dirty() {
     let mut snapshot = Snapshot::new();
     apply(&mut snapshot, [web(), web_1(), node(HERE, &[], &[])]);
-    assert_eq!(
-        apply(&mut snapshot, [deleted(Kind::EndpointSlice, "ns/web-1")]),
-        ["ns/web"]
-    );
+    assert_eq!(apply(&mut snapshot, [deleted(Kind::EndpointSlice, "ns/web-1")]), ["ns/web"]);
     assert!(snapshot.slices_of(&key("ns/web")).is_empty());
     assert!(snapshot.service(&key("ns/web")).is_some());
-    assert_eq!(
-        apply(&mut snapshot, [deleted(Kind::Service, "ns/web")]),
-        ["ns/web"]
-    );
+    assert_eq!(apply(&mut snapshot, [deleted(Kind::Service, "ns/web")]), ["ns/web"]);
     assert!(snapshot.service(&key("ns/web")).is_none());
     assert_eq!(apply(&mut snapshot, [deleted(Kind::Node, HERE)]), ["node"]);
     assert!(snapshot.node(HERE).is_none());
@@ -82,10 +57,7 @@ fn a_change_of_the_nodes_addresses_or_networks_makes_the_node_dirty() {
 fn a_slice_that_moves_makes_both_services_dirty() {
     let mut snapshot = Snapshot::new();
     apply(&mut snapshot, [web_1()]);
-    let moved = slice("ns/web-1")
-        .of("ns/shop")
-        .port("http", 8080)
-        .endpoint("10.244.0.1", HERE);
+    let moved = slice("ns/web-1").of("ns/shop").port("http", 8080).endpoint("10.244.0.1", HERE);
     assert_eq!(apply(&mut snapshot, [moved.into()]), ["ns/shop", "ns/web"]);
     assert!(snapshot.slices_of(&key("ns/web")).is_empty());
     assert_eq!(snapshot.slices_of(&key("ns/shop")).len(), 1);
@@ -96,11 +68,7 @@ fn slices_of_a_service_are_sorted_by_key() {
     let mut snapshot = Snapshot::new();
     let names = ["ns/web-2", "ns/web-3", "ns/web-1"];
     apply(&mut snapshot, names.map(|name| slice(name).into()));
-    let held: Vec<_> = snapshot
-        .slices_of(&key("ns/web"))
-        .iter()
-        .map(|s| s.key.clone())
-        .collect();
+    let held: Vec<_> = snapshot.slices_of(&key("ns/web")).iter().map(|s| s.key.clone()).collect();
     assert_eq!(held, [key("ns/web-1"), key("ns/web-2"), key("ns/web-3")]);
 }
 
@@ -111,17 +79,10 @@ fn a_list_removes_what_it_does_not_name_and_only_at_its_end() {
     apply(&mut snapshot, [web(), shop(), web_1()]);
     assert!(apply(&mut snapshot, [Change::ListStarted(Kind::Service), shop()]).is_empty());
     assert!(snapshot.service(&key("ns/web")).is_some());
-    assert_eq!(
-        apply(&mut snapshot, [Change::ListDone(Kind::Service)]),
-        ["ns/web"]
-    );
+    assert_eq!(apply(&mut snapshot, [Change::ListDone(Kind::Service)]), ["ns/web"]);
     assert!(snapshot.service(&key("ns/web")).is_none());
     assert!(snapshot.service(&key("ns/shop")).is_some());
-    assert_eq!(
-        snapshot.slices().count(),
-        1,
-        "other kinds are not concerned"
-    );
+    assert_eq!(snapshot.slices().count(), 1, "other kinds are not concerned");
 }
 
 #[test]
@@ -132,10 +93,7 @@ fn a_list_that_was_broken_off_counts_for_nothing() {
     apply(&mut snapshot, [Change::ListStarted(Kind::Service), shop()]);
     // Only the second list is whole: what the first one named counts as not seen.
     apply(&mut snapshot, [Change::ListStarted(Kind::Service), web()]);
-    assert_eq!(
-        apply(&mut snapshot, [Change::ListDone(Kind::Service)]),
-        ["ns/shop"]
-    );
+    assert_eq!(apply(&mut snapshot, [Change::ListDone(Kind::Service)]), ["ns/shop"]);
     assert!(snapshot.service(&key("ns/web")).is_some());
 }
 
@@ -143,17 +101,10 @@ fn a_list_that_was_broken_off_counts_for_nothing() {
 fn a_list_removes_rejected_objects_too() {
     let mut snapshot = Snapshot::new();
     let problems = vec![found(Kind::Service, "ns/web", "spec")];
-    let rejected = Change::Rejected {
-        kind: Kind::Service,
-        key: key("ns/web"),
-        problems,
-    };
+    let rejected = Change::Rejected { kind: Kind::Service, key: key("ns/web"), problems };
     let list = |changes: Vec<Change>| {
         let done = Change::ListDone(Kind::Service);
-        [Change::ListStarted(Kind::Service)]
-            .into_iter()
-            .chain(changes)
-            .chain([done])
+        [Change::ListStarted(Kind::Service)].into_iter().chain(changes).chain([done])
     };
     apply(&mut snapshot, list(vec![rejected.clone()]));
     apply(&mut snapshot, list(vec![rejected]));
@@ -185,16 +136,10 @@ fn problems_of_a_served_object_come_and_go_with_it() {
     let mut snapshot = Snapshot::new();
     let object = Object::EndpointSlice(slice("ns/web-1").build());
     let problems = vec![found(Kind::EndpointSlice, "ns/web-1", "endpoints[0]")];
-    let change = Change::Applied {
-        object: object.clone(),
-        problems,
-    };
+    let change = Change::Applied { object: object.clone(), problems };
     assert_eq!(apply(&mut snapshot, [change]), ["ns/web"]);
     assert_eq!(snapshot.problems().count(), 1);
-    assert!(
-        apply(&mut snapshot, [applied(object)]).is_empty(),
-        "only a problem is gone"
-    );
+    assert!(apply(&mut snapshot, [applied(object)]).is_empty(), "only a problem is gone");
     assert_eq!(snapshot.problems().count(), 0);
 }
 
@@ -211,8 +156,5 @@ fn complete_when_services_and_slices_have_been_listed() {
     assert!(snapshot.is_complete());
     assert!(!snapshot.has_listed(Kind::Node));
     apply(&mut snapshot, [Change::ListStarted(Kind::Service)]);
-    assert!(
-        snapshot.is_complete(),
-        "another list does not make it incomplete"
-    );
+    assert!(snapshot.is_complete(), "another list does not make it incomplete");
 }

@@ -18,9 +18,7 @@ const KINDS: [Kind; 3] = [Kind::Service, Kind::EndpointSlice, Kind::Node];
 
 /// The last of the objects with each key.
 fn newest(objects: Vec<Object>) -> Vec<Object> {
-    let keyed = objects
-        .into_iter()
-        .map(|object| ((object.kind(), object.key()), object));
+    let keyed = objects.into_iter().map(|object| ((object.kind(), object.key()), object));
     keyed.collect::<BTreeMap<_, _>>().into_values().collect()
 }
 
@@ -28,16 +26,11 @@ fn newest(objects: Vec<Object>) -> Vec<Object> {
 fn relist(objects: &[Object]) -> impl Iterator<Item = Change> {
     let started = KINDS.into_iter().map(Change::ListStarted);
     let done = KINDS.into_iter().map(Change::ListDone);
-    started
-        .chain(objects.iter().cloned().map(applied))
-        .chain(done)
+    started.chain(objects.iter().cloned().map(applied)).chain(done)
 }
 
 fn service_keys(snapshot: &Snapshot) -> Vec<ObjectKey> {
-    snapshot
-        .services()
-        .map(|service| service.key.clone())
-        .collect()
+    snapshot.services().map(|service| service.key.clone()).collect()
 }
 
 fn slice_keys(snapshot: &Snapshot) -> Vec<ObjectKey> {

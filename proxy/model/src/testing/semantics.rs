@@ -30,10 +30,7 @@ fn meaning(snapshot: &Snapshot, settings: &Settings, node: &NodePlan, packet: &P
     if let Some((service, port, way)) = owner(snapshot, packet, &direct) {
         return outcome(snapshot, settings, node, packet, (service, port, way));
     }
-    if snapshot
-        .services()
-        .any(|service| service.cluster_ips.contains(&packet.destination))
-    {
+    if snapshot.services().any(|service| service.cluster_ips.contains(&packet.destination)) {
         return Verdict::Reject;
     }
     if node.node_port_addresses.contains(&packet.destination)
@@ -55,18 +52,12 @@ fn owner<'a>(
         for way in ways {
             let ports = service.ports.iter().enumerate();
             for (at, port) in ports.filter(|(_, port)| meets(service, port, *way, packet)) {
-                let age = if service.created == 0 {
-                    i64::MAX
-                } else {
-                    service.created
-                };
+                let age = if service.created == 0 { i64::MAX } else { service.created };
                 all.push(((age, &service.key, *way, at), (service, port, *way)));
             }
         }
     }
-    all.into_iter()
-        .min_by_key(|(rank, _)| *rank)
-        .map(|(_, found)| found)
+    all.into_iter().min_by_key(|(rank, _)| *rank).map(|(_, found)| found)
 }
 
 fn meets(service: &Service, port: &ServicePort, way: Way, packet: &Packet) -> bool {
@@ -82,10 +73,7 @@ fn meets(service: &Service, port: &ServicePort, way: Way, packet: &Packet) -> bo
         Way::LoadBalancer => service.load_balancer_ips.contains(&packet.destination),
         Way::ExternalIp => service.external_ips.contains(&packet.destination),
     };
-    let of_family = service
-        .cluster_ips
-        .iter()
-        .any(|ip| Family::of(*ip) == family);
+    let of_family = service.cluster_ips.iter().any(|ip| Family::of(*ip) == family);
     address && of_family && port.protocol == packet.protocol && number == Some(packet.port)
 }
 
@@ -111,18 +99,12 @@ fn outcome(
     if chosen.is_empty() {
         return Verdict::Drop;
     }
-    let mut known = node
-        .local_sources
-        .iter()
-        .filter(|net| Family::of(net.addr()) == family);
+    let mut known = node.local_sources.iter().filter(|net| Family::of(net.addr()) == family);
     let outsider = known.clone().count() > 0 && !known.any(|net| net.contains(&packet.source));
     let masquerade = way != Way::ClusterIp || settings.masquerade_all || outsider;
     let pool = chosen.into_iter().map(|(endpoint, state)| {
         let here = is_local(state) || state.node.is_none();
-        (
-            endpoint,
-            masquerade || (here && packet.source == endpoint.address),
-        )
+        (endpoint, masquerade || (here && packet.source == endpoint.address))
     });
     Verdict::Forward(pool.collect())
 }
@@ -137,24 +119,10 @@ fn endpoints<'a>(
 ) -> BTreeMap<Endpoint, &'a SliceEndpoint> {
     let rank = |e: &SliceEndpoint| (!e.terminating, e.ready, e.serving);
     let mut endpoints = BTreeMap::new();
-    for slice in snapshot
-        .slices()
-        .filter(|slice| slice.service == service.key)
-    {
-        for port in slice
-            .ports
-            .iter()
-            .filter(|p| *p.name == *name && p.protocol == protocol)
-        {
-            for state in slice
-                .endpoints
-                .iter()
-                .filter(|e| Family::of(e.address) == family)
-            {
-                let endpoint = Endpoint {
-                    address: state.address,
-                    port: port.port,
-                };
+    for slice in snapshot.slices().filter(|slice| slice.service == service.key) {
+        for port in slice.ports.iter().filter(|p| *p.name == *name && p.protocol == protocol) {
+            for state in slice.endpoints.iter().filter(|e| Family::of(e.address) == family) {
+                let endpoint = Endpoint { address: state.address, port: port.port };
                 let held = endpoints.entry(endpoint).or_insert(state);
                 if rank(state) > rank(held) {
                     *held = state;
@@ -169,28 +137,18 @@ fn best<'a>(
     endpoints: &BTreeMap<Endpoint, &'a SliceEndpoint>,
     allowed: impl Fn(&SliceEndpoint) -> bool,
 ) -> Vec<(Endpoint, &'a SliceEndpoint)> {
-    let allowed = endpoints
-        .iter()
-        .filter(|(_, e)| allowed(e))
-        .map(|(at, e)| (*at, *e));
+    let allowed = endpoints.iter().filter(|(_, e)| allowed(e)).map(|(at, e)| (*at, *e));
     let (ready, others): (Vec<_>, Vec<_>) = allowed.partition(|(_, e)| e.ready);
     if !ready.is_empty() {
         return ready;
     }
-    others
-        .into_iter()
-        .filter(|(_, e)| e.serving && e.terminating)
-        .collect()
+    others.into_iter().filter(|(_, e)| e.serving && e.terminating).collect()
 }
 
 /// Gives each endpoint the node that belongs to its address. Where slices disagree on it, whether
 /// an endpoint can meet itself has no one answer to compare with.
 fn agree_on_nodes(mut change: Change) -> Change {
-    if let Change::Applied {
-        object: Object::EndpointSlice(slice),
-        ..
-    } = &mut change
-    {
+    if let Change::Applied { object: Object::EndpointSlice(slice), .. } = &mut change {
         for endpoint in &mut slice.endpoints {
             endpoint.node = match endpoint.address.to_string().as_str() {
                 "10.244.0.1" | "fd01::1" => Some(HERE.into()),

@@ -21,33 +21,11 @@ const SERVICES: [&str; 4] = ["a/a", "a/b", "b/a", "c/c"];
 const SLICES: [&str; 5] = ["a/a-1", "a/a-2", "a/b-1", "b/a-1", "c/c-1"];
 const NODES: [&str; 2] = [HERE, "there"];
 const CLUSTER_IPS: [&str; 4] = ["10.0.0.1", "10.0.0.2", "fd02::1", "fd02::2"];
-const EXTERNAL_IPS: [&str; 5] = [
-    "203.0.113.1",
-    "10.0.0.1",
-    "192.168.0.1",
-    "2001:db8::1",
-    "fd02::1",
-];
-const NODE_IPS: [&str; 5] = [
-    "192.168.0.1",
-    "127.0.0.1",
-    "169.254.0.1",
-    "fd00::1",
-    "fe80::1",
-];
-const PODS: [&str; 5] = [
-    "10.244.0.1",
-    "10.244.0.2",
-    "10.244.1.1",
-    "fd01::1",
-    "fd01::2",
-];
-const CIDRS: [&str; 4] = [
-    "10.244.0.0/24",
-    "10.244.0.0/16",
-    "fd01::/64",
-    "192.168.0.0/16",
-];
+const EXTERNAL_IPS: [&str; 5] =
+    ["203.0.113.1", "10.0.0.1", "192.168.0.1", "2001:db8::1", "fd02::1"];
+const NODE_IPS: [&str; 5] = ["192.168.0.1", "127.0.0.1", "169.254.0.1", "fd00::1", "fe80::1"];
+const PODS: [&str; 5] = ["10.244.0.1", "10.244.0.2", "10.244.1.1", "fd01::1", "fd01::2"];
+const CIDRS: [&str; 4] = ["10.244.0.0/24", "10.244.0.0/16", "fd01::/64", "192.168.0.0/16"];
 
 fn ips(texts: &'static [&'static str], most: usize) -> impl Strategy<Value = Vec<IpAddr>> {
     subsequence(texts, 0..=most)
@@ -181,10 +159,7 @@ pub(super) fn local_addresses() -> impl Strategy<Value = Change> {
 fn applied() -> impl Strategy<Value = Change> {
     (object(), prop::bool::weighted(0.2)).prop_map(|(object, flawed)| {
         let problem = found(object.kind(), &object.key().to_string(), "spec");
-        Change::Applied {
-            object,
-            problems: if flawed { vec![problem] } else { Vec::new() },
-        }
+        Change::Applied { object, problems: if flawed { vec![problem] } else { Vec::new() } }
     })
 }
 
@@ -209,55 +184,36 @@ pub(super) fn change() -> impl Strategy<Value = Change> {
 
 pub(super) fn settings() -> impl Strategy<Value = Settings> {
     let cidrs = || subsequence(&CIDRS, 0..=3).prop_map(|texts| nets(&texts));
-    let node_port_addresses = prop_oneof![
-        Just(NodePortAddresses::Primary),
-        cidrs().prop_map(NodePortAddresses::Within),
-    ];
+    let node_port_addresses =
+        prop_oneof![Just(NodePortAddresses::Primary), cidrs().prop_map(NodePortAddresses::Within),];
     let local_sources = prop_oneof![
         Just(LocalSources::Unknown),
         Just(LocalSources::NodePodCidrs),
         cidrs().prop_map(LocalSources::Cidrs),
     ];
-    (
-        node_port_addresses,
-        local_sources,
-        prop::bool::weighted(0.2),
+    (node_port_addresses, local_sources, prop::bool::weighted(0.2)).prop_map(
+        |(node_port_addresses, local_sources, masquerade_all)| Settings {
+            node_name: HERE.into(),
+            node_port_addresses,
+            local_sources,
+            masquerade_all,
+        },
     )
-        .prop_map(
-            |(node_port_addresses, local_sources, masquerade_all)| Settings {
-                node_name: HERE.into(),
-                node_port_addresses,
-                local_sources,
-                masquerade_all,
-            },
-        )
 }
 
 /// Packets whose two addresses are of one family.
 pub(super) fn packet() -> impl Strategy<Value = Packet> {
     let of = |family: Family, texts: &[&[&str]]| -> Vec<IpAddr> {
         let all = texts.concat().into_iter().map(ip);
-        all.filter(|address| Family::of(*address) == family)
-            .collect()
+        all.filter(|address| Family::of(*address) == family).collect()
     };
     let addresses = move |family| {
-        let sources = of(
-            family,
-            &[&PODS, &NODE_IPS, &["198.51.100.1", "2001:db8:1::1"]],
-        );
+        let sources = of(family, &[&PODS, &NODE_IPS, &["198.51.100.1", "2001:db8:1::1"]]);
         let destinations = of(family, &[&CLUSTER_IPS, &EXTERNAL_IPS, &NODE_IPS, &PODS]);
         (select(sources), select(destinations))
     };
     let port = select(&[80_u16, 81, 30080, 30081, 9]);
-    (
-        select(&Family::ALL[..]).prop_flat_map(addresses),
-        protocol(),
-        port,
+    (select(&Family::ALL[..]).prop_flat_map(addresses), protocol(), port).prop_map(
+        |((source, destination), protocol, port)| Packet { source, destination, protocol, port },
     )
-        .prop_map(|((source, destination), protocol, port)| Packet {
-            source,
-            destination,
-            protocol,
-            port,
-        })
 }

@@ -36,7 +36,10 @@ async fn feed(streaming: bool, events: Vec<Told>) -> (Vec<String>, Option<End>) 
     feed_then(streaming, stream::iter(events).chain(stream::pending())).await
 }
 
-async fn feed_then(streaming: bool, events: impl Stream<Item = Told>) -> (Vec<String>, Option<End>) {
+async fn feed_then(
+    streaming: bool,
+    events: impl Stream<Item = Told>,
+) -> (Vec<String>, Option<End>) {
     let (out, mut received) = mpsc::channel(100);
     let converter = Mutex::new(Converter::new());
     let mut watch = Watch {
@@ -58,23 +61,29 @@ async fn feed_then(streaming: bool, events: impl Stream<Item = Told>) -> (Vec<St
 
 #[tokio::test(start_paused = true)]
 async fn a_list_then_changes() {
-    let (told, end) = feed(true, vec![
-        Ok(Event::Init),
-        Ok(Event::InitApply(service("a"))),
-        Ok(Event::InitApply(headless("b"))),
-        Ok(Event::InitDone),
-        Ok(Event::Apply(service("c"))),
-        Ok(Event::Delete(service("a"))),
-    ])
+    let (told, end) = feed(
+        true,
+        vec![
+            Ok(Event::Init),
+            Ok(Event::InitApply(service("a"))),
+            Ok(Event::InitApply(headless("b"))),
+            Ok(Event::InitDone),
+            Ok(Event::Apply(service("c"))),
+            Ok(Event::Delete(service("a"))),
+        ],
+    )
     .await;
-    assert_eq!(told, [
-        "[ Service",
-        "+ Service default/a",
-        "- Service default/b",
-        "] Service",
-        "+ Service default/c",
-        "- Service default/a",
-    ]);
+    assert_eq!(
+        told,
+        [
+            "[ Service",
+            "+ Service default/a",
+            "- Service default/b",
+            "] Service",
+            "+ Service default/c",
+            "- Service default/a",
+        ]
+    );
     assert_eq!(end, None, "goes on, however long nothing changes");
 }
 
@@ -98,21 +107,21 @@ async fn a_server_that_is_away_says_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn a_list_that_breaks_off_begins_again() {
-    let (told, end) = feed(true, vec![
-        Ok(Event::Init),
-        Ok(Event::InitApply(service("a"))),
-        Ok(Event::Init),
-        Ok(Event::InitApply(service("b"))),
-        Ok(Event::InitDone),
-    ])
+    let (told, end) = feed(
+        true,
+        vec![
+            Ok(Event::Init),
+            Ok(Event::InitApply(service("a"))),
+            Ok(Event::Init),
+            Ok(Event::InitApply(service("b"))),
+            Ok(Event::InitDone),
+        ],
+    )
     .await;
-    assert_eq!(told, [
-        "[ Service",
-        "+ Service default/a",
-        "[ Service",
-        "+ Service default/b",
-        "] Service",
-    ]);
+    assert_eq!(
+        told,
+        ["[ Service", "+ Service default/a", "[ Service", "+ Service default/b", "] Service",]
+    );
     assert_eq!(end, None);
 }
 
@@ -120,13 +129,16 @@ async fn a_list_that_breaks_off_begins_again() {
 async fn an_error_inside_a_list_does_not_begin_it_again() {
     // kube's watcher goes on with the same stream after an object that it cannot read.
     let unreadable = serde_json::from_str::<u8>("x").unwrap_err();
-    let (told, end) = feed(true, vec![
-        Ok(Event::Init),
-        Ok(Event::InitApply(service("a"))),
-        Err(watcher::Error::WatchFailed(kube::Error::SerdeError(unreadable))),
-        Ok(Event::InitApply(service("b"))),
-        Ok(Event::InitDone),
-    ])
+    let (told, end) = feed(
+        true,
+        vec![
+            Ok(Event::Init),
+            Ok(Event::InitApply(service("a"))),
+            Err(watcher::Error::WatchFailed(kube::Error::SerdeError(unreadable))),
+            Ok(Event::InitApply(service("b"))),
+            Ok(Event::InitDone),
+        ],
+    )
     .await;
     assert_eq!(told, ["[ Service", "+ Service default/a", "+ Service default/b", "] Service"]);
     assert_eq!(end, None);
@@ -168,7 +180,8 @@ async fn a_paged_list_may_take_its_time() {
 
 #[tokio::test(start_paused = true)]
 async fn a_version_that_is_gone_lists_anew_and_deletes_nothing() {
-    let watching = || vec![Ok(Event::Init), Ok(Event::InitApply(service("a"))), Ok(Event::InitDone)];
+    let watching =
+        || vec![Ok(Event::Init), Ok(Event::InitApply(service("a"))), Ok(Event::InitDone)];
     for error in [
         watcher::Error::WatchError(status(410)),
         watcher::Error::WatchError(status(500)),
@@ -245,9 +258,8 @@ fn delays_grow_to_a_limit_and_are_never_none() {
 fn a_failure_that_lasts_is_told_once_a_minute() {
     let mut complaints = Complaints::default();
     let start = Instant::now();
-    let told: Vec<_> = (0..150)
-        .filter_map(|second| complaints.due(start + Duration::from_secs(second)))
-        .collect();
+    let told: Vec<_> =
+        (0..150).filter_map(|second| complaints.due(start + Duration::from_secs(second))).collect();
     assert_eq!(told, [1, 61, 121]);
     assert_eq!(complaints.recovered().map(|outage| outage.failures), Some(150));
     assert_eq!(complaints.recovered(), None);

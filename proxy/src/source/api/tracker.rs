@@ -122,7 +122,9 @@ pub(super) fn reaction(error: &Error, tracker: &Tracker) -> Reaction {
         {
             Reaction::PagedLists
         }
-        Error::WatchStartFailed(kube::Error::Api(status)) if matches!(status.code, 400 | 410 | 422) => {
+        Error::WatchStartFailed(kube::Error::Api(status))
+            if matches!(status.code, 400 | 410 | 422) =>
+        {
             Reaction::Relist
         }
         Error::WatchError(_) => Reaction::Relist,

@@ -32,10 +32,8 @@ impl Converter {
                 return report.converted(None);
             }
         };
-        let service = ObjectKey {
-            namespace: key.namespace.clone(),
-            name: self.names.shared(service),
-        };
+        let service =
+            ObjectKey { namespace: key.namespace.clone(), name: self.names.shared(service) };
         let ports = self.slice_ports(&wire.ports, &mut report);
         let endpoints = self.slice_endpoints(&wire.endpoints, family, &mut report);
         report.converted(Some(Object::EndpointSlice(EndpointSlice {
@@ -55,7 +53,10 @@ impl Converter {
                 continue;
             }
             let mut skip = |field: &str, reason: String| {
-                report.add(format!("ports[{index}].{field}"), format!("{reason}; this port is skipped"));
+                report.add(
+                    format!("ports[{index}].{field}"),
+                    format!("{reason}; this port is skipped"),
+                );
             };
             match (port(number), protocol(entry.protocol.as_deref())) {
                 (Ok(port), Ok(protocol)) => {

@@ -118,7 +118,8 @@ fn service_type(spec: &wire::ServiceSpec, report: &mut Report) -> ServiceType {
         Some("LoadBalancer") => ServiceType::LoadBalancer,
         Some(other) => {
             let other = quoted(other);
-            report.add("spec.type", format!("{other} is not a type of Service; served as ClusterIP"));
+            report
+                .add("spec.type", format!("{other} is not a type of Service; served as ClusterIP"));
             ServiceType::ClusterIp
         }
     }
@@ -132,11 +133,12 @@ fn cluster_ips(spec: &wire::ServiceSpec, report: &mut Report) -> Vec<IpAddr> {
     };
     let mut cluster_ips: Vec<IpAddr> = Vec::new();
     for (index, text) in texts.iter().enumerate() {
-        let second = |ip: &IpAddr| {
-            cluster_ips.iter().find(|other| Family::of(**other) == Family::of(*ip))
-        };
+        let second =
+            |ip: &IpAddr| cluster_ips.iter().find(|other| Family::of(**other) == Family::of(*ip));
         let result = usable_address(text).and_then(|ip| match second(&ip) {
-            Some(other) => Err(format!("{ip} is a second {} address after {other}", Family::of(ip))),
+            Some(other) => {
+                Err(format!("{ip} is a second {} address after {other}", Family::of(ip)))
+            }
             None => Ok(ip),
         });
         match result {
@@ -192,7 +194,10 @@ fn traffic_policy(field: &str, value: &Option<String>, report: &mut Report) -> T
         Some("Local") => TrafficPolicy::Local,
         Some(other) => {
             let other = quoted(other);
-            report.add(format!("spec.{field}"), format!("{other} is not Cluster or Local; Cluster is used"));
+            report.add(
+                format!("spec.{field}"),
+                format!("{other} is not Cluster or Local; Cluster is used"),
+            );
             TrafficPolicy::Cluster
         }
     }
@@ -204,7 +209,10 @@ fn affinity_seconds(spec: &wire::ServiceSpec, report: &mut Report) -> Option<u32
         Some("ClientIP") => {}
         Some(other) => {
             let other = quoted(other);
-            report.add("spec.sessionAffinity", format!("{other} is not None or ClientIP; None is used"));
+            report.add(
+                "spec.sessionAffinity",
+                format!("{other} is not None or ClientIP; None is used"),
+            );
             return None;
         }
     }
@@ -232,13 +240,19 @@ fn load_balancer(wire: &wire::Service, report: &mut Report) -> (Vec<IpAddr>, Vec
             Some("Proxy") => continue,
             Some(other) => {
                 let other = quoted(other);
-                report.add(format!("{}.ipMode", field()), format!("{other} is not VIP or Proxy; VIP is meant"));
+                report.add(
+                    format!("{}.ipMode", field()),
+                    format!("{other} is not VIP or Proxy; VIP is meant"),
+                );
             }
         }
         match usable_address(ip) {
             Ok(address) => push_new(&mut addresses, Some(address)),
             Err(reason) => {
-                report.add(format!("{}.ip", field()), format!("{reason}; this address is not served"));
+                report.add(
+                    format!("{}.ip", field()),
+                    format!("{reason}; this address is not served"),
+                );
             }
         }
     }

@@ -16,49 +16,23 @@ fn every_kind_of_frontend() {
         .of_type(ServiceType::LoadBalancer);
     let world = World::with([web.into()]);
     let plans = &world.service("ns/web").frontends;
-    let seen: Vec<_> = plans
-        .iter()
-        .map(|p| (p.frontend.to_string(), p.kind, p.masquerade))
-        .collect();
+    let seen: Vec<_> =
+        plans.iter().map(|p| (p.frontend.to_string(), p.kind, p.masquerade)).collect();
     let expected = [
-        (
-            "10.0.0.1:80/tcp",
-            FrontendKind::ClusterIp,
-            Masquerade::Outsiders,
-        ),
-        (
-            "203.0.113.1:80/tcp",
-            FrontendKind::ExternalIp,
-            Masquerade::Always,
-        ),
-        (
-            "203.0.113.2:80/tcp",
-            FrontendKind::LoadBalancer,
-            Masquerade::Always,
-        ),
-        (
-            "node(IPv4):30080/tcp",
-            FrontendKind::NodePort,
-            Masquerade::Always,
-        ),
+        ("10.0.0.1:80/tcp", FrontendKind::ClusterIp, Masquerade::Outsiders),
+        ("203.0.113.1:80/tcp", FrontendKind::ExternalIp, Masquerade::Always),
+        ("203.0.113.2:80/tcp", FrontendKind::LoadBalancer, Masquerade::Always),
+        ("node(IPv4):30080/tcp", FrontendKind::NodePort, Masquerade::Always),
     ];
-    assert_eq!(
-        seen,
-        expected.map(|(text, kind, masquerade)| (text.to_owned(), kind, masquerade))
-    );
+    assert_eq!(seen, expected.map(|(text, kind, masquerade)| (text.to_owned(), kind, masquerade)));
     assert!(plans.iter().all(|plan| &*plan.port_name == "http"));
     assert!(world.problems("ns/web").is_empty());
 }
 
 #[test]
 fn both_families() {
-    let web = service("ns/web")
-        .cluster_ip("fd02::1")
-        .cluster_ip("10.0.0.1");
-    let web = web
-        .port("http", 80)
-        .node_port(30080)
-        .port_of("dns", Protocol::Udp, 53);
+    let web = service("ns/web").cluster_ip("fd02::1").cluster_ip("10.0.0.1");
+    let web = web.port("http", 80).node_port(30080).port_of("dns", Protocol::Udp, 53);
     let world = World::with([web.into()]);
     let expected = [
         "10.0.0.1:80/tcp",
@@ -73,20 +47,11 @@ fn both_families() {
 
 #[test]
 fn a_node_port_belongs_to_the_type() {
-    let web = service("ns/web")
-        .cluster_ip("10.0.0.1")
-        .port("http", 80)
-        .node_port(30080);
+    let web = service("ns/web").cluster_ip("10.0.0.1").port("http", 80).node_port(30080);
     let mut world = World::with([web.clone().into()]);
-    assert_eq!(
-        world.frontends("ns/web"),
-        ["10.0.0.1:80/tcp", "node(IPv4):30080/tcp"]
-    );
+    assert_eq!(world.frontends("ns/web"), ["10.0.0.1:80/tcp", "node(IPv4):30080/tcp"]);
     world.apply(web.clone().of_type(ServiceType::LoadBalancer));
-    assert_eq!(
-        world.frontends("ns/web"),
-        ["10.0.0.1:80/tcp", "node(IPv4):30080/tcp"]
-    );
+    assert_eq!(world.frontends("ns/web"), ["10.0.0.1:80/tcp", "node(IPv4):30080/tcp"]);
     world.apply(web.of_type(ServiceType::ClusterIp));
     assert_eq!(world.frontends("ns/web"), ["10.0.0.1:80/tcp"]);
 }
@@ -94,9 +59,7 @@ fn a_node_port_belongs_to_the_type() {
 #[test]
 fn an_address_of_a_family_that_the_service_does_not_have_is_skipped() {
     let web = service("ns/web").cluster_ip("10.0.0.1").port("http", 80);
-    let web = web
-        .external_ip("2001:db8::1")
-        .load_balancer_ip("2001:db8::2");
+    let web = web.external_ip("2001:db8::1").load_balancer_ip("2001:db8::2");
     let world = World::with([web.into()]);
     assert_eq!(world.frontends("ns/web"), ["10.0.0.1:80/tcp"]);
     let expected = [
@@ -110,20 +73,12 @@ fn an_address_of_a_family_that_the_service_does_not_have_is_skipped() {
 fn an_address_that_stands_in_two_fields_is_served_once() {
     let web = || service("ns/web").cluster_ip("10.0.0.1").port("http", 80);
     let cases = [
+        (web().external_ip("203.0.113.1").external_ip("203.0.113.1"), FrontendKind::ExternalIp),
         (
-            web().external_ip("203.0.113.1").external_ip("203.0.113.1"),
-            FrontendKind::ExternalIp,
-        ),
-        (
-            web()
-                .external_ip("203.0.113.1")
-                .load_balancer_ip("203.0.113.1"),
+            web().external_ip("203.0.113.1").load_balancer_ip("203.0.113.1"),
             FrontendKind::LoadBalancer,
         ),
-        (
-            web().external_ip("10.0.0.1").load_balancer_ip("10.0.0.1"),
-            FrontendKind::ClusterIp,
-        ),
+        (web().external_ip("10.0.0.1").load_balancer_ip("10.0.0.1"), FrontendKind::ClusterIp),
     ];
     for (web, kind) in cases {
         let world = World::with([web.into()]);
@@ -134,20 +89,10 @@ fn an_address_that_stands_in_two_fields_is_served_once() {
 
 #[test]
 fn a_port_that_another_port_uses_is_skipped() {
-    let web = service("ns/web")
-        .cluster_ip("10.0.0.1")
-        .cluster_ip("fd02::1");
-    let web = web
-        .port("one", 80)
-        .port("two", 80)
-        .port_of("three", Protocol::Udp, 80);
+    let web = service("ns/web").cluster_ip("10.0.0.1").cluster_ip("fd02::1");
+    let web = web.port("one", 80).port("two", 80).port_of("three", Protocol::Udp, 80);
     let world = World::with([web.into()]);
-    let names: Vec<_> = world
-        .service("ns/web")
-        .frontends
-        .iter()
-        .map(|p| &*p.port_name)
-        .collect();
+    let names: Vec<_> = world.service("ns/web").frontends.iter().map(|p| &*p.port_name).collect();
     assert_eq!(names, ["one", "three", "one", "three"]);
     let expected = ["spec.ports[1].port: already used by spec.ports[0].port; skipped"];
     assert_eq!(world.problems("ns/web"), expected);
@@ -156,11 +101,7 @@ fn a_port_that_another_port_uses_is_skipped() {
 #[test]
 fn a_node_port_that_another_port_uses_is_skipped() {
     let web = service("ns/web").cluster_ip("10.0.0.1");
-    let web = web
-        .port("one", 80)
-        .node_port(30080)
-        .port("two", 81)
-        .node_port(30080);
+    let web = web.port("one", 80).node_port(30080).port("two", 81).node_port(30080);
     let world = World::with([web.into()]);
     let expected = ["10.0.0.1:80/tcp", "10.0.0.1:81/tcp", "node(IPv4):30080/tcp"];
     assert_eq!(world.frontends("ns/web"), expected);
@@ -170,47 +111,26 @@ fn a_node_port_that_another_port_uses_is_skipped() {
 
 #[test]
 fn what_is_not_supported_yet_is_said() {
-    let web = service("ns/web")
-        .cluster_ip("10.0.0.1")
-        .port("http", 80)
-        .node_port(30080);
-    let web_1 = slice("ns/web-1")
-        .port("http", 8080)
-        .endpoint("10.244.1.1", "there");
+    let web = service("ns/web").cluster_ip("10.0.0.1").port("http", 80).node_port(30080);
+    let web_1 = slice("ns/web-1").port("http", 8080).endpoint("10.244.1.1", "there");
     let world = World::with([web.external_local().affinity(10).into(), web_1.into()]);
     let expected = [
         "spec.externalTrafficPolicy: Local is not supported yet; served as Cluster",
         "spec.sessionAffinity: ClientIP is not supported yet; connections are spread",
     ];
     assert_eq!(world.problems("ns/web"), expected);
-    assert_eq!(
-        world.flow("198.51.100.1", "192.168.0.1:30080"),
-        "10.244.1.1:8080*"
-    );
+    assert_eq!(world.flow("198.51.100.1", "192.168.0.1:30080"), "10.244.1.1:8080*");
 }
 
 #[test]
 fn a_load_balancer_with_source_ranges_lets_no_one_in() {
-    let web = service("ns/web")
-        .cluster_ip("10.0.0.1")
-        .port("http", 80)
-        .node_port(30080);
-    let web = web
-        .external_ip("203.0.113.1")
-        .load_balancer_ip("203.0.113.2");
-    let web_1 = slice("ns/web-1")
-        .port("http", 8080)
-        .endpoint("10.244.0.1", HERE);
+    let web = service("ns/web").cluster_ip("10.0.0.1").port("http", 80).node_port(30080);
+    let web = web.external_ip("203.0.113.1").load_balancer_ip("203.0.113.2");
+    let web_1 = slice("ns/web-1").port("http", 8080).endpoint("10.244.0.1", HERE);
     let world = World::with([web.source_ranges(&["198.51.100.0/24"]).into(), web_1.into()]);
     assert_eq!(world.flow("198.51.100.1", "203.0.113.2:80"), "drop");
-    assert_eq!(
-        world.flow("198.51.100.1", "203.0.113.1:80"),
-        "10.244.0.1:8080*"
-    );
-    assert_eq!(
-        world.flow("198.51.100.1", "192.168.0.1:30080"),
-        "10.244.0.1:8080*"
-    );
+    assert_eq!(world.flow("198.51.100.1", "203.0.113.1:80"), "10.244.0.1:8080*");
+    assert_eq!(world.flow("198.51.100.1", "192.168.0.1:30080"), "10.244.0.1:8080*");
     let expected = "spec.loadBalancerSourceRanges: source ranges are not supported yet; load-balancer traffic is dropped";
     assert_eq!(world.problems("ns/web"), [expected]);
 }

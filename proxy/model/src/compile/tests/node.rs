@@ -5,23 +5,11 @@ use crate::problem::Kind;
 use crate::testing::{HERE, World, deleted, local_addresses, nets, node, settings};
 
 fn node_port_addresses(world: &World) -> Vec<String> {
-    world
-        .plan
-        .node
-        .node_port_addresses
-        .iter()
-        .map(ToString::to_string)
-        .collect()
+    world.plan.node.node_port_addresses.iter().map(ToString::to_string).collect()
 }
 
 fn local_sources(world: &World) -> Vec<String> {
-    world
-        .plan
-        .node
-        .local_sources
-        .iter()
-        .map(ToString::to_string)
-        .collect()
+    world.plan.node.local_sources.iter().map(ToString::to_string).collect()
 }
 
 #[test]
@@ -31,15 +19,8 @@ fn primary_is_the_first_address_of_each_family() {
     assert!(world.apply(node(HERE, &addresses, &[])).node.is_some());
     assert_eq!(node_port_addresses(&world), ["192.168.0.2", "fd00::2"]);
     assert!(world.apply(local_addresses(&["192.168.7.7"])).is_empty());
-    assert!(
-        world
-            .apply(node("another", &["192.168.7.7"], &[]))
-            .is_empty()
-    );
-    assert!(
-        world.apply(node("Here", &["192.168.7.7"], &[])).is_empty(),
-        "names are exact"
-    );
+    assert!(world.apply(node("another", &["192.168.7.7"], &[])).is_empty());
+    assert!(world.apply(node("Here", &["192.168.7.7"], &[])).is_empty(), "names are exact");
     world.apply(node(HERE, &addresses[1..2], &[]));
     assert_eq!(node_port_addresses(&world), ["192.168.0.1"]);
 }
@@ -47,24 +28,13 @@ fn primary_is_the_first_address_of_each_family() {
 #[test]
 fn primary_without_a_node_is_what_the_machine_has() {
     let mut world = World::empty(settings());
-    let local = [
-        "127.0.0.1",
-        "169.254.1.1",
-        "192.168.0.1",
-        "10.0.0.1",
-        "::1",
-        "fe80::1",
-        "fd00::1",
-    ];
+    let local =
+        ["127.0.0.1", "169.254.1.1", "192.168.0.1", "10.0.0.1", "::1", "fe80::1", "fd00::1"];
     world.apply(local_addresses(&local));
     let all = ["10.0.0.1", "192.168.0.1", "fd00::1"];
     assert_eq!(node_port_addresses(&world), all);
     world.apply(node(HERE, &[], &[]));
-    assert_eq!(
-        node_port_addresses(&world),
-        all,
-        "a Node that has no address yet"
-    );
+    assert_eq!(node_port_addresses(&world), all, "a Node that has no address yet");
     world.apply(node(HERE, &["192.168.0.1"], &[]));
     assert_eq!(node_port_addresses(&world), ["192.168.0.1"]);
     world.apply(deleted(Kind::Node, HERE));
@@ -75,18 +45,9 @@ fn primary_without_a_node_is_what_the_machine_has() {
 fn within_networks() {
     let within = |networks: &[&str]| {
         let node_port_addresses = NodePortAddresses::Within(nets(networks));
-        let mut world = World::empty(Settings {
-            node_port_addresses,
-            ..settings()
-        });
+        let mut world = World::empty(Settings { node_port_addresses, ..settings() });
         world.apply(node(HERE, &["203.0.113.1"], &[]));
-        world.apply(local_addresses(&[
-            "127.0.0.1",
-            "192.168.0.1",
-            "10.0.0.1",
-            "::1",
-            "fd00::1",
-        ]));
+        world.apply(local_addresses(&["127.0.0.1", "192.168.0.1", "10.0.0.1", "::1", "fd00::1"]));
         node_port_addresses_of(&world)
     };
     assert_eq!(within(&[]), "10.0.0.1 192.168.0.1 fd00::1");
@@ -103,37 +64,20 @@ fn node_port_addresses_of(world: &World) -> String {
 #[test]
 fn local_sources_are_what_the_settings_say() {
     let of = |local_sources: LocalSources| {
-        let mut world = World::empty(Settings {
-            local_sources,
-            ..settings()
-        });
+        let mut world = World::empty(Settings { local_sources, ..settings() });
         world.apply(node(HERE, &[], &["10.244.0.0/24", "fd01::/64"]));
         self::local_sources(&world)
     };
-    assert_eq!(
-        of(LocalSources::NodePodCidrs),
-        ["10.244.0.0/24", "fd01::/64"]
-    );
-    assert_eq!(
-        of(LocalSources::Cidrs(nets(&["10.244.0.0/16"]))),
-        ["10.244.0.0/16"]
-    );
+    assert_eq!(of(LocalSources::NodePodCidrs), ["10.244.0.0/24", "fd01::/64"]);
+    assert_eq!(of(LocalSources::Cidrs(nets(&["10.244.0.0/16"]))), ["10.244.0.0/16"]);
     assert!(of(LocalSources::Unknown).is_empty());
 }
 
 #[test]
 fn local_sources_do_not_overlap() {
-    let cidrs = nets(&[
-        "10.244.7.7/16",
-        "10.244.3.0/24",
-        "fd01::1/48",
-        "10.244.0.0/16",
-    ]);
+    let cidrs = nets(&["10.244.7.7/16", "10.244.3.0/24", "fd01::1/48", "10.244.0.0/16"]);
     let local_sources = LocalSources::Cidrs(cidrs);
-    let world = World::empty(Settings {
-        local_sources,
-        ..settings()
-    });
+    let world = World::empty(Settings { local_sources, ..settings() });
     assert_eq!(self::local_sources(&world), ["10.244.0.0/16", "fd01::/48"]);
 }
 

@@ -32,10 +32,7 @@ fn ready_ones_then_those_that_end_then_none() {
     let unready = web_slice(3).endpoint(&pod(3), "there").unready();
     let all = [ready, ending.clone(), unready.clone()];
     assert_eq!(endpoints(web(), all), "10.244.1.1:8080");
-    assert_eq!(
-        endpoints(web(), [ending, unready.clone()]),
-        "10.244.1.2:8080"
-    );
+    assert_eq!(endpoints(web(), [ending, unready.clone()]), "10.244.1.2:8080");
     assert_eq!(endpoints(web(), [unready]), "reject");
     assert_eq!(endpoints(web(), []), "reject");
 }
@@ -43,17 +40,10 @@ fn ready_ones_then_those_that_end_then_none() {
 #[test]
 fn all_slices_count_and_the_pool_is_sorted() {
     let slices = [
-        web_slice(1)
-            .endpoint("10.244.1.9", "there")
-            .endpoint("10.244.1.1", "there"),
-        web_slice(2)
-            .endpoint("10.244.1.5", "there")
-            .endpoint("10.244.1.1", "there"),
+        web_slice(1).endpoint("10.244.1.9", "there").endpoint("10.244.1.1", "there"),
+        web_slice(2).endpoint("10.244.1.5", "there").endpoint("10.244.1.1", "there"),
     ];
-    assert_eq!(
-        endpoints(web(), slices),
-        "10.244.1.1:8080 10.244.1.5:8080 10.244.1.9:8080"
-    );
+    assert_eq!(endpoints(web(), slices), "10.244.1.1:8080 10.244.1.5:8080 10.244.1.9:8080");
 }
 
 #[test]
@@ -75,26 +65,13 @@ fn a_duplicate_counts_by_its_better_state() {
 #[test]
 fn ports_match_by_name_and_protocol() {
     let slices = [
-        slice("ns/web-1")
-            .port("http", 8080)
-            .endpoint("10.244.1.1", "there"),
-        slice("ns/web-2")
-            .port("http", 9090)
-            .endpoint("10.244.1.2", "there"),
-        slice("ns/web-3")
-            .port("other", 8080)
-            .endpoint("10.244.1.3", "there"),
-        slice("ns/web-4")
-            .port_of("http", Protocol::Udp, 8080)
-            .endpoint("10.244.1.4", "there"),
-        slice("ns/web-5")
-            .port("", 8080)
-            .endpoint("10.244.1.5", "there"),
+        slice("ns/web-1").port("http", 8080).endpoint("10.244.1.1", "there"),
+        slice("ns/web-2").port("http", 9090).endpoint("10.244.1.2", "there"),
+        slice("ns/web-3").port("other", 8080).endpoint("10.244.1.3", "there"),
+        slice("ns/web-4").port_of("http", Protocol::Udp, 8080).endpoint("10.244.1.4", "there"),
+        slice("ns/web-5").port("", 8080).endpoint("10.244.1.5", "there"),
     ];
-    assert_eq!(
-        endpoints(web(), slices.clone()),
-        "10.244.1.1:8080 10.244.1.2:9090"
-    );
+    assert_eq!(endpoints(web(), slices.clone()), "10.244.1.1:8080 10.244.1.2:9090");
     let unnamed = service("ns/web").cluster_ip("10.0.0.1").port("", 80);
     assert_eq!(endpoints(unnamed, slices), "10.244.1.5:8080");
 }
@@ -107,14 +84,8 @@ fn each_family_has_its_own_endpoints() {
     let world = World::with([web.into(), four.into(), six.into()]);
     assert_eq!(world.flow("10.244.0.9", "10.0.0.1:80"), "10.244.1.1:8080");
     assert_eq!(world.flow("fd01::9", "[fd02::1]:80"), "[fd01:1::1]:8080");
-    assert_eq!(
-        world.flow("198.51.100.1", "192.168.0.1:30080"),
-        "10.244.1.1:8080*"
-    );
-    assert_eq!(
-        world.flow("2001:db8::1", "[fd00::1]:30080"),
-        "[fd01:1::1]:8080*"
-    );
+    assert_eq!(world.flow("198.51.100.1", "192.168.0.1:30080"), "10.244.1.1:8080*");
+    assert_eq!(world.flow("2001:db8::1", "[fd00::1]:30080"), "[fd01:1::1]:8080*");
 }
 
 #[test]
@@ -124,15 +95,9 @@ fn internal_local_takes_endpoints_of_this_node_only() {
     let there = || web_slice(2).endpoint("10.244.1.1", "there");
     let nowhere = || web_slice(3).endpoint("10.244.2.1", "?");
     let case = || web_slice(4).endpoint("10.244.3.1", "Here");
-    assert_eq!(
-        endpoints(local(), [here(), there(), nowhere(), case()]),
-        "10.244.0.1:8080"
-    );
+    assert_eq!(endpoints(local(), [here(), there(), nowhere(), case()]), "10.244.0.1:8080");
     assert_eq!(endpoints(local(), [there(), nowhere(), case()]), "drop");
-    assert_eq!(
-        endpoints(local(), [here().ending(), there()]),
-        "10.244.0.1:8080"
-    );
+    assert_eq!(endpoints(local(), [here().ending(), there()]), "10.244.0.1:8080");
     assert_eq!(endpoints(local(), [here().unready(), there()]), "drop");
     assert_eq!(endpoints(local(), [here().unready()]), "reject");
     assert_eq!(endpoints(local(), []), "reject");
@@ -140,21 +105,12 @@ fn internal_local_takes_endpoints_of_this_node_only() {
 
 #[test]
 fn internal_local_governs_cluster_ips_only() {
-    let web = web()
-        .internal_local()
-        .external_ip("203.0.113.1")
-        .node_port(30080);
+    let web = web().internal_local().external_ip("203.0.113.1").node_port(30080);
     let there = web_slice(2).endpoint("10.244.1.1", "there");
     let world = World::with([web.into(), there.into()]);
     assert_eq!(world.flow("10.244.0.9", "10.0.0.1:80"), "drop");
-    assert_eq!(
-        world.flow("10.244.0.9", "203.0.113.1:80"),
-        "10.244.1.1:8080*"
-    );
-    assert_eq!(
-        world.flow("10.244.0.9", "192.168.0.1:30080"),
-        "10.244.1.1:8080*"
-    );
+    assert_eq!(world.flow("10.244.0.9", "203.0.113.1:80"), "10.244.1.1:8080*");
+    assert_eq!(world.flow("10.244.0.9", "192.168.0.1:30080"), "10.244.1.1:8080*");
 }
 
 #[test]
@@ -162,18 +118,8 @@ fn frontends_of_a_port_share_one_pool() {
     let web = web().external_ip("203.0.113.1").node_port(30080);
     let there = web_slice(1).endpoint("10.244.1.1", "there");
     let world = World::with([web.into(), there.into()]);
-    let pools: Vec<_> = world
-        .service("ns/web")
-        .frontends
-        .iter()
-        .map(|plan| &plan.action)
-        .collect();
-    let [
-        Action::Forward(one),
-        Action::Forward(two),
-        Action::Forward(three),
-    ] = pools[..]
-    else {
+    let pools: Vec<_> = world.service("ns/web").frontends.iter().map(|plan| &plan.action).collect();
+    let [Action::Forward(one), Action::Forward(two), Action::Forward(three)] = pools[..] else {
         panic!("{pools:?}")
     };
     assert!(Arc::ptr_eq(one, two) && Arc::ptr_eq(two, three));
@@ -182,27 +128,17 @@ fn frontends_of_a_port_share_one_pool() {
 #[test]
 fn hairpins_are_endpoints_in_use_that_may_be_here() {
     let slices = [
-        web_slice(1)
-            .endpoint("10.244.0.1", HERE)
-            .endpoint("10.244.0.2", HERE)
-            .unready(),
-        web_slice(2)
-            .endpoint("10.244.1.1", "there")
-            .endpoint("10.244.2.1", "?"),
+        web_slice(1).endpoint("10.244.0.1", HERE).endpoint("10.244.0.2", HERE).unready(),
+        web_slice(2).endpoint("10.244.1.1", "there").endpoint("10.244.2.1", "?"),
         web_slice(3).endpoint("10.244.0.3", HERE).ending(),
     ];
     let world = World::with([web().into()].into_iter().chain(slices.map(Into::into)));
-    assert_eq!(
-        world.service("ns/web").hairpins,
-        [ip("10.244.0.1"), ip("10.244.2.1")]
-    );
+    assert_eq!(world.service("ns/web").hairpins, [ip("10.244.0.1"), ip("10.244.2.1")]);
 }
 
 #[test]
 fn a_slice_of_another_service_does_not_count() {
-    let other = slice("ns/other-1")
-        .port("http", 8080)
-        .endpoint("10.244.1.1", "there");
+    let other = slice("ns/other-1").port("http", 8080).endpoint("10.244.1.1", "there");
     assert_eq!(endpoints(web(), [other]), "reject");
 }
 
@@ -230,11 +166,7 @@ fn a_change_that_does_not_reach_the_plan_is_not_in_the_delta() {
     let there = || web_slice(1).endpoint("10.244.1.1", "there");
     let mut world = World::with([web().into(), there().into()]);
     let before = Arc::clone(world.service("ns/web"));
-    assert!(
-        world
-            .apply(there().endpoint("10.244.1.2", "there").unready())
-            .is_empty()
-    );
+    assert!(world.apply(there().endpoint("10.244.1.2", "there").unready()).is_empty());
     assert!(world.apply(there().port("unused", 1)).is_empty());
     assert!(Arc::ptr_eq(&before, world.service("ns/web")));
 }
@@ -243,9 +175,7 @@ fn a_change_that_does_not_reach_the_plan_is_not_in_the_delta() {
 fn the_same_number_for_two_protocols_leads_to_two_pools() {
     let dns = service("ns/dns").cluster_ip("10.0.0.10");
     let dns = dns.port("dns-tcp", 53).port_of("dns", Protocol::Udp, 53);
-    let dns_1 = slice("ns/dns-1")
-        .port("dns-tcp", 5300)
-        .port_of("dns", Protocol::Udp, 5301);
+    let dns_1 = slice("ns/dns-1").port("dns-tcp", 5300).port_of("dns", Protocol::Udp, 5301);
     let world = World::with([dns.into(), dns_1.endpoint("10.244.1.1", "there").into()]);
     let ask = |protocol| flow(&world.plan, protocol, "10.244.0.9", "10.0.0.10:53");
     assert_eq!(ask(Protocol::Tcp), "10.244.1.1:5300");
