@@ -5,9 +5,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::address::Frontend;
 use crate::object::ObjectKey;
 
+/// How good a claim is, before any age counts. Who may write a Service may put any address into
+/// its external IPs, and must not take another's ClusterIP with it (CVE-2020-8554).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Strength {
+    /// The address is the Service's ClusterIP, which the API server gave to it alone.
+    Allocated,
+    /// Anything else.
+    Asked,
+}
+
 /// A Service as a claimant; the least of all claimants owns the frontend.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Claimant {
+    /// How good the claim is.
+    pub(super) strength: Strength,
     /// When the Service was created; an unknown age counts as the newest.
     pub(super) created: i64,
     /// The Service.
@@ -16,8 +28,8 @@ pub(super) struct Claimant {
 
 impl Claimant {
     /// The claimant that a Service is, by its `created`, which is 0 if unknown.
-    pub(super) fn new(created: i64, key: ObjectKey) -> Self {
-        Self { created: if created == 0 { i64::MAX } else { created }, key }
+    pub(super) fn new(strength: Strength, created: i64, key: ObjectKey) -> Self {
+        Self { strength, created: if created == 0 { i64::MAX } else { created }, key }
     }
 }
 
@@ -25,14 +37,17 @@ impl Claimant {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Claim {
     /// The Service.
-    pub(super) claimant: Claimant,
+    pub(super) key: ObjectKey,
+    /// Its `created`, which is 0 if unknown.
+    pub(super) created: i64,
     /// The frontends, sorted, each once.
-    pub(super) frontends: Box<[Frontend]>,
+    pub(super) frontends: Box<[(Frontend, Strength)]>,
 }
 
 impl Claim {
-    fn contains(&self, frontend: &Frontend) -> bool {
-        self.frontends.binary_search(frontend).is_ok()
+    fn claimant(&self, frontend: &Frontend) -> Option<Claimant> {
+        let at = self.frontends.binary_search_by_key(frontend, |(frontend, _)| *frontend).ok()?;
+        Some(Claimant::new(self.frontends[at].1, self.created, self.key.clone()))
     }
 }
 
@@ -64,13 +79,11 @@ impl Claims {
         let mut affected = BTreeSet::new();
         if old != new {
             let claims = || [&old, &new].into_iter().flatten();
-            let touched: BTreeSet<Frontend> =
-                claims().flat_map(|claim| claim.frontends.iter().copied()).collect();
+            let touched: BTreeSet<Frontend> = claims()
+                .flat_map(|claim| claim.frontends.iter().map(|(frontend, _)| *frontend))
+                .collect();
             for frontend in touched {
-                let claimant = |claim: &Option<Claim>| {
-                    let claim = claim.as_ref().filter(|claim| claim.contains(&frontend))?;
-                    Some(claim.claimant.clone())
-                };
+                let claimant = |claim: &Option<Claim>| claim.as_ref()?.claimant(&frontend);
                 self.exchange(frontend, claimant(&old), claimant(&new), &mut affected);
             }
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
-use super::claims::{Claim, Claimant};
+use super::claims::{Claim, Strength};
 use crate::address::{Family, Frontend, FrontendAddress};
 use crate::object::{Service, ServicePort, ServiceType};
 use crate::plan::FrontendKind;
@@ -69,9 +69,15 @@ pub(super) fn problem(service: &Service, field: impl ToString, reason: impl ToSt
 
 /// What a Service claims.
 pub(super) fn claim(service: &Service) -> Claim {
+    let strength = |wanted: Wanted| match wanted.field {
+        Field::ClusterIp(_) => Strength::Allocated,
+        Field::LoadBalancer(_) | Field::ExternalIp(_) | Field::NodePort(_) => Strength::Asked,
+    };
+    let wanted = wanted(service, &mut Vec::new()).into_iter();
     Claim {
-        claimant: Claimant::new(service.created, service.key.clone()),
-        frontends: wanted(service, &mut Vec::new()).into_keys().collect(),
+        key: service.key.clone(),
+        created: service.created,
+        frontends: wanted.map(|(frontend, wanted)| (frontend, strength(wanted))).collect(),
     }
 }
 

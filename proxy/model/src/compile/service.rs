@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::claims::{Claimant, Claims};
+use super::claims::{Claimant, Claims, Strength};
 use super::frontends::{problem, wanted};
 use super::pools::Pools;
 use crate::object::{EndpointSlice, Service, TrafficPolicy};
@@ -22,11 +22,10 @@ pub(super) fn plan(
     problems.extend(source_ranges_unsupported(service));
     let mut pools = Pools::new(&service.ports, slices, node_name);
     let mut frontends = Vec::new();
-    let own = Claimant::new(service.created, service.key.clone());
     for (frontend, wanted) in wanted(service, &mut problems) {
-        if let Some(owner) = claims.owner(&frontend).filter(|owner| **owner != own) {
-            let why = if owner.created < own.created { "is older" } else { "comes first by name" };
-            let by = format!("already used by Service {}, which {why}", owner.key);
+        if let Some(owner) = claims.owner(&frontend).filter(|owner| owner.key != service.key) {
+            let by =
+                format!("already used by Service {}, which {}", owner.key, why(owner, service));
             problems.push(problem(service, wanted.field, format!("{frontend} is {by}; skipped")));
             continue;
         }
@@ -55,6 +54,16 @@ pub(super) fn plan(
         cluster_ips,
         hairpins: pools.hairpins(),
         problems,
+    }
+}
+
+/// Why another owns a frontend that this Service also asks for.
+fn why(owner: &Claimant, service: &Service) -> &'static str {
+    let own = Claimant::new(owner.strength, service.created, service.key.clone());
+    match owner.strength {
+        Strength::Allocated => "has it as ClusterIP",
+        Strength::Asked if owner.created < own.created => "is older",
+        Strength::Asked => "comes first by name",
     }
 }
 

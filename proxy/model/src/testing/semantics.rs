@@ -41,7 +41,8 @@ fn meaning(snapshot: &Snapshot, settings: &Settings, node: &NodePlan, packet: &P
     Verdict::Pass
 }
 
-/// The oldest Service that wants the packet, and the first way and port by which it does.
+/// The Service that wants the packet: whose ClusterIP it goes to, else the oldest; and the first
+/// way and port by which it does.
 fn owner<'a>(
     snapshot: &'a Snapshot,
     packet: &Packet,
@@ -53,7 +54,8 @@ fn owner<'a>(
             let ports = service.ports.iter().enumerate();
             for (at, port) in ports.filter(|(_, port)| meets(service, port, *way, packet)) {
                 let age = if service.created == 0 { i64::MAX } else { service.created };
-                all.push(((age, &service.key, *way, at), (service, port, *way)));
+                let asked = *way != Way::ClusterIp;
+                all.push(((asked, age, &service.key, *way, at), (service, port, *way)));
             }
         }
     }

@@ -46,6 +46,21 @@ fn the_loser_names_the_field_and_the_winner() {
     assert_eq!(world.problems("c/c"), [expected]);
 }
 
+/// Whoever may write a Service could otherwise take any other's traffic (CVE-2020-8554).
+#[test]
+fn no_external_ip_takes_a_cluster_ip_however_old_its_service() {
+    let thief = service("a/a").created(1).cluster_ip("10.0.0.1").external_ip("10.0.0.2");
+    let victim = service("b/b").created(2).cluster_ip("10.0.0.2").port("http", 80);
+    let world = World::with([thief.port("http", 80).into(), victim.into()]);
+    assert!(world.frontends("b/b").contains(&"10.0.0.2:80/tcp".to_owned()));
+    assert_eq!(
+        world.problems("a/a"),
+        [
+            "spec.externalIPs[0]: 10.0.0.2:80/tcp is already used by Service b/b, which has it as ClusterIP; skipped"
+        ]
+    );
+}
+
 #[test]
 fn every_field_is_named() {
     let winner = service("a/a").cluster_ip("10.0.0.1").external_ip("203.0.113.1");
