@@ -1,1 +1,100 @@
+//! The answers, and one conversation over a real socket.
 
+use http_body_util::BodyExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::*;
+use crate::status::Status;
+
+/// Where answers come from, with an event loop that only knows its name.
+fn sources(health: Health) -> Sources {
+    let (questions, mut asked) = mpsc::channel(1);
+    tokio::spawn(async move {
+        while let Some(question) = asked.recv().await {
+            match question {
+                Question::Status(answer) => {
+                    let status = Status { node: "n1".into(), ..Status::default() };
+                    drop(answer.send(status));
+                }
+                Question::Plan(answer) => drop(answer.send(shunt_model::plan::Plan::default())),
+            }
+        }
+    });
+    let (metrics, registry) = Metrics::new();
+    let health = watch::channel(health).1;
+    Sources { questions, health, metrics, registry: Arc::new(registry) }
+}
+
+async fn get(site: Site, path: &str, sources: &Sources) -> (u16, String) {
+    let answer = answer(site, &Method::GET, path, sources).await;
+    let code = answer.status().as_u16();
+    let body = answer.into_body().collect().await.unwrap().to_bytes();
+    (code, String::from_utf8(body.to_vec()).unwrap())
+}
+
+#[tokio::test]
+async fn health_is_503_until_the_first_sync() {
+    let starting = sources(Health::STARTING);
+    let (code, body) = get(Site::Health, "/healthz", &starting).await;
+    assert_eq!(code, 503);
+    assert!(body.starts_with(r#"{"lastUpdated":"1970-01-01T00:00:00Z","currentTime":""#), "{body}");
+    assert!(body.ends_with(r#"","healthy":false}"#), "{body}");
+    let synced = sources(Health { synced: true, ..Health::STARTING });
+    assert_eq!(get(Site::Health, "/livez", &synced).await.0, 200);
+    assert_eq!(get(Site::Metrics, "/healthz", &synced).await.0, 200);
+}
+
+#[tokio::test]
+async fn each_site_has_its_own_paths() {
+    let sources = sources(Health::STARTING);
+    assert_eq!(get(Site::Metrics, "/proxyMode", &sources).await, (200, "nftables".into()));
+    assert_eq!(get(Site::Health, "/metrics", &sources).await.0, 404);
+    assert_eq!(get(Site::Metrics, "/livez", &sources).await.0, 404);
+    let (code, body) = get(Site::Metrics, "/status", &sources).await;
+    assert_eq!(code, 200);
+    assert_eq!(serde_json::from_str::<Status>(&body).unwrap().node, "n1");
+    assert_eq!(get(Site::Metrics, "/status/services", &sources).await, (200, String::new()));
+    let refused = answer(Site::Metrics, &Method::POST, "/status", &sources).await;
+    assert_eq!(refused.status(), StatusCode::METHOD_NOT_ALLOWED);
+}
+
+#[tokio::test]
+async fn metrics_have_kube_proxys_names_and_ours() {
+    let sources = sources(Health::STARTING);
+    sources.metrics.event("applied");
+    get(Site::Metrics, "/healthz", &sources).await;
+    let (code, body) = get(Site::Metrics, "/metrics", &sources).await;
+    assert_eq!(code, 200);
+    for line in [
+        "shunt_events_total{kind=\"applied\"} 1",
+        "shunt_sync_failures_total 0",
+        "shunt_repairs_total 0",
+        "shunt_services 0",
+        "shunt_event_to_commit_seconds_bucket{le=\"0.00005\"} 0",
+        "kubeproxy_sync_proxy_rules_duration_seconds_count 0",
+        "kubeproxy_sync_proxy_rules_last_timestamp_seconds 0.0",
+        "kubeproxy_proxy_healthz_total{code=\"503\"} 1",
+        "process_resident_memory_bytes ",
+        "# EOF",
+    ] {
+        assert!(body.lines().any(|found| found.starts_with(line)), "{line} is not in\n{body}");
+    }
+}
+
+#[tokio::test]
+async fn an_address_that_is_taken_is_tried_again_while_others_are_served() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    tokio::time::pause();
+    let server = tokio::spawn(serve(Site::Health, address, sources(Health::STARTING)));
+    tokio::time::sleep(BIND_AGAIN / 2).await;
+    drop(taken);
+    tokio::time::sleep(BIND_AGAIN).await;
+    tokio::time::resume();
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    server.abort();
+}

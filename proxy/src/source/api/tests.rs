@@ -49,7 +49,7 @@ async fn feed_then(
         backoff: Backoff::default(),
     };
     let tracker = Tracker::new(Kind::Service, streaming);
-    let follow = watch.follow(pin!(events), &converter, tracker);
+    let follow = watch.follow(Box::pin(events), &converter, tracker);
     // Time is paused: this takes no time, and is longer than anything that follow waits for.
     let end = tokio::time::timeout(Duration::from_secs(3600), follow).await.ok();
     let mut told = Vec::new();

@@ -1,0 +1,205 @@
+//! The `cluster` file: what a scenario is played on.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use ipnet::IpNet;
+use shunt_cluster::{ClusterSpec, Families, NodeSpec};
+
+use super::names::Names;
+use super::text::{Line, read_lines};
+
+/// The name of the file.
+const FILE: &str = "cluster";
+/// Where the servers of every pod listen, unless the scenario says otherwise.
+const PORTS: [u16; 4] = [53, 5353, 8080, 8081];
+/// Networks that clients reach through the first node, unless the scenario names routes.
+const SERVICE_NETWORKS: [&str; 4] = ["10.96.0.0/16", "fd00:10:96::/112", "203.0.113.0/24", "2001:db8:113::/64"];
+
+/// What a scenario is played on.
+#[derive(Clone, Debug)]
+pub(super) struct Setup {
+    /// Nodes, pods, clients and families.
+    pub(super) cluster: ClusterSpec,
+    /// Routes of hosts, in addition to those that every cluster has.
+    pub(super) routes: Vec<Route>,
+    /// One more address for a host.
+    pub(super) addresses: Vec<(String, IpAddr)>,
+    /// Flags of the daemons.
+    pub(super) flags: Vec<String>,
+    /// Where the servers of every pod listen.
+    pub(super) ports: Vec<u16>,
+    /// All names.
+    pub(super) names: Names,
+}
+
+/// A route that a host has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Route {
+    /// The host.
+    pub(super) host: String,
+    /// Where to.
+    pub(super) network: IpNet,
+    /// Through which other host.
+    pub(super) via: String,
+}
+
+impl Setup {
+    /// Reads the file of a scenario; without one, everything is as by default.
+    pub(super) fn load(directory: &Path) -> Result<Self> {
+        let file = directory.join(FILE);
+        let lines = if file.exists() { read_lines(&file)? } else { Vec::new() };
+        Self::parse(&lines).with_context(|| format!("in {}", directory.display()))
+    }
+
+    fn parse(lines: &[Line]) -> Result<Self> {
+        let mut setup = Self {
+            cluster: ClusterSpec { families: Families::Dual, ..ClusterSpec::default() },
+            routes: Vec::new(),
+            addresses: Vec::new(),
+            flags: Vec::new(),
+            ports: Vec::new(),
+            names: Names::default(),
+        };
+        for line in lines {
+            setup.read(line).map_err(|error| line.place.error(format_args!("{error:#}")))?;
+        }
+        setup.fill_in()?;
+        Ok(setup)
+    }
+
+    fn read(&mut self, line: &Line) -> Result<()> {
+        match line.words().as_slice() {
+            ["families", "v4"] => self.cluster.families = Families::V4,
+            ["families", "v6"] => self.cluster.families = Families::V6,
+            ["families", "dual"] => self.cluster.families = Families::Dual,
+            ["node", name, pods @ ..] => self.cluster.nodes.push(NodeSpec::new(name, pods)),
+            ["client", name] => self.cluster.clients.push((*name).to_owned()),
+            ["route", host, network, "via", via] => self.routes.push(Route {
+                host: (*host).to_owned(),
+                network: network.parse().map_err(|_| anyhow!("{network} is not a network"))?,
+                via: (*via).to_owned(),
+            }),
+            ["address", host, address] => {
+                let address = address.parse().map_err(|_| anyhow!("{address} is not an address"))?;
+                self.addresses.push(((*host).to_owned(), address));
+            }
+            ["daemon", flags @ ..] => self.flags.extend(flags.iter().map(|flag| (*flag).to_owned())),
+            ["ports", ports @ ..] => {
+                let port = |text: &&str| text.parse().map_err(|_| anyhow!("{text} is not a port"));
+                self.ports = ports.iter().map(port).collect::<Result<_>>()?;
+            }
+            _ => bail!(
+                "one of these is expected: families v4|v6|dual, node NAME POD..., client NAME, \
+                 route HOST NETWORK via HOST, address HOST IP, daemon FLAG..., ports PORT..."
+            ),
+        }
+        Ok(())
+    }
+
+    /// What was not said is as by default.
+    fn fill_in(&mut self) -> Result<()> {
+        let spec = &mut self.cluster;
+        if spec.nodes.is_empty() {
+            spec.nodes = vec![
+                NodeSpec::new("node-1", &["web-1", "web-2", "dns-1"]),
+                NodeSpec::new("node-2", &["web-3", "web-4", "dns-2"]),
+            ];
+        }
+        if spec.clients.is_empty() {
+            spec.clients = vec!["client".to_owned()];
+        }
+        if self.ports.is_empty() {
+            self.ports = PORTS.to_vec();
+        }
+        if self.routes.is_empty() {
+            self.routes = default_routes(spec)?;
+        }
+        self.names = Names::of(spec)?;
+        for (host, address) in &self.addresses {
+            ensure!(self.names.is_host(host), "there is no host named {host}");
+            self.names.also(host, *address)?;
+        }
+        for route in &self.routes {
+            let hosts = [&route.host, &route.via];
+            let unknown = hosts.into_iter().find(|name| !self.names.is_host(name));
+            ensure!(unknown.is_none(), "there is no host named {}", unknown.map_or("", |name| name));
+        }
+        Ok(())
+    }
+
+    /// The name of the node that this host is, or that this pod runs on.
+    pub(super) fn node_of(&self, host: &str) -> Option<&str> {
+        let mut nodes = self.cluster.nodes.iter();
+        let node = nodes.find(|node| node.name == host || node.pods.iter().any(|pod| pod == host))?;
+        Some(&node.name)
+    }
+
+    /// All addresses of a host.
+    pub(super) fn addresses_of<'a>(&'a self, host: &'a str) -> impl Iterator<Item = IpAddr> + 'a {
+        let built = self.names.resolve(host).unwrap_or_default().into_iter();
+        let more = self.addresses.iter().filter(move |(of, _)| of == host).map(|(_, address)| *address);
+        built.chain(more)
+    }
+
+    /// Through which host another one sends packets to an address, if by a route of the scenario.
+    pub(super) fn next_hop(&self, host: &str, to: IpAddr) -> Option<&str> {
+        let own = self.routes.iter().filter(|route| route.host == host && route.network.contains(&to));
+        own.max_by_key(|route| route.network.prefix_len()).map(|route| route.via.as_str())
+    }
+}
+
+fn default_routes(spec: &ClusterSpec) -> Result<Vec<Route>> {
+    let mut routes = Vec::new();
+    for network in SERVICE_NETWORKS {
+        let network: IpNet = network.parse()?;
+        let wanted = match spec.families {
+            Families::V4 => network.addr().is_ipv4(),
+            Families::V6 => network.addr().is_ipv6(),
+            Families::Dual => true,
+        };
+        for client in spec.clients.iter().filter(|_| wanted) {
+            routes.push(Route { host: client.clone(), network, via: spec.nodes[0].name.clone() });
+        }
+    }
+    Ok(routes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::text::lines;
+    use super::*;
+
+    fn parse(text: &str) -> Result<Setup> {
+        Setup::parse(&lines(Path::new("cluster"), text))
+    }
+
+    #[test]
+    fn without_a_file_there_is_a_cluster_of_two_nodes() {
+        let setup = parse("").unwrap();
+        assert_eq!(setup.cluster.families, Families::Dual);
+        assert_eq!(setup.node_of("web-3"), Some("node-2"));
+        assert_eq!(setup.node_of("client"), None);
+        assert_eq!(setup.next_hop("client", "10.96.0.11".parse().unwrap()), Some("node-1"));
+    }
+
+    #[test]
+    fn what_is_said_is_taken() {
+        let text = "families v6\nnode a p1 p2\nclient c # outside\nroute c fd00:10:96::/112 via a\n\
+                    address a fd00:77::50\ndaemon --masquerade-all\nports 1 2\n";
+        let setup = parse(text).unwrap();
+        assert_eq!(setup.flags, ["--masquerade-all"]);
+        assert_eq!(setup.ports, [1, 2]);
+        assert_eq!(setup.addresses_of("a").count(), 2);
+        assert_eq!(setup.names.host_of("fd00:77::50".parse().unwrap()), Some("a"));
+    }
+
+    #[test]
+    fn mistakes_are_named_with_their_line() {
+        let error = |text| format!("{:#}", parse(text).unwrap_err());
+        assert_eq!(error("\nroute client nowhere via node-1"), "cluster:2: nowhere is not a network");
+        assert!(error("nodes a").starts_with("cluster:1: one of these is expected"));
+        assert_eq!(error("address nobody 10.0.0.1"), "there is no host named nobody");
+    }
+}

@@ -1,0 +1,449 @@
+//! From the text of a file to objects.
+//!
+//! YAML is read by serde-saphyr: the errors of its parser and of types carry a line, it needs no
+//! C and no unsafe code, it is released often, and kube reads kubeconfigs with it, so that it
+//! adds nothing to the binary. (serde_yaml and serde_yml are archived; serde_norway and
+//! serde_yaml_ng keep serde_yaml's unsafe translation of libyaml alive.)
+//!
+//! Each document is read twice: once for the kinds in it, once for the objects, as the kind may
+//! come last (`kubectl get -o json` writes a list so) and a tree of values would have no lines.
+
+use std::fmt;
+use std::path::Path;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_path_to_error::Track;
+use tracing::debug;
+
+use crate::source::FileProblem;
+use crate::source::convert::{Converted, Converter, Wire};
+use crate::source::wire;
+
+/// An object that a file defines.
+#[derive(Debug)]
+pub(super) struct Defined {
+    /// The first line of its document.
+    pub(super) line: u64,
+    pub(super) converted: Converted,
+}
+
+/// How a file is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Format {
+    Yaml,
+    Json,
+}
+
+/// Reads all objects of a file.
+///
+/// # Errors
+/// Everything that is wrong with it, if anything is: half of a file is not used.
+pub(super) fn parse(
+    file: &Path,
+    format: Format,
+    text: &str,
+    converter: &mut Converter,
+) -> Result<Vec<Defined>, Vec<FileProblem>> {
+    let mut defined = Vec::new();
+    let mut problems = Vec::new();
+    for document in documents(format, text) {
+        let mut reader = Reader { document: &document, converter, defined: &mut defined };
+        if let Err(error) = reader.read() {
+            let Complaint { line, field, reason } = error;
+            problems.push(FileProblem { file: file.to_owned(), line, field, reason });
+        }
+    }
+    if problems.is_empty() { Ok(defined) } else { Err(problems) }
+}
+
+/// What is wrong with a document.
+struct Complaint {
+    line: Option<u64>,
+    field: Option<String>,
+    reason: String,
+}
+
+/// One document of a file.
+struct Document<'a> {
+    format: Format,
+    text: &'a str,
+    /// Lines of the file before its text.
+    lines_before: u64,
+}
+
+/// Cuts a file at the lines that begin or end a document. YAML allows these marks nowhere else,
+/// not even in a block of text.
+fn documents(format: Format, text: &str) -> Vec<Document<'_>> {
+    let mut documents = Vec::new();
+    let (mut start, mut lines_before) = (0, 0);
+    let mut at = 0;
+    for (index, line) in (0..).zip(text.split_inclusive('\n')) {
+        if format == Format::Yaml && at > start && is_mark(line) {
+            documents.push(Document { format, text: &text[start..at], lines_before });
+            (start, lines_before) = (at, index);
+        }
+        at += line.len();
+    }
+    documents.push(Document { format, text: &text[start..], lines_before });
+    documents.retain(|document| format == Format::Json || !document.is_blank());
+    documents
+}
+
+/// `---` or `...`, alone or before a space.
+fn is_mark(line: &str) -> bool {
+    let rest = line.strip_prefix("---").or_else(|| line.strip_prefix("..."));
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace))
+}
+
+impl Document<'_> {
+    /// Whether there is nothing but comments, marks and directives.
+    fn is_blank(&self) -> bool {
+        self.text.lines().all(|line| {
+            let line = line.trim_start_matches('\u{feff}');
+            let line = line.strip_prefix("---").or_else(|| line.strip_prefix("...")).unwrap_or(line);
+            let line = line.trim();
+            line.is_empty() || line.starts_with(['#', '%'])
+        })
+    }
+
+    fn first_line(&self) -> u64 {
+        let blank = |line: &&str| {
+            let line = line.trim();
+            line.is_empty() || line.starts_with(['#', '%', '-', '.'])
+        };
+        let skipped = match self.format {
+            Format::Yaml => self.text.lines().take_while(blank).count(),
+            Format::Json => 0,
+        };
+        self.lines_before + u64::try_from(skipped).unwrap_or_default() + 1
+    }
+
+    /// Reads the document with a seed; errors come with line and field.
+    fn read<'a, S>(&'a self, seed: S) -> Result<S::Value, Complaint>
+    where
+        S: DeserializeSeed<'a>,
+    {
+        let mut track = Track::new();
+        let result = match self.format {
+            Format::Yaml => self.read_yaml(seed, &mut track),
+            Format::Json => self.read_json(seed, &mut track),
+        };
+        result.map_err(|(line, reason)| {
+            let path = track.path().to_string();
+            let field = (!matches!(path.as_str(), "." | "?")).then_some(path);
+            Complaint { line, field, reason }
+        })
+    }
+
+    fn read_yaml<'a, S: DeserializeSeed<'a>>(
+        &'a self,
+        seed: S,
+        track: &mut Track,
+    ) -> Result<S::Value, (Option<u64>, String)> {
+        let read = |deserializer: serde_saphyr::Deserializer<'a, '_>| {
+            seed.deserialize(serde_path_to_error::Deserializer::new(deserializer, track))
+        };
+        serde_saphyr::with_deserializer_from_str_with_options(self.text, yaml_options(), read).map_err(
+            |error| {
+                let error = error.without_snippet();
+                let line = error.location().map(|at| at.line()).filter(|line| *line > 0);
+                (line.map(|line| line + self.lines_before), yaml_reason(&error.to_string()))
+            },
+        )
+    }
+
+    fn read_json<'a, S: DeserializeSeed<'a>>(
+        &'a self,
+        seed: S,
+        track: &mut Track,
+    ) -> Result<S::Value, (Option<u64>, String)> {
+        let mut json = serde_json::Deserializer::from_str(self.text);
+        seed.deserialize(serde_path_to_error::Deserializer::new(&mut json, track))
+            .and_then(|value| json.end().map(|()| value))
+            .map_err(|error| {
+                let text = error.to_string();
+                let at = format!(" at line {} column {}", error.line(), error.column());
+                let line = u64::try_from(error.line()).ok();
+                (line, text.strip_suffix(&at).unwrap_or(&text).to_owned())
+            })
+    }
+}
+
+/// serde-saphyr's limits are for input from strangers. A list of 10,000 Services is above them;
+/// what keeps aliases from multiplying stays.
+fn yaml_options() -> serde_saphyr::Options {
+    serde_saphyr::options! {
+        with_snippet: false,
+        budget: serde_saphyr::budget! {
+            max_events: 100_000_000,
+            max_nodes: 50_000_000,
+            max_total_scalar_bytes: 1 << 30,
+        },
+    }
+}
+
+/// The text of an error without its place, which is told apart.
+fn yaml_reason(text: &str) -> String {
+    let line = text.lines().next().unwrap_or_default();
+    let line = line.strip_prefix("error: ").unwrap_or(line);
+    match line.strip_prefix("line ").and_then(|rest| rest.split_once(": ")) {
+        Some((_, reason)) => reason.to_owned(),
+        None => line.split(" at line ").next().unwrap_or_default().to_owned(),
+    }
+}
+
+/// The kinds of object that are read, by what a document says it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Content {
+    Service,
+    EndpointSlice,
+    Node,
+    /// A list, and what its items are if they do not say themselves.
+    List(Option<Single>),
+    Foreign,
+}
+
+/// The kind of a single object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Single {
+    Service,
+    EndpointSlice,
+    Node,
+}
+
+impl Content {
+    fn of(api_version: &str, kind: &str) -> Self {
+        match (api_version, kind) {
+            ("v1", "Service") => Self::Service,
+            ("v1", "Node") => Self::Node,
+            ("discovery.k8s.io/v1", "EndpointSlice") => Self::EndpointSlice,
+            ("v1", "List") => Self::List(None),
+            ("v1", "ServiceList") => Self::List(Some(Single::Service)),
+            ("v1", "NodeList") => Self::List(Some(Single::Node)),
+            ("discovery.k8s.io/v1", "EndpointSliceList") => Self::List(Some(Single::EndpointSlice)),
+            _ => Self::Foreign,
+        }
+    }
+
+    fn of_single(single: Single) -> Self {
+        match single {
+            Single::Service => Self::Service,
+            Single::EndpointSlice => Self::EndpointSlice,
+            Single::Node => Self::Node,
+        }
+    }
+}
+
+/// What a document, or an item of a list, says it is.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Header {
+    #[serde(default)]
+    api_version: Option<String>,
+    #[serde(default)]
+    kind: Option<String>,
+    #[serde(default)]
+    items: Option<Vec<Header>>,
+}
+
+impl Header {
+    /// What it is; `implied` is what the list around it says.
+    fn content(&self, implied: Option<Single>) -> Result<Content, (&'static str, String)> {
+        match (self.api_version.as_deref(), self.kind.as_deref(), implied) {
+            (None, None, Some(single)) => Ok(Content::of_single(single)),
+            (_, None, _) => Err(("kind", "there is no kind".to_owned())),
+            (None, Some(_), _) => Err(("apiVersion", "there is no apiVersion".to_owned())),
+            (Some(api_version), Some(kind), _) => {
+                let content = Content::of(api_version, kind);
+                if content == Content::Foreign {
+                    debug!(api_version, kind, "a kind that is not read");
+                }
+                Ok(content)
+            }
+        }
+    }
+}
+
+/// Reads one document and keeps what it defines.
+struct Reader<'a> {
+    document: &'a Document<'a>,
+    converter: &'a mut Converter,
+    defined: &'a mut Vec<Defined>,
+}
+
+impl Reader<'_> {
+    fn read(&mut self) -> Result<(), Complaint> {
+        let header = self.document.read(Of::<Header>::new())?;
+        let line = self.document.first_line();
+        let blame = |place: &str, (field, reason): (&str, String)| Complaint {
+            line: Some(line),
+            field: Some(format!("{place}{field}")),
+            reason,
+        };
+        let content = header.content(None).map_err(|error| blame("", error))?;
+        let contents = match content {
+            Content::Foreign => return Ok(()),
+            Content::List(implied) => {
+                let items = header.items.as_deref().unwrap_or_default();
+                let contents = items.iter().enumerate().map(|(index, item)| {
+                    item.content(implied).map_err(|error| blame(&format!("items[{index}]."), error))
+                });
+                contents.collect::<Result<Vec<_>, _>>()?
+            }
+            single => vec![single],
+        };
+        drop(header);
+        let is_list = matches!(content, Content::List(_));
+        let seed = Objects {
+            line,
+            contents: contents.iter(),
+            converter: self.converter,
+            defined: self.defined,
+        };
+        if is_list { self.document.read(List(seed)) } else { self.document.read(One(seed)) }
+    }
+}
+
+/// Reads any type, as a seed.
+struct Of<T>(std::marker::PhantomData<T>);
+
+impl<T> Of<T> {
+    fn new() -> Self {
+        Self(std::marker::PhantomData)
+    }
+}
+
+impl<'de, T: DeserializeOwned> DeserializeSeed<'de> for Of<T> {
+    type Value = T;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<T, D::Error> {
+        T::deserialize(deserializer)
+    }
+}
+
+/// Reads objects one after the other, each of the next kind, and converts them at once.
+struct Objects<'a> {
+    line: u64,
+    contents: std::slice::Iter<'a, Content>,
+    converter: &'a mut Converter,
+    defined: &'a mut Vec<Defined>,
+}
+
+impl Objects<'_> {
+    fn read<'de, D: Deserializer<'de>>(&mut self, deserializer: D) -> Result<(), D::Error> {
+        match self.contents.next() {
+            Some(Content::Service) => self.keep::<wire::Service, D>(deserializer),
+            Some(Content::EndpointSlice) => self.keep::<wire::EndpointSlice, D>(deserializer),
+            Some(Content::Node) => self.keep::<wire::Node, D>(deserializer),
+            // Lists in lists are not read.
+            Some(Content::List(_) | Content::Foreign) | None => {
+                IgnoredAny::deserialize(deserializer).map(drop)
+            }
+        }
+    }
+
+    fn keep<'de, T, D>(&mut self, deserializer: D) -> Result<(), D::Error>
+    where
+        T: Wire + Deserialize<'de>,
+        D: Deserializer<'de>,
+    {
+        let object = T::deserialize(deserializer)?;
+        let metadata: &ObjectMeta = object.meta();
+        if metadata.name.as_deref().unwrap_or_default().is_empty() {
+            return Err(serde::de::Error::custom("metadata.name: there is no name"));
+        }
+        let converted = object.convert(self.converter);
+        self.defined.push(Defined { line: self.line, converted });
+        Ok(())
+    }
+}
+
+/// A document that is one object.
+struct One<'a>(Objects<'a>);
+
+impl<'de> DeserializeSeed<'de> for One<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(mut self, deserializer: D) -> Result<(), D::Error> {
+        self.0.read(deserializer)
+    }
+}
+
+/// A document that is a list of objects.
+struct List<'a>(Objects<'a>);
+
+impl<'de> DeserializeSeed<'de> for List<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for List<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of objects")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<String>()? {
+            if key == "items" {
+                map.next_value_seed(Items(&mut self.0))?;
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The value of `items`: a sequence or null.
+struct Items<'a, 'b>(&'a mut Objects<'b>);
+
+impl<'de> DeserializeSeed<'de> for Items<'_, '_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_option(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Items<'_, '_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a sequence of objects")
+    }
+
+    fn visit_none<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        while items.next_element_seed(Item(&mut *self.0))?.is_some() {}
+        Ok(())
+    }
+}
+
+/// One of the items.
+struct Item<'a, 'b>(&'a mut Objects<'b>);
+
+impl<'de> DeserializeSeed<'de> for Item<'_, '_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        self.0.read(deserializer)
+    }
+}
