@@ -1,5 +1,7 @@
 //! The executor: one socket, the record of what is installed, and transactions.
 
+pub mod floor;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -11,20 +13,19 @@ use shunt_model::object::ObjectKey;
 use shunt_model::plan::{Plan, PlanDelta, ServicePlan};
 use shunt_netlink::{Batch, BatchOutcome, Rejection, Socket};
 
+use crate::answer::{self, TableInfo};
+use crate::declaration::capacities;
 use crate::diff::{Operation, Steps, diff};
 use crate::element::Key;
 pub use crate::error::Error;
 use crate::installed::Installed;
-use crate::layout;
+pub use crate::inventory::{Inventory, TableState, inventory};
 use crate::lower::{References, Wanted};
-use crate::message::{self, OWNED, SUBSYSTEM, capacities, kind};
-use crate::name::{PoolChain, SetId};
+use crate::message::{self, OWNED, SUBSYSTEM, kind};
+use crate::name::PoolChain;
 use crate::readback::{self, ReadBack};
-use crate::transaction::Transaction;
+use crate::transaction::{Transaction, chunks};
 
-/// Most operations in one transaction: about 15 ms of the kernel's time, during which nobody
-/// else in the network namespace can change nftables.
-const BATCH_LIMIT: usize = 20_000;
 /// How often a write is tried again because others wrote at the same time.
 const ATTEMPTS: u32 = 10;
 /// `NFNLGRP_NFTABLES`.
@@ -77,46 +78,6 @@ pub struct Report {
     pub diff: Duration,
     /// Time spent writing.
     pub commit: Duration,
-}
-
-/// What the kernel holds, without regard to a plan.
-#[derive(Clone, Debug, Default)]
-pub struct Inventory {
-    /// Whether there is a table, and if it is of this release's layout.
-    pub table: Option<TableState>,
-    /// Everything in it, if it is.
-    pub installed: Installed,
-}
-
-/// What is known of a table.
-#[derive(Clone, Debug, Default)]
-pub struct TableState {
-    /// It is as this release makes it.
-    pub fit: bool,
-    /// It outlives its owner and lets no one else write.
-    pub owned: bool,
-    /// The netlink port of its living owner, 0 if it has none.
-    pub owner: u32,
-}
-
-/// Reads the kernel; needs no running daemon.
-///
-/// # Errors
-/// If nftables cannot be read.
-pub fn inventory() -> Result<Inventory, Error> {
-    let mut socket = Socket::open(NETLINK_NETFILTER)?;
-    let state = |fit, table: message::TableInfo| {
-        Some(TableState { fit, owned: table.flags & OWNED == OWNED, owner: table.owner })
-    };
-    Ok(match readback::read(&mut socket)? {
-        ReadBack::Nothing => Inventory::default(),
-        ReadBack::Unfit(_, table) => {
-            Inventory { table: state(false, table), ..Inventory::default() }
-        }
-        ReadBack::Ours(installed, _, table) => {
-            Inventory { table: state(true, table), installed: *installed }
-        }
-    })
 }
 
 impl Nftables {
@@ -187,7 +148,7 @@ impl Nftables {
         let lost = self.events.drain(|message, payload, port| {
             if message == SUBSYSTEM << 8 | kind::NEWGEN && port != ours {
                 seen = true;
-                writer = message::read_generation(payload).1;
+                writer = answer::read_generation(payload).1;
             }
         })?;
         if !(seen || lost) {
@@ -295,7 +256,7 @@ impl Nftables {
     }
 
     /// Takes over a table that has lost its owner; where there is none, listens for others.
-    fn adopt(&mut self, table: &message::TableInfo) -> Result<(), Error> {
+    fn adopt(&mut self, table: &TableInfo) -> Result<(), Error> {
         if table.owner != 0 && table.owner != self.socket.port() {
             return Err(Error::Owned { port: table.owner });
         }
@@ -367,7 +328,7 @@ impl Nftables {
     ) -> Result<(), Error> {
         let mut owned = self.options.owner;
         loop {
-            let transaction = table_transaction(installed, replace, owned, operations);
+            let transaction = Transaction::table(installed, replace, owned, operations);
             match self.commit(&transaction, report)? {
                 Ok(()) => {
                     report.operations += operations.len();
@@ -491,37 +452,10 @@ impl Nftables {
     fn read_generation(&mut self) -> Result<u32, Error> {
         let mut generation = 0;
         self.socket.request("tell its generation", message::get_generation(), |payload| {
-            generation = message::read_generation(payload).0;
+            generation = answer::read_generation(payload).0;
         })?;
         Ok(generation)
     }
-}
-
-fn table_transaction(
-    installed: &Installed,
-    replace: bool,
-    owned: bool,
-    operations: &[Operation],
-) -> Transaction {
-    let mut transaction = Transaction::default();
-    if replace {
-        transaction.messages.push(message::delete_table());
-    }
-    transaction.messages.push(message::new_table(owned));
-    for set in SetId::all() {
-        let id = transaction.set_id();
-        let capacity = installed.capacity.get(&set).copied().unwrap_or_default();
-        transaction.messages.push(message::new_set(set, capacity, id));
-    }
-    let chains = layout::chains();
-    for chain in &chains {
-        transaction.messages.push(message::new_chain(chain));
-    }
-    for chain in &chains {
-        transaction.rules(chain);
-    }
-    transaction.extend(operations);
-    transaction
 }
 
 /// The pool chains that the wanted verdicts need.
@@ -531,32 +465,6 @@ fn pools_needed(wanted: &Wanted) -> BTreeSet<PoolChain> {
         (slots > 0).then(|| PoolChain::of(frontend, slots))
     });
     needed.collect()
-}
-
-/// Cuts a step into transactions of bounded size, never between the removal of an element and
-/// its return with another value.
-fn chunks(mut operations: &[Operation]) -> impl Iterator<Item = &[Operation]> {
-    std::iter::from_fn(move || {
-        if operations.is_empty() {
-            return None;
-        }
-        let mut end = operations.len().min(BATCH_LIMIT);
-        while end < operations.len() && exchanges(&operations[end - 1], &operations[end]) {
-            end += 1;
-        }
-        let (chunk, rest) = operations.split_at(end);
-        operations = rest;
-        Some(chunk)
-    })
-}
-
-fn exchanges(first: &Operation, second: &Operation) -> bool {
-    match (first, second) {
-        (Operation::Delete(set, key), Operation::Add(element)) => {
-            *set == element.set && *key == element.key
-        }
-        _ => false,
-    }
 }
 
 fn outdated(rejections: &[Rejection]) -> bool {

@@ -139,7 +139,7 @@ pub(crate) fn layout_fingerprint() -> u64 {
         }
     }
     for set in SetId::all() {
-        text.push_str(&format!("\n{set} {:?}", crate::message::set_type(set)));
+        text.push_str(&format!("\n{set} {:?}", crate::declaration::set_type(set).text));
     }
     fingerprint(&text)
 }

@@ -4,11 +4,14 @@
 //! Everything but [`kernel`] is pure. The layout and its reasons stand in the README beside this
 //! crate; the names of tables, chains and sets are made in [`name`] alone.
 
+mod answer;
+mod declaration;
 pub mod diff;
 pub mod element;
 mod error;
 mod expression;
 pub mod installed;
+pub mod inventory;
 pub mod kernel;
 mod layout;
 pub mod lower;

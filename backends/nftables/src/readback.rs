@@ -7,10 +7,11 @@ use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 use nix::errno::Errno;
 use shunt_netlink::Socket;
 
+use crate::answer::{self, Found, SetInfo, TableInfo};
 use crate::error::Error;
 use crate::installed::Installed;
 use crate::layout;
-use crate::message::{self, Found, SetInfo, TableInfo, kind};
+use crate::message::{self, kind};
 use crate::name::{PoolChain, SetId, SetKind};
 
 /// What was found in the kernel.
@@ -60,7 +61,7 @@ pub(crate) fn table(socket: &mut Socket) -> Result<Option<TableInfo>, Error> {
     let mut info = None;
     let request = message::get(kind::GETTABLE);
     match socket.request("read the table", request, |payload| {
-        info = Some(message::read_table(payload));
+        info = Some(answer::read_table(payload));
     }) {
         Ok(()) => Ok(info),
         Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(None),
@@ -90,7 +91,7 @@ pub(crate) fn still_holds(socket: &mut Socket, installed: &Installed) -> Result<
 fn sets(socket: &mut Socket) -> Result<Vec<SetInfo>, Error> {
     let request = message::get(kind::GETSET);
     Ok(socket.dump("list the sets", &request, |sets: &mut Vec<_>, payload| {
-        sets.extend(message::read_set(payload));
+        sets.extend(answer::read_set(payload));
     })?)
 }
 
@@ -98,14 +99,14 @@ fn sets(socket: &mut Socket) -> Result<Vec<SetInfo>, Error> {
 fn pools(socket: &mut Socket) -> Result<Result<BTreeSet<PoolChain>, &'static str>, Error> {
     let request = message::get(kind::GETCHAIN);
     let chains = socket.dump("list the chains", &request, |chains: &mut Vec<_>, payload| {
-        chains.extend(message::read_chain(payload));
+        chains.extend(answer::read_chain(payload));
     })?;
     let request = message::get(kind::GETRULE);
     let found = socket.dump(
         "list the rules",
         &request,
         |rules: &mut BTreeMap<String, Vec<u64>>, payload| {
-            if let Some((chain, fingerprint)) = message::read_rule(payload) {
+            if let Some((chain, fingerprint)) = answer::read_rule(payload) {
                 rules.entry(chain).or_default().push(fingerprint);
             }
         },
@@ -144,7 +145,7 @@ fn elements(
     // Elements go straight into the record; what an interrupted dump left there is set right by
     // the dump that follows it, which says of each key what is so.
     let found = socket.dump("list elements", &request, |found: &mut Vec<Found>, payload| {
-        message::read_elements(set, payload, |element| found.push(element));
+        answer::read_elements(set, payload, |element| found.push(element));
     })?;
     let mut bounds = Vec::new();
     for found in found {

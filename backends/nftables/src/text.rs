@@ -6,11 +6,12 @@ use ipnet::IpNet;
 use shunt_model::address::Family;
 use shunt_model::plan::Plan;
 
+use crate::declaration::{capacities, set_type};
 use crate::diff::diff;
 use crate::installed::{Installed, family_of};
 use crate::layout::{self, Chain};
 use crate::lower::{References, Wanted};
-use crate::message::{capacities, set_type, table_comment};
+use crate::message::table_comment;
 use crate::name::{SetId, SetKind, TABLE};
 
 /// The script that a plan is lowered to on a machine that holds nothing: `nft -f` accepts it.

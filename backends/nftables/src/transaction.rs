@@ -6,6 +6,7 @@ use shunt_netlink::{Message, Rejection};
 
 use crate::diff::Operation;
 use crate::element::encode_key;
+use crate::installed::Installed;
 use crate::layout::{self, Chain};
 use crate::message::{self, ElementList};
 use crate::name::{SetId, SetKind};
@@ -68,8 +69,37 @@ impl Transaction {
         }
     }
 
+    /// The transaction that makes the table, with operations on it right away; where there is one it
+    /// is replaced.
+    pub(crate) fn table(
+        installed: &Installed,
+        replace: bool,
+        owned: bool,
+        operations: &[Operation],
+    ) -> Self {
+        let mut transaction = Self::default();
+        if replace {
+            transaction.messages.push(message::delete_table());
+        }
+        transaction.messages.push(message::new_table(owned));
+        for set in SetId::all() {
+            let id = transaction.set_id();
+            let capacity = installed.capacity.get(&set).copied().unwrap_or_default();
+            transaction.messages.push(message::new_set(set, capacity, id));
+        }
+        let chains = layout::chains();
+        for chain in &chains {
+            transaction.messages.push(message::new_chain(chain));
+        }
+        for chain in &chains {
+            transaction.rules(chain);
+        }
+        transaction.extend(operations);
+        transaction
+    }
+
     /// An id for a set, distinct from those of the anonymous sets so far.
-    pub(crate) fn set_id(&mut self) -> u32 {
+    fn set_id(&mut self) -> u32 {
         self.anonymous_sets += 1;
         self.anonymous_sets
     }
@@ -132,5 +162,34 @@ impl Transaction {
             list.push_key(key);
             self.messages.push(list.finish());
         }
+    }
+}
+
+/// Most operations in one transaction: about 15 ms of the kernel's time, during which nobody
+/// else in the network namespace can change nftables.
+const BATCH_LIMIT: usize = 20_000;
+/// Cuts a step into transactions of bounded size, never between the removal of an element and
+/// its return with another value.
+pub(crate) fn chunks(mut operations: &[Operation]) -> impl Iterator<Item = &[Operation]> {
+    std::iter::from_fn(move || {
+        if operations.is_empty() {
+            return None;
+        }
+        let mut end = operations.len().min(BATCH_LIMIT);
+        while end < operations.len() && exchanges(&operations[end - 1], &operations[end]) {
+            end += 1;
+        }
+        let (chunk, rest) = operations.split_at(end);
+        operations = rest;
+        Some(chunk)
+    })
+}
+
+fn exchanges(first: &Operation, second: &Operation) -> bool {
+    match (first, second) {
+        (Operation::Delete(set, key), Operation::Add(element)) => {
+            *set == element.set && *key == element.key
+        }
+        _ => false,
     }
 }

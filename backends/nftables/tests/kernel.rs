@@ -66,7 +66,7 @@ impl Node {
 
 fn all(plan: &Plan) -> PlanDelta {
     let mut all = delta(&Plan::default(), plan);
-    all.node = Some(plan.node.clone());
+    all.node = Some(Arc::clone(&plan.node));
     all
 }
 

@@ -1,0 +1,192 @@
+//! What the kernel answers, read. What is none of ours or malformed is never an error here: a
+//! newer kernel may say more than we know.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use shunt_netlink::{Attribute, attributes};
+
+use crate::declaration::set_type;
+use crate::element::{Element, Key, Target, Value, decode_endpoint, decode_key};
+use crate::expression::NFT_GOTO;
+use crate::message::{INET, INTERVAL_END, SET_ANONYMOUS, SET_INTERVAL, SET_MAP};
+use crate::name::{SetId, SetKind, TABLE};
+use crate::userdata;
+
+/// What the kernel says of a table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TableInfo {
+    pub(crate) flags: u32,
+    pub(crate) comment: String,
+    /// The port of the socket that owns it, 0 for none.
+    pub(crate) owner: u32,
+}
+
+pub(crate) fn read_table(payload: &[u8]) -> TableInfo {
+    let mut info = TableInfo::default();
+    for attribute in body(payload) {
+        match attribute.kind {
+            2 => info.flags = attribute.u32_be().unwrap_or_default(),
+            6 => {
+                let comment = userdata::read_comment(attribute.payload).unwrap_or_default();
+                comment.clone_into(&mut info.comment);
+            }
+            7 => info.owner = attribute.u32_be().unwrap_or_default(),
+            _ => {}
+        }
+    }
+    info
+}
+
+/// Whether an answer is about our table, and its attributes if so.
+fn of_our_table(payload: &[u8]) -> Option<Vec<Attribute<'_>>> {
+    if payload.first() != Some(&INET) {
+        return None;
+    }
+    let all: Vec<_> = body(payload).collect();
+    let ours = all.iter().any(|attribute| attribute.kind == 1 && attribute.text() == Some(TABLE));
+    ours.then_some(all)
+}
+
+/// The name of a chain of ours, and whether it is a base chain.
+pub(crate) fn read_chain(payload: &[u8]) -> Option<(String, bool)> {
+    let all = of_our_table(payload)?;
+    let name = all.iter().find(|attribute| attribute.kind == 3)?.text()?.to_owned();
+    Some((name, all.iter().any(|attribute| attribute.kind == 4)))
+}
+
+/// Chain and fingerprint of a rule in our table; 0 for a rule that is not ours.
+pub(crate) fn read_rule(payload: &[u8]) -> Option<(String, u64)> {
+    let all = of_our_table(payload)?;
+    let chain = all.iter().find(|attribute| attribute.kind == 2)?.text()?.to_owned();
+    let userdata = all.iter().find(|attribute| attribute.kind == 7);
+    let fingerprint = userdata.and_then(|data| userdata::read_fingerprint(data.payload));
+    Some((chain, fingerprint.unwrap_or_default()))
+}
+
+/// What the kernel says of a set.
+pub(crate) struct SetInfo {
+    pub(crate) name: String,
+    pub(crate) capacity: u32,
+    /// Whether its type is the one that we declare.
+    pub(crate) as_declared: bool,
+    /// Anonymous sets belong to a rule.
+    pub(crate) anonymous: bool,
+}
+
+pub(crate) fn read_set(payload: &[u8]) -> Option<SetInfo> {
+    let all = of_our_table(payload)?;
+    let find = |kind| all.iter().find(|attribute| attribute.kind == kind);
+    let number = |kind| find(kind).and_then(Attribute::u32_be).unwrap_or_default();
+    let name = find(2)?.text()?.to_owned();
+    let capacity = find(9).and_then(|desc| desc.find(1)).and_then(|size| size.u32_be());
+    let as_declared = SetId::parse(&name).is_some_and(|set| {
+        let declared = set_type(set);
+        let map = if declared.data.is_some() { SET_MAP } else { 0 };
+        let interval = if declared.interval { SET_INTERVAL } else { 0 };
+        number(3) == map | interval
+            && number(5) == declared.key_length
+            && find(6).and_then(Attribute::u32_be) == declared.data.map(|(data, _)| data)
+    });
+    let anonymous = number(3) & SET_ANONYMOUS != 0;
+    Some(SetInfo { name, capacity: capacity.unwrap_or_default(), as_declared, anonymous })
+}
+
+/// One element read back.
+pub(crate) enum Found {
+    /// One that we could have written.
+    Ours(Element),
+    /// A bound of an interval.
+    Bound(IpAddr, bool),
+    /// Anything else, by its key.
+    Stranger(Vec<u8>),
+}
+
+/// The elements in one answer of a dump of a set.
+pub(crate) fn read_elements(set: SetId, payload: &[u8], mut each: impl FnMut(Found)) {
+    let lists = body(payload).filter(|attribute| attribute.kind == 3);
+    for element in lists.flat_map(|list| list.nested()) {
+        if let Some(found) = read_element(set, &element) {
+            each(found);
+        }
+    }
+}
+
+fn read_element(set: SetId, element: &Attribute<'_>) -> Option<Found> {
+    let key = element.find(1)?.find(1)?.payload;
+    let stranger = || Found::Stranger(key.to_vec());
+    let Some(decoded) = decode_key(set, key) else {
+        return Some(stranger());
+    };
+    if let (SetKind::LocalSources, Key::Address(address)) = (set.kind, decoded) {
+        let flags = element.find(3).and_then(|flags| flags.u32_be()).unwrap_or_default();
+        return Some(Found::Bound(address, flags & INTERVAL_END != 0));
+    }
+    let value = match set.kind {
+        SetKind::Endpoints | SetKind::NodePortEndpoints => read_endpoint(set, element),
+        SetKind::Frontends | SetKind::NodePorts => read_target(element),
+        _ => Some(Value::Member),
+    };
+    Some(value.map_or_else(stranger, |value| Found::Ours(Element { set, key: decoded, value })))
+}
+
+fn read_endpoint(set: SetId, element: &Attribute<'_>) -> Option<Value> {
+    let value = element.find(2)?.find(1)?.payload;
+    decode_endpoint(set.family, value).map(Value::Endpoint)
+}
+
+fn read_target(element: &Attribute<'_>) -> Option<Value> {
+    let verdict = element.find(2)?.find(2)?;
+    let target = match verdict.find(1)?.u32_be()? {
+        0 => Target::Drop,
+        NFT_GOTO => Target::of_chain(verdict.find(2)?.text()?)?,
+        _ => return None,
+    };
+    let userdata = element.find(6);
+    let comment = userdata.and_then(|data| userdata::read_comment(data.payload));
+    Some(Value::Target(target, Arc::from(comment.unwrap_or_default())))
+}
+
+/// The generation in an answer to [`get_generation`], or in an event, and who made it.
+pub(crate) fn read_generation(payload: &[u8]) -> (u32, Option<String>) {
+    let mut generation = (0, None);
+    for attribute in body(payload) {
+        match attribute.kind {
+            1 => generation.0 = attribute.u32_be().unwrap_or_default(),
+            3 => generation.1 = attribute.text().map(ToOwned::to_owned),
+            _ => {}
+        }
+    }
+    generation
+}
+
+/// The attributes after `struct nfgenmsg`.
+fn body(payload: &[u8]) -> impl Iterator<Item = Attribute<'_>> {
+    attributes(payload.get(4..).unwrap_or(&[]))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn no_answer_makes_a_reader_fail(payload in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let mut ours = vec![INET, 0, 0, 0, 10, 0, 1, 0];
+            ours.extend_from_slice(b"shunt\0\0\0");
+            ours.extend_from_slice(&payload);
+            for payload in [&payload, &ours] {
+                read_table(payload);
+                read_chain(payload);
+                read_rule(payload);
+                read_set(payload);
+                read_generation(payload);
+                for set in SetId::all() {
+                    read_elements(set, payload, |_| {});
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! How each set and map is declared: to the kernel, and as nft prints it.
+
+use std::collections::HashMap;
+
+use shunt_model::address::Family;
+
+use crate::name::{SetId, SetKind};
+use crate::userdata::{self, Typeof};
+
+/// `NFT_DATA_VERDICT`.
+const DATA_VERDICT: u32 = 0xffff_ff00;
+/// nft's number of the type `inet_proto`.
+pub(crate) const INET_PROTO: u32 = datatype::INET_PROTO;
+
+/// nft's numbers of data types; a concatenation is six bits for each.
+mod datatype {
+    pub(super) const INTEGER: u32 = 4;
+    pub(super) const IPV4_ADDR: u32 = 7;
+    pub(super) const IPV6_ADDR: u32 = 8;
+    pub(super) const INET_PROTO: u32 = 12;
+    pub(super) const INET_SERVICE: u32 = 13;
+}
+
+/// How a set is declared.
+#[derive(Clone, Debug)]
+pub(crate) struct SetType {
+    /// `map` or `set`.
+    pub(crate) word: &'static str,
+    /// The declaration of its type, as nft prints it.
+    pub(crate) text: String,
+    pub(crate) interval: bool,
+    pub(crate) key: u32,
+    pub(crate) key_length: u32,
+    pub(crate) data: Option<(u32, u32)>,
+    pub(crate) userdata: Vec<u8>,
+}
+
+/// The declaration of each set.
+pub(crate) fn set_type(set: SetId) -> SetType {
+    use SetKind as Kind;
+    match set.kind {
+        Kind::Endpoints | Kind::NodePortEndpoints => endpoint_type(set),
+        Kind::Frontends | Kind::NodePorts => {
+            let (types, text, key_length) = frontend_key(set, set.kind == Kind::Frontends);
+            SetType {
+                word: "map",
+                text: format!("type {text} : verdict"),
+                interval: false,
+                key: concatenated(&types),
+                key_length,
+                data: Some((DATA_VERDICT, 16)),
+                userdata: userdata::verdict_map(),
+            }
+        }
+        Kind::Masquerade | Kind::MasqueradeNodePorts => {
+            let (types, text, key_length) = frontend_key(set, set.kind == Kind::Masquerade);
+            plain(text, concatenated(&types), key_length, userdata::concat_set())
+        }
+        Kind::Hairpins => {
+            let (address, name, width) = address_type(set.family);
+            let key = concatenated(&[address, address]);
+            plain(format!("{name} . {name}"), key, 2 * width, userdata::concat_set())
+        }
+        Kind::NodeAddresses | Kind::ClusterIps | Kind::LocalSources => {
+            let (address, name, width) = address_type(set.family);
+            let mut described = plain(name.to_owned(), address, width, userdata::plain_set());
+            described.interval = set.kind == Kind::LocalSources;
+            described
+        }
+    }
+}
+
+fn plain(text: String, key: u32, key_length: u32, userdata: Vec<u8>) -> SetType {
+    let text = format!("type {text}");
+    SetType { word: "set", text, interval: false, key, key_length, data: None, userdata }
+}
+
+fn endpoint_type(set: SetId) -> SetType {
+    let with_address = set.kind == SetKind::Endpoints;
+    let (mut types, _, key_length) = frontend_key(set, with_address);
+    types.push(datatype::INTEGER);
+    let (address, _, width) = address_type(set.family);
+    let (daddr, daddr_text) = match set.family {
+        Family::V4 => (Typeof::Ip4Daddr, "ip daddr"),
+        Family::V6 => (Typeof::Ip6Daddr, "ip6 daddr"),
+    };
+    let mut key = vec![Typeof::L4Proto, Typeof::ThDport, Typeof::Slot];
+    let mut prefix = String::new();
+    if with_address {
+        key.insert(0, daddr);
+        prefix = format!("{daddr_text} . ");
+    }
+    SetType {
+        word: "map",
+        text: format!(
+            "typeof {prefix}meta l4proto . th dport . numgen random mod 65536 : {daddr_text} . th dport"
+        ),
+        interval: false,
+        key: concatenated(&types),
+        key_length: key_length + 4,
+        data: Some((concatenated(&[address, datatype::INET_SERVICE]), width + 4)),
+        userdata: userdata::typeof_map(&key, &[daddr, Typeof::ThDport]),
+    }
+}
+
+/// Types, text and length of address . protocol . port, with or without the address.
+fn frontend_key(set: SetId, with_address: bool) -> (Vec<u32>, String, u32) {
+    let (address, name, width) = address_type(set.family);
+    let mut types = vec![datatype::INET_PROTO, datatype::INET_SERVICE];
+    let text = "inet_proto . inet_service";
+    if with_address {
+        types.insert(0, address);
+        return (types, format!("{name} . {text}"), width + 8);
+    }
+    (types, text.to_owned(), 8)
+}
+
+const fn address_type(family: Family) -> (u32, &'static str, u32) {
+    match family {
+        Family::V4 => (datatype::IPV4_ADDR, "ipv4_addr", 4),
+        Family::V6 => (datatype::IPV6_ADDR, "ipv6_addr", 16),
+    }
+}
+
+fn concatenated(types: &[u32]) -> u32 {
+    types.iter().fold(0, |all, one| all << 6 | one)
+}
+
+/// Room for each set: twice what is there, so that a set is seldom made anew.
+pub(crate) fn capacities(counts: &HashMap<SetId, u32>) -> HashMap<SetId, u32> {
+    const LEAST: u32 = 1024;
+    let room = |set: SetId| {
+        let count = counts.get(&set).copied().unwrap_or_default();
+        (set, count.saturating_mul(2).max(LEAST).checked_next_power_of_two().unwrap_or(u32::MAX))
+    };
+    SetId::all().map(room).collect()
+}
