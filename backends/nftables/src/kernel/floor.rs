@@ -55,7 +55,7 @@ pub fn bare_load(plan: &Plan, spread: Spread) -> Result<BareLoad, Error> {
     let transactions = match spread {
         Spread::One => {
             let all: Vec<Operation> = steps.in_order().flatten().cloned().collect();
-            vec![table_transaction(&installed, false, false, &all)]
+            vec![Transaction::table(&installed, false, false, &all)]
         }
         Spread::Bounded => {
             let table = Transaction::table(&installed, false, false, &[]);
