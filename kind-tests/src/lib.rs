@@ -1,1 +1,3 @@
-//! In the making.
+//! Tests of shunt against real kernels and a real API server.
+
+pub mod scenario;

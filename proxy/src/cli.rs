@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::demo::{self, DemoArgs};
 use crate::failure::{EXIT_CODES, Failure};
 use crate::logging::LogArgs;
 use crate::settings::{Bind, PlanArgs, duration, healthz_bind, metrics_bind};
@@ -29,6 +30,8 @@ pub enum Command {
     Render(RenderArgs),
     /// Show what the running daemon and the kernel hold
     Status(StatusArgs),
+    /// Show the main job in network namespaces of its own; needs neither a cluster nor root
+    Demo(DemoArgs),
     /// Print the version
     Version,
 }
@@ -131,6 +134,7 @@ impl Command {
             Self::Run(args) => run::run(args),
             Self::Render(args) => render::render(args),
             Self::Status(args) => status::show::show(args),
+            Self::Demo(args) => demo::demo(args),
             Self::Version => print(&format!("shunt {}\n", env!("CARGO_PKG_VERSION"))),
         }
     }

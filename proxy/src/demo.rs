@@ -13,6 +13,8 @@ mod screen;
 mod steps;
 mod traffic;
 
+use std::time::Instant;
+
 use clap::Args;
 use shunt_cluster::{Privilege, enter_user_namespace};
 
@@ -38,11 +40,12 @@ pub struct DemoArgs {
 /// # Errors
 /// If something is not as it should be, or this machine does not let us build a cluster.
 pub fn demo(args: &DemoArgs) -> Result<(), Failure> {
+    let started = Instant::now();
     // First of all: a process that has threads cannot enter a user namespace.
     let privilege = enter_user_namespace().map_err(Failure::Machine)?;
     let directory = Directory::new()?;
     let ending = Ending::watch(directory.path())?;
-    let mut screen = Screen::new();
+    let screen = Screen::new();
     screen.title(&format!(
         "shunt {}: Services in a cluster of network namespaces{}",
         env!("CARGO_PKG_VERSION"),
@@ -52,5 +55,5 @@ pub fn demo(args: &DemoArgs) -> Result<(), Failure> {
         }
     ));
     let scene = Scene::build(directory, ending, privilege)?;
-    Demo::new(scene, screen).run(args)
+    Demo::new(scene, screen, started).run(args)
 }

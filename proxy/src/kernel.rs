@@ -72,7 +72,7 @@ pub struct Synced {
     pub reason: Reason,
     /// The number of the newest order that is installed now.
     pub order: u64,
-    /// How many Services its orders named.
+    /// How many Services its orders named (after failures some may be counted twice).
     pub services: usize,
     /// When it began: orders it did not take were submitted later.
     pub began: Instant,

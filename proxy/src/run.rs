@@ -9,6 +9,7 @@ use shunt_model::compile::Settings;
 use shunt_nftables::kernel::{Nftables, Options};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tracing::info;
 
 use crate::cli::{RunArgs, TableOwner};
@@ -91,7 +92,8 @@ async fn work(
 ) -> Result<(), Failure> {
     let (changes, sources) = mpsc::channel(SOURCE_QUEUE);
     let node = settings.node_name.to_string();
-    let source = start_sources(args, &node, changes).await?;
+    let mut tasks = JoinSet::new();
+    let source = start_sources(args, &node, changes, &mut tasks).await?;
     info!(version = env!("CARGO_PKG_VERSION"), node, source, "shunt is starting");
 
     let (reports, kernel_reports) = mpsc::unbounded_channel();
@@ -109,31 +111,46 @@ async fn work(
 
     let identity = Identity { started, started_at: Timestamp::now(), node, source };
     let inputs = Inputs { sources, kernel: kernel_reports, questions: asked };
-    EventLoop::new(identity, settings, metrics, health).run(inputs, &kernel).await?;
-    Ok(())
+    let event_loop = EventLoop::new(identity, settings, metrics, health);
+    tokio::select! {
+        stopped = event_loop.run(inputs, &kernel) => Ok(stopped?),
+        failure = source_ended(&mut tasks) => Err(failure),
+    }
 }
 
-/// Starts what objects come from; returns its name for people.
+/// Starts what objects come from, each on a task of its own; returns its name for people.
 async fn start_sources(
     args: &RunArgs,
     node: &str,
     changes: mpsc::Sender<SourceEvent>,
+    tasks: &mut JoinSet<Result<(), Failure>>,
 ) -> Result<String, Failure> {
-    tokio::spawn(local::watch(changes.clone()));
+    let local = local::watch(changes.clone());
+    tasks.spawn(async {
+        local.await;
+        Ok(())
+    });
     if let Some(directory) = &args.manifests {
-        if !directory.is_dir() {
-            return Err(Failure::usage(anyhow!(
-                "--manifests {}: no directory",
-                directory.display()
-            )));
-        }
-        tokio::spawn(manifests::watch(directory.clone(), changes));
+        let watched = manifests::watch(directory.clone(), changes);
+        tasks.spawn(async { watched.await.map_err(Failure::usage) });
         return Ok(format!("manifests in {}", directory.display()));
     }
     let client = client::client(args.kubeconfig.as_deref()).await.map_err(Failure::usage)?;
     let node = node.to_owned();
-    tokio::spawn(async move { api::watch(client, &node, changes).await });
+    tasks.spawn(async move {
+        api::watch(client, &node, changes).await;
+        Ok(())
+    });
     Ok("API server".into())
+}
+
+/// Waits for a source to end, which none does as long as the loop listens, unless it fails.
+async fn source_ended(tasks: &mut JoinSet<Result<(), Failure>>) -> Failure {
+    match tasks.join_next().await {
+        Some(Ok(Err(failure))) => failure,
+        Some(Err(panic)) => Failure::from(panic),
+        Some(Ok(Ok(()))) | None => anyhow!("a source of objects has ended").into(),
+    }
 }
 
 fn start_servers(args: &RunArgs, sources: &Sources) {

@@ -99,7 +99,7 @@ async fn listen(site: Site, address: SocketAddr) -> TcpListener {
     loop {
         match TcpListener::bind(address).await {
             Ok(listener) => {
-                info!("{site} are served on http://{address}");
+                info!("{site} answers on http://{address}");
                 return listener;
             }
             Err(error) if told == Some(error.kind()) => {}

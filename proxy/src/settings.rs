@@ -151,8 +151,9 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     if text == "0" {
         return Ok(Duration::ZERO);
     }
-    let parsed = jiff::SignedDuration::from_str(text).map_err(|error| error.to_string())?;
-    Duration::try_from(parsed).map_err(|_| "a duration cannot be negative".to_owned())
+    let parsed = jiff::SignedDuration::from_str(text).ok();
+    let positive = parsed.and_then(|duration| Duration::try_from(duration).ok());
+    positive.ok_or_else(|| "not a duration such as 15m, 1h30m or 0".to_owned())
 }
 
 #[cfg(test)]

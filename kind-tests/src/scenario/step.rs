@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use shunt_cluster::Protocol;
 
 use super::flow::{self, Flow};
 use super::setup::Setup;
@@ -63,8 +63,8 @@ pub(super) struct Hold {
     pub(super) name: String,
     /// The host that connects.
     pub(super) from: String,
-    /// Where to, by address.
-    pub(super) to: String,
+    /// Where to.
+    pub(super) to: SocketAddr,
     /// The pod it must lead to.
     pub(super) pod: String,
 }
@@ -77,11 +77,11 @@ impl Step {
 
     /// The texts that problems must contain.
     pub(super) fn problems(&self) -> Vec<&str> {
-        let text = |act| match act {
-            &Act::Problem(ref text) => Some(text.as_str()),
+        let texts = self.acts.iter().filter_map(|act| match act {
+            Act::Problem(text) => Some(text.as_str()),
             _ => None,
-        };
-        self.acts.iter().filter_map(text).collect()
+        });
+        texts.collect()
     }
 }
 
@@ -196,7 +196,7 @@ fn read_act(step: &mut Step, line: &Line, setup: &Setup) -> Result<Option<Act>> 
                 place: line.place.clone(),
                 name: (*name).to_owned(),
                 from: (*from).to_owned(),
-                to: to.to_string(),
+                to: *to,
                 pod: (*pod).to_owned(),
             })
         }
@@ -254,6 +254,3 @@ pub(super) fn write_files(directory: &Path, files: &Files, aside: &Path) -> Resu
     }
     Ok(())
 }
-
-/// The protocol of held connections.
-pub(super) const HELD: Protocol = Protocol::Tcp;

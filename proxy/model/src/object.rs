@@ -151,7 +151,7 @@ pub struct SliceEndpoint {
     pub address: IpAddr,
     /// `conditions.ready`; absent means ready.
     pub ready: bool,
-    /// `conditions.serving`; absent means the same as ready.
+    /// `conditions.serving`; absent means serving, as kube-proxy takes it.
     pub serving: bool,
     /// `conditions.terminating`; absent means no.
     pub terminating: bool,

@@ -69,16 +69,23 @@ fn kube_proxys_flags_are_understood() {
 
 #[test]
 fn wrong_values_are_refused_in_one_line() {
-    expect_test::expect![[r#""#]].assert_eq(&refusal(&["--cluster-cidr=10.244.0.0"]));
-    expect_test::expect![[r#""#]].assert_eq(&refusal(&["--verify-interval=often"]));
-    expect_test::expect![[r#""#]].assert_eq(&refusal(&["--metrics-bind-address=localhost:1"]));
-    expect_test::expect![[r#""#]].assert_eq(&refusal(&["--kubeconfig=a", "--manifests=b"]));
-    expect_test::expect![[r#""#]].assert_eq(&refusal(&["--detect-local-mode=BridgeInterface"]));
+    expect_test::expect!["error: invalid value '10.244.0.0' for '--cluster-cidr <CIDR,...>': invalid IP address syntax"].assert_eq(&refusal(&["--cluster-cidr=10.244.0.0"]));
+    expect_test::expect!["error: invalid value 'often' for '--verify-interval <DURATION>': not a duration such as 15m, 1h30m or 0"].assert_eq(&refusal(&["--verify-interval=often"]));
+    expect_test::expect!["error: invalid value 'localhost:1' for '--metrics-bind-address <IP:PORT>': not ADDRESS:PORT; the default port is 10249"].assert_eq(&refusal(&["--metrics-bind-address=localhost:1"]));
+    expect_test::expect![
+        "error: the argument '--kubeconfig <FILE>' cannot be used with '--manifests <DIR>'"
+    ]
+    .assert_eq(&refusal(&["--kubeconfig=a", "--manifests=b"]));
+    expect_test::expect!["error: invalid value 'BridgeInterface' for '--detect-local-mode <MODE>'"]
+        .assert_eq(&refusal(&["--detect-local-mode=BridgeInterface"]));
 }
 
 #[test]
 fn values_that_contradict_each_other_are_refused() {
-    expect_test::expect![[r#""#]].assert_eq(&conflict(&["--nodeport-addresses=primary,10.0.0.0/8"]));
-    expect_test::expect![[r#""#]].assert_eq(&conflict(&["--nodeport-addresses=eth0"]));
-    expect_test::expect![[r#""#]].assert_eq(&conflict(&["--cluster-cidr=10.0.0.0/8,11.0.0.0/8"]));
+    expect_test::expect!["--nodeport-addresses: primary stands alone, or there are networks"]
+        .assert_eq(&conflict(&["--nodeport-addresses=primary,10.0.0.0/8"]));
+    expect_test::expect!["--nodeport-addresses: eth0 is not a network: invalid IP address syntax"]
+        .assert_eq(&conflict(&["--nodeport-addresses=eth0"]));
+    expect_test::expect!["--cluster-cidr: one network, or one of each family"]
+        .assert_eq(&conflict(&["--cluster-cidr=10.0.0.0/8,11.0.0.0/8"]));
 }

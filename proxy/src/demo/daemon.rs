@@ -137,9 +137,7 @@ impl Daemon {
         // The rows first: what they show was ordered before the status is asked for.
         let rows = self.get("/status/services")?;
         let rows = rows.lines().map(serde_json::from_str);
-        let rows = rows
-            .collect::<Result<_, _>>()
-            .context("/status/services is not understood")?;
+        let rows = rows.collect::<Result<_, _>>().context("/status/services is not understood")?;
         let status = self.get("/status")?;
         let status = serde_json::from_str(&status).context("/status is not understood")?;
         Ok(Answer { status, rows })
@@ -178,7 +176,7 @@ impl Daemon {
     }
 
     /// The last lines of its log.
-    fn last_words(&self) -> String {
+    pub(super) fn last_words(&self) -> String {
         let log = fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<_> = log.lines().collect();
         lines[lines.len().saturating_sub(5)..].join("\n")
@@ -188,17 +186,12 @@ impl Daemon {
 /// What `shunt status` prints on a node.
 pub(super) fn status_on(node: &Host) -> anyhow::Result<String> {
     let mut command = program();
-    command
-        .arg("status")
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    command.arg("status").stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut process = node.netns().spawn(command)?;
     let (_, out, err) = process.pipes();
     let mut text = String::new();
     out.context("no pipe")?.read_to_string(&mut text)?;
-    let status = process
-        .wait_timeout(PATIENCE)?
-        .context("shunt status does not end")?;
+    let status = process.wait_timeout(PATIENCE)?.context("shunt status does not end")?;
     if status.success() {
         return Ok(text);
     }

@@ -42,9 +42,7 @@ impl Directory {
                 }
             }
         }
-        Err(anyhow!(
-            "the directory for temporary files is full of old shunt-demo-*"
-        ))
+        Err(anyhow!("the directory for temporary files is full of old shunt-demo-*"))
     }
 
     /// Its path.
@@ -84,12 +82,9 @@ impl Ending {
     /// Takes SIGINT, SIGTERM and SIGHUP from now on; to be called before other threads start,
     /// which inherit that these are blocked.
     pub(super) fn watch(directory: &Path) -> Result<Self, Failure> {
-        let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]
-            .into_iter()
-            .collect();
-        signals
-            .thread_block()
-            .context("signals cannot be blocked")?;
+        let signals: SigSet =
+            [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
+        signals.thread_block().context("signals cannot be blocked")?;
         remove_at_panic(directory);
         let wanted = Arc::new(AtomicBool::new(false));
         let (tell, directory) = (Arc::clone(&wanted), directory.to_owned());

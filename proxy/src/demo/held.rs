@@ -40,12 +40,7 @@ impl Held {
         let thread = thread::Builder::new()
             .name("held".into())
             .spawn(move || talk(connections, &go_on, &counter))?;
-        Ok(Self {
-            wanted,
-            lines,
-            count,
-            thread: Some(thread),
-        })
+        Ok(Self { wanted, lines, count, thread: Some(thread) })
     }
 
     /// How many there are.
@@ -58,19 +53,21 @@ impl Held {
         self.lines.load(Ordering::SeqCst)
     }
 
-    /// Closes them; returns how many lines were answered.
+    /// Closes them; returns how many were closed in order, and how many lines were answered.
     ///
     /// An error if one has broken, or another pod has answered on it.
-    pub(super) fn close(mut self) -> anyhow::Result<u64> {
+    pub(super) fn close(mut self) -> anyhow::Result<(usize, u64)> {
         self.wanted.store(false, Ordering::SeqCst);
         let thread = self.thread.take().context("closed twice")?;
         let connections = thread.join().map_err(|_| anyhow!("the thread panicked"))?;
+        let mut closed = 0;
         for connection in connections.context("a held connection was lost")? {
             connection
                 .close()
                 .context("a held connection was not closed in order")?;
+            closed += 1;
         }
-        Ok(self.lines())
+        Ok((closed, self.lines()))
     }
 }
 

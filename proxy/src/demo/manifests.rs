@@ -1,6 +1,6 @@
 //! The manifests: two Nodes, a Service, its EndpointSlices.
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use shunt_cluster::{Family, Host, Protocol, Role};
@@ -56,21 +56,14 @@ pub(super) fn nodes<'a>(nodes: impl Iterator<Item = &'a Host>) -> String {
     let mut yaml = String::new();
     for node in nodes {
         // Writing to a string cannot fail; here and below.
-        let _ = write!(
-            yaml,
-            "---\napiVersion: v1\nkind: Node\nmetadata:\n  name: {}\n",
-            node.name()
-        );
+        let _ =
+            write!(yaml, "---\napiVersion: v1\nkind: Node\nmetadata:\n  name: {}\n", node.name());
         if let Role::Node { pod_networks } = node.role() {
             let _ = writeln!(yaml, "spec:\n  podCIDRs: {}", list(pod_networks));
         }
         yaml.push_str("status:\n  addresses:\n");
         for address in node.addresses() {
-            let _ = writeln!(
-                yaml,
-                "  - {{type: InternalIP, address: {}}}",
-                quoted(address)
-            );
+            let _ = writeln!(yaml, "  - {{type: InternalIP, address: {}}}", quoted(address));
         }
     }
     yaml
@@ -119,15 +112,9 @@ pub(super) fn endpoints(pods: &[&Host]) -> String {
                 target_port(protocol)
             );
         }
-        let here: Vec<_> = pods
-            .iter()
-            .filter_map(|pod| Some((pod, pod.address(family)?)))
-            .collect();
-        yaml.push_str(if here.is_empty() {
-            "endpoints: []\n"
-        } else {
-            "endpoints:\n"
-        });
+        let here: Vec<_> =
+            pods.iter().filter_map(|pod| Some((pod, pod.address(family)?))).collect();
+        yaml.push_str(if here.is_empty() { "endpoints: []\n" } else { "endpoints:\n" });
         for (pod, address) in here {
             let _ = writeln!(yaml, "- addresses: {}", list(&[address]));
             if let Role::Pod { node, .. } = pod.role() {
@@ -139,14 +126,14 @@ pub(super) fn endpoints(pods: &[&Host]) -> String {
     yaml
 }
 
-fn list<T: ToString>(values: &[T]) -> String {
+fn list<T: Display>(values: &[T]) -> String {
     let quoted: Vec<_> = values.iter().map(quoted).collect();
     format!("[{}]", quoted.join(", "))
 }
 
 /// Colons of IPv6 mean something in YAML.
-fn quoted(value: impl ToString) -> String {
-    format!("\"{}\"", value.to_string())
+fn quoted(value: impl Display) -> String {
+    format!("\"{value}\"")
 }
 
 #[cfg(test)]

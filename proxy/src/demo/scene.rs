@@ -75,11 +75,7 @@ impl Scene {
     /// Starts the servers of all pods that have none.
     pub(super) fn start_servers(&mut self) -> Result<(), Failure> {
         let ports = [Protocol::Tcp, Protocol::Udp].map(target_port);
-        for pod in self
-            .cluster
-            .pods()
-            .filter(|pod| pod.name().starts_with("web-"))
-        {
+        for pod in self.cluster.pods().filter(|pod| pod.name().starts_with("web-")) {
             if !self.servers.contains_key(pod.name()) {
                 let server = EchoServer::start(pod.netns(), pod.name(), &ports)?;
                 self.servers.insert(pod.name().to_owned(), server);
@@ -112,8 +108,7 @@ impl Scene {
     pub(super) fn write_service(&self) -> Result<(), Failure> {
         let nodes = manifests::nodes(self.cluster.nodes());
         self.directory.replace("nodes.yaml", &nodes)?;
-        self.directory
-            .replace("service.yaml", &manifests::service())?;
+        self.directory.replace("service.yaml", &manifests::service())?;
         Ok(())
     }
 
@@ -129,9 +124,13 @@ impl Scene {
         let ending = self.ending.clone();
         let daemons = self.daemons.iter_mut();
         let serves = |answer: &Answer| answer.serves(FRONTENDS, endpoints);
-        daemons
-            .map(|daemon| daemon.wait(&ending, serves))
-            .collect::<Result<_, _>>()
+        daemons.map(|daemon| daemon.wait(&ending, serves)).collect::<Result<_, _>>()
+    }
+
+    /// Asks the daemons.
+    pub(super) fn ask_daemons(&self) -> Result<Vec<Answer>, Failure> {
+        let answers: Result<_, _> = self.daemons.iter().map(Daemon::ask).collect();
+        Ok(answers?)
     }
 
     /// What the nodes' kernels hold, read without their daemons.
@@ -167,6 +166,12 @@ impl Scene {
         let mut hosts = self.cluster.hosts();
         let owner = hosts.find(|host| host.addresses().contains(&address));
         owner.map(Host::name)
+    }
+
+    /// The last lines of the daemons' logs.
+    pub(super) fn last_words(&self) -> Vec<(String, String)> {
+        let daemons = self.daemons.iter();
+        daemons.map(|daemon| (daemon.node().to_owned(), daemon.last_words())).collect()
     }
 
     /// The directory of manifests.

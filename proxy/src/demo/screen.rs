@@ -22,11 +22,7 @@ impl Screen {
     /// Looks at standard output.
     pub(super) fn new() -> Self {
         let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        let style = if stdout().is_terminal() && !unwanted {
-            Style::Colour
-        } else {
-            Style::Plain
-        };
+        let style = if stdout().is_terminal() && !unwanted { Style::Colour } else { Style::Plain };
         Self { style, step: 0 }
     }
 
@@ -56,6 +52,11 @@ impl Screen {
     /// Lines of another program.
     pub(super) fn quote(&self, text: &str) {
         text.lines().for_each(|line| self.line(line));
+    }
+
+    /// What may explain why a step has failed; to standard error.
+    pub(super) fn last_words(&self, of: &str, text: &str) {
+        eprintln!("\nthe last lines of the log of {of}:\n{text}");
     }
 
     /// One bar for each name.

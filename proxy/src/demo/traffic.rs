@@ -25,11 +25,7 @@ impl Way {
     /// To the ClusterIP.
     pub(super) fn cluster_ip(from: &Host, protocol: Protocol, family: Family) -> Self {
         let to = SocketAddr::new(cluster_ip(family), port(protocol));
-        Self {
-            from: from.clone(),
-            protocol,
-            to,
-        }
+        Self { from: from.clone(), protocol, to }
     }
 
     /// To the NodePort of a node; none without an address in the family.
@@ -40,11 +36,7 @@ impl Way {
         family: Family,
     ) -> Option<Self> {
         let to = SocketAddr::new(node.address(family)?, node_port(protocol));
-        Some(Self {
-            from: from.clone(),
-            protocol,
-            to,
-        })
+        Some(Self { from: from.clone(), protocol, to })
     }
 
     /// In words: protocol and address.
@@ -68,9 +60,7 @@ impl Way {
             let (outcome, elapsed) = self.ask();
             spread.slowest = spread.slowest.max(elapsed);
             match outcome {
-                Outcome::Answer {
-                    by, seen_source, ..
-                } => {
+                Outcome::Answer { by, seen_source, .. } => {
                     *spread.answered.entry(by).or_default() += 1;
                     spread.sources.insert(seen_source.ip());
                 }

@@ -197,10 +197,8 @@ fn what_says_nothing_new_is_not_ordered() {
 fn a_list_anew_removes_what_it_does_not_name_when_it_is_done() {
     let now = Instant::now();
     let mut state = listed(now);
-    let list = [
-        Change::ListStarted(Kind::Service),
-        applied(Object::Service(service("a", 1)), Vec::new()),
-    ];
+    let list =
+        [Change::ListStarted(Kind::Service), applied(Object::Service(service("a", 1)), Vec::new())];
     take(&mut state, list, now);
     assert_eq!(state.next_order(now), None);
     take(&mut state, [Change::ListDone(Kind::Service)], now);
@@ -250,13 +248,18 @@ fn a_problem_is_logged_once_when_it_comes_and_once_when_it_goes() {
     let bad = || applied(Object::Service(service("a", 1)), vec![problem("a")]);
     logged(|log| {
         take(&mut state, [bad()], now);
-        let told = "Service default/a: spec.ports[1].port: 70000 is not a port (1-65535); port skipped\n";
+        let told =
+            "Service default/a: spec.ports[1].port: 70000 is not a port (1-65535); port skipped\n";
         assert_eq!(log.lines(), format!(" WARN {told}"));
         take(&mut state, [bad(), Change::ListStarted(Kind::Service), bad()], now);
         assert_eq!(log.lines(), "");
         assert_eq!(state.status(now).problems.len(), 1);
         // A list that does not name it any more.
-        take(&mut state, [Change::ListStarted(Kind::Service), Change::ListDone(Kind::Service)], now);
+        take(
+            &mut state,
+            [Change::ListStarted(Kind::Service), Change::ListDone(Kind::Service)],
+            now,
+        );
         assert_eq!(log.lines(), format!(" INFO no longer a problem: {told}"));
         assert!(state.status(now).problems.is_empty());
     });
@@ -340,6 +343,57 @@ fn the_status_is_stable_json() {
     status.resident_bytes = 1;
     status.last_sync.as_mut().unwrap().at = "T".into();
     let json = serde_json::to_string_pretty(&status).unwrap();
-    expect_test::expect![[r#""#]].assert_eq(&json);
+    expect_test::expect![[r#"
+        {
+          "version": "V",
+          "pid": 1,
+          "started": "1970-01-01T00:00:00Z",
+          "node": "n1",
+          "source": "literals",
+          "synced": true,
+          "healthy": true,
+          "awaiting": [],
+          "waiting_ms": null,
+          "failure": null,
+          "first_sync": {
+            "listed_ms": 250.0,
+            "read_ms": 0.0,
+            "diff_ms": 0.0,
+            "commit_ms": 0.0,
+            "synced_ms": 300.0
+          },
+          "last_sync": {
+            "at": "T",
+            "reason": "change",
+            "services": 1,
+            "operations": 7,
+            "transactions": 2,
+            "read_ms": 0.0,
+            "diff_ms": 0.0,
+            "commit_ms": 0.0
+          },
+          "event_to_commit_us": {
+            "count": 1,
+            "p50": 300,
+            "p99": 300,
+            "max": 300
+          },
+          "counters": {
+            "events": 13,
+            "orders": 2,
+            "syncs": 2,
+            "failures": 0,
+            "operations": 14,
+            "transactions": 4,
+            "repairs": 0,
+            "drifts": 0
+          },
+          "services": 2,
+          "frontends": 2,
+          "endpoints": 3,
+          "resident_bytes": 1,
+          "problems": []
+        }"#]]
+    .assert_eq(&json);
     assert_eq!(serde_json::from_str::<Status>(&json).unwrap(), status);
 }

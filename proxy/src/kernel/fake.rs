@@ -89,6 +89,7 @@ pub(super) fn services(names: &[&str], service_type: ServiceType) -> PlanDelta {
         hairpins: Vec::new(),
         problems: Vec::new(),
     });
-    let named = names.iter().map(|name| (ObjectKey::new("default", name), Some(Arc::clone(&service))));
+    let named =
+        names.iter().map(|name| (ObjectKey::new("default", name), Some(Arc::clone(&service))));
     PlanDelta { node: None, services: named.collect() }
 }

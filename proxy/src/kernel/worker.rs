@@ -29,7 +29,8 @@ pub struct Policy {
 struct Waiting {
     number: u64,
     since: Instant,
-    services: usize,
+    /// How many Services failed syncs were given.
+    tried: usize,
 }
 
 /// Syncs fail at present.
@@ -73,15 +74,13 @@ impl<B: Backend> Worker<B> {
     /// Takes an order in, on top of those that wait.
     pub(super) fn take(&mut self, order: Order) {
         self.delta.merge(order.delta);
-        let services = self.delta.services.len();
         match &mut self.waiting {
             Some(waiting) => {
                 waiting.number = order.number;
                 waiting.since = waiting.since.min(order.since);
-                waiting.services = waiting.services.max(services);
             }
             None => {
-                self.waiting = Some(Waiting { number: order.number, since: order.since, services });
+                self.waiting = Some(Waiting { number: order.number, since: order.since, tried: 0 });
             }
         }
     }
@@ -107,9 +106,7 @@ impl<B: Backend> Worker<B> {
 
     /// Asks the backend whether someone else has written; reports it once until it is repaired.
     pub(super) fn look_for_foreign_changes(&mut self, now: Instant) -> Option<KernelEvent> {
-        if self.watched(now).is_none() {
-            return None;
-        }
+        self.watched(now)?;
         let changed = self.backend.foreign_change().unwrap_or_else(|error| {
             // Lost notifications come as an error. What was missed is found by reading back.
             debug!(error = %chain(&error), "the notifications of foreign changes were interrupted");
@@ -134,6 +131,7 @@ impl<B: Backend> Worker<B> {
             self.repair_from = now + BETWEEN_REPAIRS;
             self.foreign = false;
         }
+        let given = self.delta.services.len();
         let began = Instant::now();
         let result = self.backend.sync(std::mem::take(&mut self.delta));
         let ended = now + began.elapsed();
@@ -149,13 +147,18 @@ impl<B: Backend> Worker<B> {
                 KernelEvent::Synced(Box::new(Synced {
                     reason,
                     order: self.installed,
-                    services: waiting.as_ref().map_or(0, |done| done.services),
+                    services: given + waiting.as_ref().map_or(0, |done| done.tried),
                     began: now,
                     latency: waiting.map(|done| ended.saturating_duration_since(done.since)),
                     report,
                 }))
             }
-            Err(error) => KernelEvent::Failed(self.fail(reason, &error, ended)),
+            Err(error) => {
+                if let Some(waiting) = &mut self.waiting {
+                    waiting.tried += given;
+                }
+                KernelEvent::Failed(self.fail(reason, &error, ended))
+            }
         })
     }
 

@@ -42,7 +42,7 @@ addressType: IPv4
 ports: [{name: http, port: 8080}]
 endpoints:
 - {addresses: [10.244.1.5], nodeName: worker-1}
-- {addresses: [10.244.2.6], nodeName: worker-2, conditions: {ready: false}}
+- {addresses: [10.244.2.6], nodeName: worker-2, conditions: {ready: false, serving: false}}
 ";
 
 fn settings() -> Settings {
@@ -66,12 +66,89 @@ fn load() -> Snapshot {
 
 #[test]
 fn snapshot_as_text() {
-    expect![[r#""#]].assert_eq(&snapshot::print(&load()));
+    expect![[r#"
+        nodes:
+        - node: worker-1
+          addresses: [192.0.2.11]
+          podCIDRs: [10.244.1.0/24]
+        services:
+        - service: default/empty
+          type: ClusterIP
+          clusterIPs: [10.96.0.11]
+          externalTrafficPolicy: Cluster
+          internalTrafficPolicy: Cluster
+          ports:
+          - port: 53/udp
+        - service: default/web
+          type: NodePort
+          clusterIPs: [10.96.0.10, fd00:96::a]
+          externalTrafficPolicy: Cluster
+          internalTrafficPolicy: Cluster
+          ports:
+          - port: 80/tcp
+            name: http
+            nodePort: 30080
+        endpointSlices:
+        - endpointSlice: default/web-1
+          service: default/web
+          ports:
+          - port: 8080/tcp
+            name: http
+          endpoints:
+          - address: 10.244.1.5
+            node: worker-1
+            conditions: [ready, serving]
+          - address: 10.244.2.6
+            node: worker-2
+    "#]]
+    .assert_eq(&snapshot::print(&load()));
 }
 
 #[test]
 fn plan_as_text() {
-    expect![[r#""#]].assert_eq(&plan::print(&full(&settings(), &load())));
+    expect![[r#"
+        node:
+          nodePortAddresses: [192.0.2.11]
+          localSources: [10.244.1.0/24]
+          masqueradeAll: false
+        services:
+        - service: default/empty
+          type: ClusterIP
+          clusterIPs: [10.96.0.11]
+          frontends:
+          - frontend: 10.96.0.11:53/udp
+            kind: ClusterIP
+            masquerade: outsiders
+            action: reject
+        - service: default/web
+          type: NodePort
+          clusterIPs: [10.96.0.10, fd00:96::a]
+          hairpins: [10.244.1.5]
+          frontends:
+          - frontend: 10.96.0.10:80/tcp
+            kind: ClusterIP
+            port: http
+            masquerade: outsiders
+            action: forward
+            endpoints: [10.244.1.5:8080]
+          - frontend: "[fd00:96::a]:80/tcp"
+            kind: ClusterIP
+            port: http
+            masquerade: outsiders
+            action: reject
+          - frontend: node(IPv4):30080/tcp
+            kind: NodePort
+            port: http
+            masquerade: always
+            action: forward
+            endpoints: [10.244.1.5:8080]
+          - frontend: node(IPv6):30080/tcp
+            kind: NodePort
+            port: http
+            masquerade: always
+            action: reject
+    "#]]
+    .assert_eq(&plan::print(&full(&settings(), &load())));
 }
 
 #[test]

@@ -8,20 +8,19 @@ mod tests;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use nix::libc;
 use nix::net::if_::if_nametoindex;
 use shunt_model::snapshot::Change;
 use shunt_netlink::{Message, Socket, attributes};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc::Sender;
 use tokio::time::sleep;
 use tracing::warn;
 
 use crate::source::SourceEvent;
+use crate::source::readiness::Readiness;
 
 /// Changes that come this close together are told together.
 const COALESCE: Duration = Duration::from_millis(20);
@@ -61,7 +60,7 @@ pub async fn watch(out: Sender<SourceEvent>) {
 /// # Errors
 /// If netlink fails.
 pub fn addresses() -> shunt_netlink::Result<BTreeSet<IpAddr>> {
-    read(&mut Socket::open(libc::NETLINK_ROUTE, &[])?)
+    read(&mut Socket::open(libc::NETLINK_ROUTE)?)
 }
 
 async fn follow(
@@ -69,9 +68,12 @@ async fn follow(
     told: &mut Option<BTreeSet<IpAddr>>,
 ) -> Result<(), Error> {
     // Listening before reading, so that nothing is missed in between.
-    let events = Events(Socket::open(libc::NETLINK_ROUTE, &GROUPS)?);
-    let mut events = AsyncFd::with_interest(events, Interest::READABLE)?;
-    let mut socket = Socket::open(libc::NETLINK_ROUTE, &[])?;
+    let mut events = Socket::open(libc::NETLINK_ROUTE)?;
+    for group in GROUPS {
+        events.listen(group, true)?;
+    }
+    let readiness = Readiness::of(events.as_fd())?;
+    let mut socket = Socket::open(libc::NETLINK_ROUTE)?;
     loop {
         let addresses = read(&mut socket)?;
         if told.as_ref() != Some(&addresses) {
@@ -82,11 +84,11 @@ async fn follow(
         }
         loop {
             tokio::select! {
-                ready = events.readable_mut() => ready?.clear_ready(),
+                ready = readiness.wait() => ready?,
                 () = out.closed() => return Ok(()),
             }
             sleep(COALESCE).await;
-            if concerns_us(&mut events.get_mut().0)? {
+            if concerns_us(&mut events)? {
                 break;
             }
         }
@@ -101,20 +103,12 @@ enum Error {
     Wait(#[from] std::io::Error),
 }
 
-struct Events(Socket);
-
-impl AsRawFd for Events {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_fd().as_raw_fd()
-    }
-}
-
 /// Takes the waiting events; tells whether addresses must be read anew. Our own comings and goings
 /// on the Services' device are thousands, and nobody's concern.
 fn concerns_us(events: &mut Socket) -> shunt_netlink::Result<bool> {
     let services = service_device();
     let mut concerned = false;
-    let lost = events.drain(|_, payload| {
+    let lost = events.drain(|_, payload, _| {
         concerned |= services.is_none() || interface(payload) != services;
     })?;
     Ok(concerned || lost)

@@ -15,7 +15,7 @@ mod document;
 #[cfg(test)]
 mod tests;
 
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -23,13 +23,12 @@ use std::{fs, io, panic};
 
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc::Sender;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{error, info, warn};
 
 use self::directory::{Directory, Touched};
+use crate::source::readiness::Readiness;
 use crate::source::{FileProblem, SourceEvent};
 
 /// Changes that come this close together are read together.
@@ -188,17 +187,10 @@ impl Source {
 
 /// An inotify watch on one directory.
 struct Watcher {
-    inotify: AsyncFd<Handle>,
+    inotify: Inotify,
+    readiness: Readiness,
     /// Device and inode of what is watched.
     identity: (u64, u64),
-}
-
-struct Handle(Inotify);
-
-impl AsRawFd for Handle {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_fd().as_raw_fd()
-    }
 }
 
 impl Watcher {
@@ -213,8 +205,8 @@ impl Watcher {
             | AddWatchFlags::IN_MOVE_SELF
             | AddWatchFlags::IN_ONLYDIR;
         inotify.add_watch(path, events)?;
-        let inotify = AsyncFd::with_interest(Handle(inotify), Interest::READABLE)?;
-        Ok(Self { inotify, identity: identity(path)? })
+        let readiness = Readiness::of(inotify.as_fd())?;
+        Ok(Self { inotify, readiness, identity: identity(path)? })
     }
 
     /// Waits until something was touched, and then until that calms down.
@@ -223,11 +215,8 @@ impl Watcher {
         let mut touched = Touched::none();
         while touched.is_none() {
             tokio::select! {
-                ready = self.inotify.readable() => match ready {
-                    Ok(mut ready) => {
-                        ready.clear_ready();
-                        sleep(COALESCE).await;
-                    }
+                ready = self.readiness.wait() => match ready {
+                    Ok(()) => sleep(COALESCE).await,
                     Err(_) => return Seen::Lost,
                 },
                 // A directory above it may be moved, or something mounted over it.
@@ -254,7 +243,7 @@ impl Watcher {
             | AddWatchFlags::IN_UNMOUNT
             | AddWatchFlags::IN_IGNORED;
         loop {
-            let events = match self.inotify.get_ref().0.read_events() {
+            let events = match self.inotify.read_events() {
                 Ok(events) => events,
                 Err(Errno::EAGAIN) => return true,
                 Err(Errno::EINTR) => continue,

@@ -9,6 +9,7 @@ pub mod client;
 pub mod convert;
 pub mod local;
 pub mod manifests;
+mod readiness;
 pub mod wire;
 
 #[cfg(test)]

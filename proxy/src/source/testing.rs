@@ -1,6 +1,5 @@
 //! Short ways to write objects in tests.
 
-use shunt_model::problem::Kind;
 use shunt_model::snapshot::Change;
 
 use super::SourceEvent;
@@ -38,6 +37,3 @@ pub(super) fn told_event(event: &SourceEvent) -> Vec<String> {
 fn base_name(path: &std::path::Path) -> String {
     path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
-
-/// The kinds in the order in which sources list them.
-pub(super) const KINDS: [Kind; 3] = [Kind::Service, Kind::EndpointSlice, Kind::Node];

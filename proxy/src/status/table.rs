@@ -55,7 +55,7 @@ pub(super) fn print_table(report: &Report, width: Width) -> String {
     let mut out = String::new();
     for (name, value) in header(report) {
         // Writing to a string cannot fail.
-        let _ = writeln!(out, "{:<11}{value}", format!("{name}:"));
+        let _ = writeln!(out, "{:<13}{value}", format!("{name}:"));
     }
     if !report.rows.is_empty() {
         out.push('\n');

@@ -53,7 +53,27 @@ fn planned_and_installed_stand_side_by_side() {
     let installed = vec![rows[0].clone(), rows[1].clone()];
     let kernel = InKernel { table: "inet shunt, open to other writers".into(), rows: installed };
     let report = Report { status: Some(status()), rows, kernel: Ok(kernel.into()) };
-    expect![[r#""#]].assert_eq(&print_table(&report, Width::Narrow));
+    expect![[r#"
+        shunt:       0.1.0 (process 42), healthy
+        node:        worker-1
+        source:      API server
+        started:     2026-01-01T00:00:00Z
+        synced:      yes, 812 ms after the start
+        last sync:   2026-01-01T00:05:00Z, change, 3 operations
+        since start: 1 failed syncs, 0 repairs, 0 drifts
+        plan:        2 services, 3 frontends, 2 endpoints
+        problems:    1
+        kernel:      table inet shunt, open to other writers; 2 frontends, 2 slots
+
+        NAMESPACE/NAME  PORT  TYPE       FRONTEND           ENDPOINTS  STATE
+        default/dns     http  ClusterIP  10.96.0.10:53/udp  2          serving
+        default/empty   http  ClusterIP  10.96.0.11:80/tcp  0          no endpoints
+        default/new     http  ClusterIP  10.96.0.12:80/tcp  1          not installed
+
+        PROBLEMS
+        Service default/web: spec.ports[0].port: 70000 is not a port
+    "#]]
+    .assert_eq(&print_table(&report, Width::Narrow));
     let wide = print_table(&report, Width::Wide);
     assert!(wide.contains("outsiders   10.244.0.2:53,10.244.1.2:53\n"), "{wide}");
 }
@@ -61,7 +81,11 @@ fn planned_and_installed_stand_side_by_side() {
 #[test]
 fn without_a_daemon_the_kernel_speaks() {
     let report = Report { status: None, rows: Vec::new(), kernel: Err("no permission".into()) };
-    expect![[r#""#]].assert_eq(&print_table(&report, Width::Narrow));
+    expect![[r#"
+        shunt:       not running; this is what the kernel holds
+        kernel:      cannot be read: no permission
+    "#]]
+    .assert_eq(&print_table(&report, Width::Narrow));
 }
 
 #[test]

@@ -1,0 +1,63 @@
+//! Scenarios: Services as YAML in, what happens to flows out; on the oracle and on a real kernel.
+//!
+//! A scenario is a directory under `kind-tests/scenarios`; its README describes the format. Each step is checked on
+//! two things that know nothing of each other: the plan that the daemon's own code makes of the manifests, asked
+//! through the model's oracle; and real daemons on the nodes of a cluster of network namespaces, with real packets.
+
+mod binary;
+mod daemon;
+mod flow;
+mod lab;
+mod names;
+mod oracle;
+mod probe;
+mod run;
+mod setup;
+mod step;
+mod table;
+mod text;
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+pub use binary::shunt_binary;
+pub use run::Played;
+use setup::Setup;
+use step::Step;
+
+/// A scenario, read and checked for mistakes.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    name: String,
+    setup: Setup,
+    steps: Vec<Step>,
+}
+
+impl Scenario {
+    /// Where all scenarios are.
+    #[must_use]
+    pub fn home() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios")
+    }
+
+    /// Reads a scenario. Mistakes in it are errors that name file and line.
+    ///
+    /// # Errors
+    /// If it cannot be read, or makes no sense.
+    pub fn load(directory: &Path) -> Result<Self> {
+        let name = directory.file_name().and_then(OsStr::to_str).context("a directory has a name")?;
+        let setup = Setup::load(directory)?;
+        let steps = step::load_all(directory, &setup)?;
+        Ok(Self { name: name.to_owned(), setup, steps })
+    }
+
+    /// Plays it. Needs root.
+    ///
+    /// # Errors
+    /// At the first step that does not come out as expected; the error tells all flows of that step that failed.
+    pub fn play(&self) -> Result<Played> {
+        run::play(self)
+    }
+}

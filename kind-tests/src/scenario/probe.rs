@@ -1,0 +1,117 @@
+//! A flow on the real kernel.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::{Result, bail, ensure};
+use shunt_cluster::{Cluster, Connection, Outcome, ProbeOptions, probe};
+
+use super::flow::{Expected, Flow, Passed, Server, Source};
+use super::setup::Setup;
+use super::step::Hold;
+
+/// How long an answer may take. An answer takes a millisecond; this is for a busy machine.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How long silence lasts that counts as silence.
+const SILENCE: Duration = Duration::from_millis(300);
+/// How often a flow is tried that must not lead to a pod.
+const REPEATS: usize = 2;
+/// How often each pod of a pool is asked on average, so that one that does not belong there shows up.
+const ROUNDS: usize = 4;
+
+/// Where probes go.
+#[derive(Clone, Copy)]
+pub(super) struct Prober<'a> {
+    /// What they are sent in.
+    pub(super) cluster: &'a Cluster,
+    /// What is known of it.
+    pub(super) setup: &'a Setup,
+}
+
+impl Prober<'_> {
+    /// Tries a flow until all that is expected has been seen.
+    pub(super) fn check(self, flow: &Flow, expected: &Expected) -> Result<()> {
+        let single = |pod: &str| Server { pod: pod.to_owned(), port: Some(flow.to.port()), sees: Some(Source::Kept) };
+        match expected {
+            Expected::Served(servers) => self.check_served(flow, servers),
+            Expected::Pass(Passed::Answered(pod)) => self.check_served(flow, &[single(pod)]),
+            Expected::Refused | Expected::Pass(Passed::Refused) => {
+                self.check_failing(flow, PATIENCE, |outcome| *outcome == Outcome::Refused)
+            }
+            Expected::Dropped => self.check_failing(flow, SILENCE, |outcome| *outcome == Outcome::TimedOut),
+            Expected::Pass(Passed::Unanswered) => self.check_failing(flow, SILENCE, |outcome| {
+                matches!(outcome, Outcome::TimedOut | Outcome::Unreachable(_))
+            }),
+        }
+    }
+
+    /// Opens a connection that leads to the wanted pod.
+    pub(super) fn hold(self, hold: &Hold) -> Result<Connection> {
+        let netns = self.cluster.host(&hold.from)?.netns();
+        for _ in 0..tries(self.setup.cluster.nodes.iter().map(|node| node.pods.len()).sum()) {
+            let connection = Connection::open(netns, hold.to, &ProbeOptions::within(PATIENCE))?;
+            if connection.by().split(':').next() == Some(&hold.pod) {
+                return Ok(connection);
+            }
+        }
+        bail!("no connection led to {}", hold.pod)
+    }
+
+    fn ask(self, flow: &Flow, patience: Duration) -> Result<Outcome> {
+        let netns = self.cluster.host(&flow.from)?.netns();
+        Ok(probe(netns, flow.protocol, flow.to, &ProbeOptions::within(patience)))
+    }
+
+    fn check_failing(self, flow: &Flow, patience: Duration, wanted: impl Fn(&Outcome) -> bool) -> Result<()> {
+        for _ in 0..REPEATS {
+            let outcome = self.ask(flow, patience)?;
+            ensure!(wanted(&outcome), "on the wire: {outcome}");
+        }
+        Ok(())
+    }
+
+    fn check_served(self, flow: &Flow, servers: &[Server]) -> Result<()> {
+        let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+        for asked in 1..=tries(servers.len()) {
+            let outcome = self.ask(flow, PATIENCE)?;
+            let Outcome::Answer { by, seen_source, local } = &outcome else {
+                bail!("on the wire, try {asked}: {outcome} (before: {seen:?})");
+            };
+            let answers = |server: &&Server| is_called(server, by);
+            let Some(server) = servers.iter().find(answers) else {
+                bail!("on the wire, try {asked}: {outcome}, which is not expected (before: {seen:?})");
+            };
+            self.check_source(server, *seen_source, *local)?;
+            *seen.entry(by.clone()).or_default() += 1;
+            if seen.len() == servers.len() && asked >= ROUNDS * servers.len() {
+                return Ok(());
+            }
+        }
+        bail!("on the wire, not all were reached in {} tries: {seen:?}", tries(servers.len()))
+    }
+
+    fn check_source(self, server: &Server, seen: SocketAddr, local: SocketAddr) -> Result<()> {
+        let fits = |address: IpAddr| match &server.sees {
+            None => true,
+            Some(Source::Kept) => address == local.ip(),
+            Some(Source::Node(node)) => self.setup.addresses_of(node).any(|own| own == address),
+        };
+        ensure!(fits(seen.ip()), "on the wire: {server}, but it saw {}; the client is {}", seen.ip(), local.ip());
+        Ok(())
+    }
+}
+
+/// Enough to see each of `servers` with near certainty when they are picked at random.
+fn tries(servers: usize) -> usize {
+    40 + 12 * servers
+}
+
+/// Servers are named `pod:port`.
+fn is_called(server: &Server, name: &str) -> bool {
+    match (name.split_once(':'), server.port) {
+        (Some((pod, port)), Some(wanted)) => pod == server.pod && port == wanted.to_string(),
+        (Some((pod, _)), None) => pod == server.pod,
+        (None, _) => false,
+    }
+}

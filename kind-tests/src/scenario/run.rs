@@ -1,0 +1,146 @@
+//! Plays a scenario, step by step.
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::Scenario;
+use super::flow::Flow;
+use super::lab::Lab;
+use super::oracle::{self, Plans};
+use super::setup::Setup;
+use super::step::{self, Act, Files, Step};
+use super::table;
+
+/// What was played.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Played {
+    /// Steps, without the one that removes everything.
+    pub steps: usize,
+    /// Flows, each family counted.
+    pub flows: usize,
+}
+
+/// Plays a scenario: on the oracle and on the real kernel.
+pub(super) fn play(scenario: &Scenario) -> Result<Played> {
+    let mut lab = Lab::build(&scenario.setup)?;
+    let mut player = Player { setup: &scenario.setup, plans: Plans::new(), accepted: Files::new() };
+    let mut played = Played::default();
+    for (number, step) in scenario.steps.iter().enumerate() {
+        let result = player.step(&mut lab, step, number == 0);
+        result.with_context(|| format!("{}, step {}", scenario.name, step.name))?;
+        played.steps += 1;
+        played.flows += step.flows.len();
+    }
+    player.finish(&mut lab).with_context(|| format!("{}, the end", scenario.name))?;
+    Ok(played)
+}
+
+struct Player<'a> {
+    setup: &'a Setup,
+    /// What each node's daemon was last seen to have done.
+    plans: Plans,
+    /// The manifests as they were last readable.
+    accepted: Files,
+}
+
+impl Player<'_> {
+    fn step(&mut self, lab: &mut Lab<'_>, step: &Step, first: bool) -> Result<()> {
+        for act in &step.acts {
+            if let Act::Kill(node) = act {
+                lab.kill(node)?;
+            }
+        }
+        lab.use_held().context("before the manifests change")?;
+        self.write(lab, &step.files, step)?;
+        for node in &self.setup.cluster.nodes {
+            if first && !step.has(&Act::Kill(node.name.clone())) || step.has(&Act::Start(node.name.clone())) {
+                lab.start(&node.name)?;
+            }
+        }
+        self.wait(lab, &step.problems())?;
+        lab.use_held().context("after the manifests have changed")?;
+        self.check_flows(lab, step)?;
+        for act in &step.acts {
+            match act {
+                Act::Hold(hold) => lab.hold(hold)?,
+                Act::Release(name) => lab.release(name)?,
+                Act::WritesNothing(node) => check_nothing_written(lab, node)?,
+                Act::Kill(_) | Act::Start(_) | Act::Problem(_) => {}
+            }
+        }
+        lab.use_held().context("after the flows")
+    }
+
+    /// The implied last step: everything goes.
+    fn finish(&mut self, lab: &mut Lab<'_>) -> Result<()> {
+        lab.release_all()?;
+        step::write_files(&lab.manifests(), &Files::new(), &lab.aside())?;
+        step::write_files(&lab.accepted(), &Files::new(), &lab.aside())?;
+        self.wait(lab, &[])?;
+        lab.check_empty()?;
+        lab.stop()?;
+        lab.rulesets().map(drop)
+    }
+
+    fn write(&mut self, lab: &Lab<'_>, files: &Files, step: &Step) -> Result<()> {
+        let mut accepted = Files::new();
+        for (name, content) in files {
+            let readable = if step.unreadable.contains(name) { self.accepted.get(name) } else { Some(content) };
+            accepted.extend(readable.map(|content| (name.clone(), content.clone())));
+        }
+        step::write_files(&lab.accepted(), &accepted, &lab.aside())?;
+        step::write_files(&lab.manifests(), files, &lab.aside())?;
+        self.accepted = accepted;
+        Ok(())
+    }
+
+    fn wait(&mut self, lab: &mut Lab<'_>, problems: &[&str]) -> Result<()> {
+        for node in lab.running() {
+            let plan = oracle::plan(&node, &lab.accepted(), self.setup)?;
+            lab.wait(&node, &plan, problems)?;
+            self.plans.insert(node, plan);
+        }
+        Ok(())
+    }
+
+    /// Checks each flow on the oracle and on the wire; all that fail are told.
+    fn check_flows(&self, lab: &Lab<'_>, step: &Step) -> Result<()> {
+        let rulesets = lab.rulesets()?;
+        let mut failures = Vec::new();
+        for flow in &step.flows {
+            let ruling = oracle::rule(flow, &self.plans, self.setup)?;
+            if let Err(error) = self.check_flow(lab, flow, &ruling) {
+                let node = ruling.node.as_deref();
+                let shown = node.or_else(|| self.setup.node_of(&flow.from)).and_then(|node| rulesets.get(node));
+                let ruleset = shown.map_or(String::new(), |ruleset| table::excerpt(ruleset, flow));
+                failures.push((format!("{flow}\n  {error:#}"), ruleset));
+            }
+        }
+        let Some((_, ruleset)) = failures.first() else { return Ok(()) };
+        let texts: Vec<_> = failures.iter().map(|(text, _)| text.as_str()).collect();
+        bail!("{} of {} flows:\n{}\nThe ruleset of the first:\n{ruleset}", texts.len(), step.flows.len(), texts.join("\n"))
+    }
+
+    fn check_flow(&self, lab: &Lab<'_>, flow: &Flow, ruling: &oracle::Ruling) -> Result<()> {
+        // What the oracle says is tried on the wire even if a person expects something else: who is wrong?
+        let expected = ruling.check(flow, self.setup);
+        let on_the_wire = lab.prober().check(flow, expected.as_ref().unwrap_or(&flow.expected));
+        match (expected, on_the_wire) {
+            (Ok(_), Ok(())) => Ok(()),
+            (Ok(_), Err(wire)) => Err(wire.context("the plan is right")),
+            (Err(plan), Ok(())) => bail!("{plan:#}; on the wire all is as expected"),
+            (Err(plan), Err(wire)) => bail!("{plan:#}; {wire:#}"),
+        }
+    }
+}
+
+fn check_nothing_written(lab: &mut Lab<'_>, node: &str) -> Result<()> {
+    let status = lab.status(node)?.context("no answer of the daemon")?;
+    let counters = status.counters;
+    ensure!(
+        counters.operations == 0 && counters.transactions == 0,
+        "nothing differed, but the daemon of {node} wrote {} operations in {} transactions",
+        counters.operations,
+        counters.transactions
+    );
+    Ok(())
+}

@@ -1,0 +1,76 @@
+//! What the kernel of a node holds: compared with a plan, read by the library and by stock `nft`.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use shunt_cluster::Netns;
+use shunt_model::plan::Plan;
+use shunt_nftables::diff::{Operation, diff};
+use shunt_nftables::kernel::{Inventory, inventory};
+use shunt_nftables::lower::{References, Wanted};
+use shunt_nftables::name::{SetKind, TABLE};
+
+use super::flow::Flow;
+
+/// How many differences a failure shows.
+const DIFFERENCES: usize = 20;
+/// How long a table may be to be shown as a whole.
+const SHORT: usize = 160;
+
+/// What the kernel holds.
+pub(super) fn read(netns: &Netns) -> Result<Inventory> {
+    netns.run(inventory).with_context(|| format!("reading the nftables of {}", netns.name()))
+}
+
+/// What differs between a plan and what the kernel holds, for people; nothing when the kernel holds just the plan.
+pub(super) fn differences(plan: &Plan, held: &Inventory) -> Vec<String> {
+    if !held.table.as_ref().is_some_and(|table| table.fit) {
+        return vec![format!("there is no table {TABLE}, or none of this release")];
+    }
+    let wanted = Wanted::full(plan, &References::of(plan), &held.installed);
+    let steps = diff(&wanted, &held.installed);
+    let missing = steps.in_order().flatten().take(DIFFERENCES);
+    missing.map(|operation: &Operation| format!("{operation:?}")).collect()
+}
+
+/// What is left of Services in the table: everything but the node's own addresses and networks.
+pub(super) fn leftovers(held: &Inventory) -> Vec<String> {
+    let elements = held.installed.elements().filter(|element| element.set.kind != SetKind::NodeAddresses);
+    elements.map(|element| format!("{element:?}")).collect()
+}
+
+/// The whole ruleset, as stock `nft` prints it.
+pub(super) fn list(netns: &Netns) -> Result<String> {
+    nft(netns, &["list", "ruleset"])
+}
+
+/// How many elements stock `nft` sees in the sets and maps of the table, but for the node's own addresses.
+pub(super) fn listed_elements(netns: &Netns) -> Result<usize> {
+    let text = nft(netns, &["-j", "list", "table", "inet", TABLE])?;
+    let listing: serde_json::Value = serde_json::from_str(&text).context("what nft -j prints")?;
+    let objects = listing["nftables"].as_array().context("nft -j without objects")?;
+    let sets = objects.iter().filter_map(|object| object.get("set").or_else(|| object.get("map")));
+    let ours = sets.filter(|set| !set["name"].as_str().unwrap_or_default().starts_with("node_addresses"));
+    Ok(ours.map(|set| set["elem"].as_array().map_or(0, Vec::len)).sum())
+}
+
+/// The part of a ruleset that concerns a flow.
+pub(super) fn excerpt(ruleset: &str, flow: &Flow) -> String {
+    let lines: Vec<_> = ruleset.lines().collect();
+    if lines.len() <= SHORT {
+        return ruleset.to_owned();
+    }
+    let (address, port) = (flow.to.ip().to_string(), format!(". {} ", flow.to.port()));
+    let concerns = |line: &&&str| line.contains(&address) || line.contains(&port);
+    lines.iter().filter(concerns).copied().collect::<Vec<_>>().join("\n")
+}
+
+fn nft(netns: &Netns, arguments: &[&str]) -> Result<String> {
+    let mut command = Command::new("nft");
+    command.args(arguments);
+    let output = netns.run(move || command.output()).context("starting nft")?;
+    let error = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "on {}, nft {arguments:?}: {}: {error}", netns.name(), output.status);
+    ensure!(error.is_empty(), "on {}, nft {arguments:?} complains: {error}", netns.name());
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}

@@ -1,0 +1,10 @@
+//! `shunt run` against a real API server. Needs root, and the programs that `make controlplane`
+//! builds.
+
+mod churn;
+mod failures;
+mod lists;
+mod manifests;
+mod outage;
+mod services;
+mod site;
