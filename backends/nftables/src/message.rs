@@ -41,8 +41,10 @@ pub(crate) mod kind {
     pub(crate) const GETGEN: u16 = 16;
 }
 
+/// `NFT_TABLE_F_PERSIST`: the table outlives its owner.
+pub(crate) const PERSIST: u32 = 0x4;
 /// `NFT_TABLE_F_OWNER | NFT_TABLE_F_PERSIST`.
-pub(crate) const OWNED: u32 = 0x2 | 0x4;
+pub(crate) const OWNED: u32 = 0x2 | PERSIST;
 pub(crate) const SET_INTERVAL: u32 = 0x4;
 pub(crate) const SET_MAP: u32 = 0x8;
 pub(crate) const SET_ANONYMOUS: u32 = 0x1;

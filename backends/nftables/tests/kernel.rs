@@ -121,6 +121,9 @@ fn an_owned_table_outlives_us_is_adopted_and_nothing_is_written() {
     let report = sync(&mut second, all(&plan));
     assert!(report.read_back && report.rebuilt.is_none());
     assert_eq!(report.operations, 0);
+    let table = node.netns.run(inventory).expect("an inventory").table.expect("a table");
+    assert!(table.owned && table.owner != 0, "claimed again: {table:?}");
+    nft(&node.netns, &["flush", "ruleset"]);
     node.assert_holds(&plan);
 }
 
