@@ -1,3 +1,4 @@
 //! Tests of shunt against real kernels and a real API server.
 
+pub mod control_plane;
 pub mod scenario;

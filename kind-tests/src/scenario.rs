@@ -1,8 +1,9 @@
 //! Scenarios: Services as YAML in, what happens to flows out; on the oracle and on a real kernel.
 //!
-//! A scenario is a directory under `kind-tests/scenarios`; its README describes the format. Each step is checked on
-//! two things that know nothing of each other: the plan that the daemon's own code makes of the manifests, asked
-//! through the model's oracle; and real daemons on the nodes of a cluster of network namespaces, with real packets.
+//! A scenario is a directory under `kind-tests/scenarios`; its README describes the format. Each step is checked
+//! twice: on the plan that the daemon's own code makes of the manifests, asked through the model's oracle; and with
+//! real daemons on the nodes of a cluster of network namespaces, and real packets. Both share the code from manifests
+//! to plan: against mistakes in that, only the flows stand, which a person has written.
 
 mod binary;
 mod daemon;
@@ -47,7 +48,8 @@ impl Scenario {
     /// # Errors
     /// If it cannot be read, or makes no sense.
     pub fn load(directory: &Path) -> Result<Self> {
-        let name = directory.file_name().and_then(OsStr::to_str).context("a directory has a name")?;
+        let name =
+            directory.file_name().and_then(OsStr::to_str).context("a directory has a name")?;
         let setup = Setup::load(directory)?;
         let steps = step::load_all(directory, &setup)?;
         Ok(Self { name: name.to_owned(), setup, steps })

@@ -3,6 +3,7 @@
 //! The test harness runs as many at a time as there are cores.
 
 use std::collections::BTreeSet;
+use std::fs;
 
 use anyhow::{Context, Result};
 use shunt_kind_tests::scenario::Scenario;
@@ -14,28 +15,67 @@ macro_rules! scenarios {
 
         $(
             #[test]
-            fn $name() -> Result<()> {
-                play(stringify!($name))
+            fn $name() {
+                play(stringify!($name));
             }
         )*
     };
 }
 
 scenarios! {
+    bad_fields_are_skipped_others_served
+    changes_while_dead_are_made_up_for
+    cluster_cidr_masquerades_outsiders
     cluster_ip_spreads_over_pods
+    endpoints_from_several_slices
+    external_ip
+    external_ip_of_a_node
+    foreign_proxy_label_is_ignored
+    hairpin_pod_reaches_itself
+    half_written_file_keeps_last_good_state
+    headless_and_external_name_are_ignored
+    host_network_endpoints
+    internal_traffic_policy_local
+    load_balancer_ip
+    masquerade_all
+    no_endpoints_is_refused
+    node_cidr_masquerades_outsiders
+    node_port
+    node_port_addresses_by_network
+    node_port_only_on_node_addresses
+    not_ready_endpoints_get_nothing
+    object_in_two_files_first_by_name_wins
+    pod_source_is_kept
+    pools_of_any_size_reach_all_their_pods
+    restart_writes_nothing_and_breaks_nothing
+    scale_up_and_down
+    service_deleted
+    session_survives_scale_down_of_others
+    several_ports_and_named_target_ports
+    single_stack_service_in_dual_stack_cluster
+    single_stack_v4
+    single_stack_v6
+    terminating_endpoints_serve_when_none_is_ready
+    two_services_one_node_port_oldest_wins
+    udp_service
+    undefined_port_of_cluster_ip_is_refused
 }
 
-fn play(test: &str) -> Result<()> {
+fn play(test: &str) {
     let directory = Scenario::home().join(test.replace('_', "-"));
-    let played = Scenario::load(&directory)?.play()?;
-    println!("{test}: {} steps, {} flows", played.steps, played.flows);
-    Ok(())
+    match Scenario::load(&directory).and_then(|scenario| scenario.play()) {
+        Ok(played) => println!("{test}: {} steps, {} flows", played.steps, played.flows),
+        Err(error) => {
+            let causes: Vec<_> = error.chain().map(ToString::to_string).collect();
+            panic!("{}", causes.join(":\n"));
+        }
+    }
 }
 
 #[test]
 fn no_scenario_is_forgotten() -> Result<()> {
     let mut directories = BTreeSet::new();
-    for entry in std::fs::read_dir(Scenario::home())? {
+    for entry in fs::read_dir(Scenario::home())? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
             let name = entry.file_name().into_string().ok().context("a name that is text")?;
@@ -44,5 +84,35 @@ fn no_scenario_is_forgotten() -> Result<()> {
     }
     let listed: BTreeSet<_> = LISTED.iter().map(|name| (*name).to_owned()).collect();
     assert_eq!(listed, directories, "the list in {} and the directories", file!());
+    Ok(())
+}
+
+/// A scenario whose expectations are wrong in every way that there is must fail in each of them.
+#[test]
+fn wrong_expectations_are_found() -> Result<()> {
+    const FLOWS: &[&str] = &[
+        "dns-1  tcp  vip-1/v4:80     -> web-1 web-2             # one too few",
+        "dns-1  tcp  vip-1/v4:80     -> web-1 web-2 web-3 web-4 # one too many",
+        "dns-1  tcp  vip-1/v4:80     -> web-1:80 web-2 web-3    # another port",
+        "dns-1  tcp  vip-1/v4:80     -> web-1 web-2 web-3 | source node-1",
+        "web-1  tcp  vip-1/v6:80     -> web-1 web-2 web-3 | source kept",
+        "dns-1  tcp  vip-1/v4:80     -> refused",
+        "dns-1  tcp  vip-1/v4:81     -> dropped",
+        "dns-1  tcp  vip-1/v4:81     -> pass refused",
+        "dns-1  tcp  web-1/v4:8080   -> refused",
+        "client tcp  node-1/v4:30080 -> pass unanswered",
+    ];
+    let manifests = "cluster-ip-spreads-over-pods/01-create.yaml";
+    let home = tempfile::tempdir()?;
+    fs::copy(Scenario::home().join(manifests), home.path().join("01-create.yaml"))?;
+    fs::write(home.path().join("01-create.flows"), FLOWS.join("\n"))?;
+    let error = Scenario::load(home.path())?
+        .play()
+        .map(|_| ())
+        .err()
+        .context("it was played without an error")?;
+    let text = format!("{error:#}");
+    assert!(text.contains(&format!("{0} of {0} flows", FLOWS.len())), "{text}");
+    println!("{text}");
     Ok(())
 }

@@ -17,11 +17,11 @@ impl Random {
     #[must_use]
     pub fn part(seed: u64, index: u64) -> Self {
         let mut whole = Self::new(seed ^ index.wrapping_mul(0xa076_1d64_78bd_642f));
-        Self::new(whole.next())
+        Self::new(whole.number())
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.state;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -32,7 +32,7 @@ impl Random {
     /// A number below `end`, which is not 0.
     pub fn below(&mut self, end: usize) -> usize {
         let end = u64::try_from(end).unwrap_or(u64::MAX);
-        usize::try_from(self.next() % end).unwrap_or(0)
+        usize::try_from(self.number() % end).unwrap_or(0)
     }
 
     /// True in `percent` of 100 cases.
@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn a_seed_repeats_and_parts_differ() {
-        let numbers = |mut random: Random| [random.next(), random.next()];
+        let numbers = |mut random: Random| [random.number(), random.number()];
         assert_eq!(numbers(Random::part(1, 2)), numbers(Random::part(1, 2)));
         assert_ne!(numbers(Random::part(1, 2)), numbers(Random::part(1, 3)));
         let mut random = Random::new(7);

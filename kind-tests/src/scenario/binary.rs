@@ -1,6 +1,7 @@
 //! Where the `shunt` binary is.
 
 use std::env;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -33,17 +34,33 @@ fn build() -> Result<PathBuf> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     // All packages are named so that features are those of the whole workspace: nothing is built a second time.
-    command.args(["build", "--workspace", "--bin", "shunt", "--message-format=json-render-diagnostics"]);
+    command.args([
+        "build",
+        "--workspace",
+        "--bin",
+        "shunt",
+        "--message-format=json-render-diagnostics",
+    ]);
     if release {
         command.arg("--release");
+    }
+    // Cargo has described this package to the test. Build scripts that look at these variables would run again.
+    let about_the_test = |name: &OsString| {
+        let name = name.to_string_lossy();
+        ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_PRIMARY_"]
+            .iter()
+            .any(|start| name.starts_with(start))
+    };
+    for (name, _) in env::vars_os().filter(|(name, _)| about_the_test(name)) {
+        command.env_remove(name);
     }
     command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
     let output = command.stderr(Stdio::inherit()).output().context("starting cargo")?;
     ensure!(output.status.success(), "cargo build of shunt: {}", output.status);
     let messages = String::from_utf8_lossy(&output.stdout);
-    let executables = messages.lines().filter_map(|line| {
+    let mut executables = messages.lines().filter_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
         Some(PathBuf::from(message.get("executable")?.as_str()?))
     });
-    executables.last().context("cargo named no executable")
+    executables.next_back().context("cargo named no executable")
 }

@@ -29,7 +29,12 @@ pub(super) struct Daemon {
 
 impl Daemon {
     /// Starts it; its log is added to a file.
-    pub(super) fn start(binary: &Path, arguments: &[String], netns: &Netns, log: &Path) -> Result<Self> {
+    pub(super) fn start(
+        binary: &Path,
+        arguments: &[String],
+        netns: &Netns,
+        log: &Path,
+    ) -> Result<Self> {
         let output = File::options().create(true).append(true).open(log)?;
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]).arg(binary).args(arguments);
@@ -42,7 +47,8 @@ impl Daemon {
     pub(super) fn status(&mut self) -> Result<Option<Status>> {
         ensure!(self.process.is_running(), "the daemon has ended; its log:\n{}", self.log_tail());
         let Ok(body) = get(&self.netns, "/status") else { return Ok(None) };
-        let status: Status = serde_json::from_str(&body).with_context(|| format!("/status: {body}"))?;
+        let status: Status =
+            serde_json::from_str(&body).with_context(|| format!("/status: {body}"))?;
         Ok((status.pid == self.process.pid()).then_some(status))
     }
 
@@ -59,7 +65,9 @@ impl Daemon {
         self.process.signal(Signal::SIGTERM)?;
         match self.process.wait_timeout(FAREWELL)? {
             Some(status) if status.success() => Ok(()),
-            Some(status) => bail!("after SIGTERM the daemon ended with {status}; its log:\n{}", self.log_tail()),
+            Some(status) => {
+                bail!("after SIGTERM the daemon ended with {status}; its log:\n{}", self.log_tail())
+            }
             None => bail!("the daemon still runs {FAREWELL:?} after SIGTERM"),
         }
     }

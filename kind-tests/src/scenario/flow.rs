@@ -43,7 +43,7 @@ pub(super) enum Expected {
 /// What becomes of a packet that no Service is concerned with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Passed {
-    /// This pod answers.
+    /// This pod or node answers.
     Answered(String),
     /// The host it is for refuses.
     Refused,
@@ -51,7 +51,7 @@ pub(super) enum Passed {
     Unanswered,
 }
 
-/// A pod that may answer.
+/// A pod that may answer, or a process of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Server {
     /// Its name.
@@ -98,7 +98,8 @@ pub(super) fn parse(line: &Line, setup: &Setup) -> Result<Vec<Flow>> {
 }
 
 fn try_parse(line: &Line, setup: &Setup) -> Result<Vec<Flow>> {
-    let (way, result) = line.text.split_once("->").context("FROM PROTOCOL TO -> RESULT is expected")?;
+    let (way, result) =
+        line.text.split_once("->").context("FROM PROTOCOL TO -> RESULT is expected")?;
     let way: Vec<_> = way.split_whitespace().collect();
     let [from, protocol, to] = way.as_slice() else {
         bail!("FROM PROTOCOL TO is expected before ->");
@@ -157,13 +158,13 @@ fn parse_expected(text: &str, setup: &Setup) -> Result<Expected> {
         ["pass", "refused"] => Some(Expected::Pass(Passed::Refused)),
         ["pass", "unanswered"] => Some(Expected::Pass(Passed::Unanswered)),
         ["pass", pod] => {
-            ensure!(is_pod(pod, setup), "there is no pod named {pod}");
+            ensure!(serves(pod, setup), "there is no pod or node named {pod}");
             Some(Expected::Pass(Passed::Answered((*pod).to_owned())))
         }
         _ => None,
     };
     match single {
-        Some(_) if source.is_some() => bail!("only pods see a source"),
+        Some(_) if source.is_some() => bail!("only servers see a source"),
         Some(single) => Ok(single),
         None => parse_servers(&words, source.as_ref(), setup),
     }
@@ -176,12 +177,15 @@ fn parse_servers(words: &[&str], source: Option<&Source>, setup: &Setup) -> Resu
         rest = after;
         let (pod, port) = match first.split_once(':') {
             None => (*first, None),
-            Some((pod, port)) => (pod, Some(port.parse().map_err(|_| anyhow!("{port} is not a port"))?)),
+            Some((pod, port)) => {
+                (pod, Some(port.parse().map_err(|_| anyhow!("{port} is not a port"))?))
+            }
         };
-        ensure!(is_pod(pod, setup), "there is no pod named {pod}");
+        ensure!(serves(pod, setup), "there is no pod or node named {pod}");
         let mut sees = source.cloned();
         if let ["(sees", who, after @ ..] = rest {
-            let who = who.strip_suffix(')').context("`(sees NODE)` or `(sees client)` is expected")?;
+            let who =
+                who.strip_suffix(')').context("`(sees NODE)` or `(sees client)` is expected")?;
             let kept = if setup.node_of(who) == Some(who) { who } else { "kept" };
             sees = Some(parse_source(kept, setup)?);
             rest = after;
@@ -189,7 +193,7 @@ fn parse_servers(words: &[&str], source: Option<&Source>, setup: &Setup) -> Resu
         servers.push(Server { pod: pod.to_owned(), port, sees });
     }
     let distinct: BTreeSet<_> = servers.iter().map(|server| (&server.pod, server.port)).collect();
-    ensure!(distinct.len() == servers.len(), "a pod stands twice");
+    ensure!(distinct.len() == servers.len(), "a server stands twice");
     Ok(Expected::Served(servers))
 }
 
@@ -201,8 +205,9 @@ fn parse_source(text: &str, setup: &Setup) -> Result<Source> {
     Ok(Source::Node(text.to_owned()))
 }
 
-fn is_pod(name: &str, setup: &Setup) -> bool {
-    setup.node_of(name).is_some_and(|node| node != name)
+/// Pods and nodes have servers.
+fn serves(name: &str, setup: &Setup) -> bool {
+    setup.node_of(name).is_some()
 }
 
 #[cfg(test)]
@@ -219,13 +224,16 @@ mod tests {
 
     #[test]
     fn a_name_is_one_flow_for_each_family() {
-        let flows = check("web-1 tcp vip-1:80 -> web-1 (sees node-1) web-2:8080 | source kept # why").unwrap();
+        let flows =
+            check("web-1 tcp vip-1:80 -> web-1 (sees node-1) web-2:8080 | source kept # why")
+                .unwrap();
         assert_eq!(flows.len(), 2);
         assert_eq!(flows[1].to, "[fd00:10:96::11]:80".parse().unwrap());
         let Expected::Served(servers) = &flows[0].expected else { panic!("{flows:?}") };
         assert_eq!(servers[0].sees, Some(Source::Node("node-1".into())));
         assert_eq!((servers[1].port, &servers[1].sees), (Some(8080), &Some(Source::Kept)));
-        let expected = "f:1: web-1 tcp vip-1:80 -> web-1 (sees node-1) web-2:8080 | source kept [IPv4]";
+        let expected =
+            "f:1: web-1 tcp vip-1:80 -> web-1 (sees node-1) web-2:8080 | source kept [IPv4]";
         assert_eq!(flows[0].to_string(), expected);
     }
 
@@ -241,9 +249,18 @@ mod tests {
         assert_eq!(error("\n\nnobody tcp vip-1:80 -> web-1"), "f:3: there is no host named nobody");
         assert_eq!(error("web-1 sctp vip-1:80 -> web-1"), "f:1: sctp is not tcp or udp");
         assert_eq!(error("web-1 tcp vip-1 -> web-1"), "f:1: vip-1 has no port");
-        assert_eq!(error("web-1 tcp vip-1:80 -> web-7"), "f:1: there is no pod named web-7");
-        assert_eq!(error("web-1 tcp vip-1:80 -> web-1 web-1"), "f:1: a pod stands twice");
-        assert_eq!(error("web-1 tcp vip-1:80 -> refused | source kept"), "f:1: only pods see a source");
-        assert_eq!(error("web-1 tcp vip-1:80 web-1"), "f:1: FROM PROTOCOL TO -> RESULT is expected");
+        assert_eq!(
+            error("web-1 tcp vip-1:80 -> web-7"),
+            "f:1: there is no pod or node named web-7"
+        );
+        assert_eq!(error("web-1 tcp vip-1:80 -> web-1 web-1"), "f:1: a server stands twice");
+        assert_eq!(
+            error("web-1 tcp vip-1:80 -> refused | source kept"),
+            "f:1: only servers see a source"
+        );
+        assert_eq!(
+            error("web-1 tcp vip-1:80 web-1"),
+            "f:1: FROM PROTOCOL TO -> RESULT is expected"
+        );
     }
 }

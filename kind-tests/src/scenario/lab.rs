@@ -1,4 +1,4 @@
-//! The real thing: a cluster of namespaces, servers in its pods, a daemon on every node, a directory of manifests.
+//! The real thing: a cluster of namespaces, servers on its pods and nodes, a daemon on every node, a directory of manifests.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -53,13 +53,14 @@ impl<'a> Lab<'a> {
             cluster.host(&route.host)?.add_route(route.network, via)?;
         }
         let mut servers = Vec::new();
-        for pod in cluster.pods() {
+        for host in cluster.pods().chain(cluster.nodes()) {
             for port in &setup.ports {
-                let name = format!("{}:{port}", pod.name());
-                servers.push(EchoServer::start(pod.netns(), &name, &[*port])?);
+                let name = format!("{}:{port}", host.name());
+                servers.push(EchoServer::start(host.netns(), &name, &[*port])?);
             }
         }
-        let files = tempfile::tempdir().context("a directory for the manifests")?;
+        let files = tempfile::Builder::new().prefix("shunt-scenario-").tempdir();
+        let files = files.context("a directory for the manifests")?;
         let lab = Self {
             setup,
             binary,
@@ -134,7 +135,10 @@ impl<'a> Lab<'a> {
             }
             if Instant::now() > deadline {
                 let log = self.daemon(node)?.log_tail();
-                bail!("after {PATIENCE:?}, on {node}:\n{}\nThe daemon's log:\n{log}", obstacles.join("\n"));
+                bail!(
+                    "after {PATIENCE:?}, on {node}:\n{}\nThe daemon's log:\n{log}",
+                    obstacles.join("\n")
+                );
             }
             thread::sleep(INTERVAL);
         }
@@ -147,7 +151,8 @@ impl<'a> Lab<'a> {
 
     /// Reads every node's ruleset with stock `nft`.
     pub(super) fn rulesets(&self) -> Result<BTreeMap<String, String>> {
-        let list = |host: &shunt_cluster::Host| Ok((host.name().to_owned(), table::list(host.netns())?));
+        let list =
+            |host: &shunt_cluster::Host| Ok((host.name().to_owned(), table::list(host.netns())?));
         self.cluster.nodes().map(list).collect()
     }
 
@@ -155,23 +160,37 @@ impl<'a> Lab<'a> {
     pub(super) fn check_empty(&self) -> Result<()> {
         for node in self.cluster.nodes() {
             let left = table::leftovers(&table::read(node.netns())?);
-            ensure!(left.is_empty(), "{} still holds, after everything was deleted:\n{}", node.name(), left.join("\n"));
+            ensure!(
+                left.is_empty(),
+                "{} still holds, after everything was deleted:\n{}",
+                node.name(),
+                left.join("\n")
+            );
             let listed = table::listed_elements(node.netns())?;
-            ensure!(listed == 0, "nft still lists {listed} elements on {}", node.name());
+            ensure!(
+                listed.is_empty(),
+                "nft still lists on {}:\n{}",
+                node.name(),
+                listed.join("\n")
+            );
         }
         Ok(())
     }
 
     /// Opens a connection and keeps it.
     pub(super) fn hold(&mut self, hold: &Hold) -> Result<()> {
-        let connection = self.prober().hold(hold).map_err(|error| hold.place.error(format_args!("{error:#}")))?;
+        let connection = self
+            .prober()
+            .hold(hold)
+            .map_err(|error| hold.place.error(format_args!("{error:#}")))?;
         self.held.insert(hold.name.clone(), (hold.clone(), connection));
         Ok(())
     }
 
     /// Closes a held connection.
     pub(super) fn release(&mut self, name: &str) -> Result<()> {
-        let (_, connection) = self.held.remove(name).with_context(|| format!("{name} is not held"))?;
+        let (_, connection) =
+            self.held.remove(name).with_context(|| format!("{name} is not held"))?;
         connection.close().with_context(|| format!("closing the held connection {name}"))
     }
 
@@ -185,7 +204,9 @@ impl<'a> Lab<'a> {
     pub(super) fn use_held(&mut self) -> Result<()> {
         for (name, (hold, connection)) in &mut self.held {
             let lives = connection.exchange("still there?");
-            lives.with_context(|| format!("{}: the held connection {name} does not live", hold.place))?;
+            lives.with_context(|| {
+                format!("{}: the held connection {name} does not live", hold.place)
+            })?;
         }
         Ok(())
     }
@@ -205,10 +226,14 @@ impl<'a> Lab<'a> {
         }
         obstacles.extend(status.failure.map(|failure| format!("the daemon has failed: {failure}")));
         let mentions = |problem: &String, wanted: &&str| problem.contains(*wanted);
-        for wanted in problems.iter().filter(|wanted| !status.problems.iter().any(|p| mentions(p, wanted))) {
+        for wanted in
+            problems.iter().filter(|wanted| !status.problems.iter().any(|p| mentions(p, wanted)))
+        {
             obstacles.push(format!("the daemon does not report a problem with {wanted:?}"));
         }
-        for problem in status.problems.iter().filter(|problem| !problems.iter().any(|w| mentions(problem, w))) {
+        for problem in
+            status.problems.iter().filter(|problem| !problems.iter().any(|w| mentions(problem, w)))
+        {
             obstacles.push(format!("the daemon reports a problem that is not expected: {problem}"));
         }
         let held = table::read(self.cluster.host(node)?.netns())?;

@@ -39,8 +39,12 @@ impl Names {
             let last = digits(10 + number);
             let vip = Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, last);
             let external = Ipv6Addr::new(0x2001, 0xdb8, 0x113, 0, 0, 0, 0, last);
-            names.add(&format!("vip-{number}"), both(Ipv4Addr::new(10, 96, 0, 10 + number), vip))?;
-            names.add(&format!("ext-{number}"), both(Ipv4Addr::new(203, 0, 113, 10 + number), external))?;
+            names
+                .add(&format!("vip-{number}"), both(Ipv4Addr::new(10, 96, 0, 10 + number), vip))?;
+            names.add(
+                &format!("ext-{number}"),
+                both(Ipv4Addr::new(203, 0, 113, 10 + number), external),
+            )?;
         }
         Ok(names)
     }
@@ -55,7 +59,8 @@ impl Names {
         };
         let addresses = self.addresses.get(name);
         let addresses = addresses.with_context(|| format!("there is nothing named {name}"))?;
-        let wanted = |address: &&IpAddr| family.is_none_or(|family| Family::of(**address) == family);
+        let wanted =
+            |address: &&IpAddr| family.is_none_or(|family| Family::of(**address) == family);
         let found: Vec<_> = addresses.iter().filter(wanted).copied().collect();
         ensure!(!found.is_empty(), "the cluster does not have the family of {text}");
         Ok(found)

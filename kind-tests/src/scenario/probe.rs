@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
-use shunt_cluster::{Cluster, Connection, Outcome, ProbeOptions, probe};
+use shunt_cluster::{Cluster, Connection, Outcome, ProbeOptions, Protocol, UdpFlow, probe};
 
 use super::flow::{Expected, Flow, Passed, Server, Source};
 use super::setup::Setup;
@@ -32,14 +32,20 @@ pub(super) struct Prober<'a> {
 impl Prober<'_> {
     /// Tries a flow until all that is expected has been seen.
     pub(super) fn check(self, flow: &Flow, expected: &Expected) -> Result<()> {
-        let single = |pod: &str| Server { pod: pod.to_owned(), port: Some(flow.to.port()), sees: Some(Source::Kept) };
+        let single = |pod: &str| Server {
+            pod: pod.to_owned(),
+            port: Some(flow.to.port()),
+            sees: Some(Source::Kept),
+        };
         match expected {
             Expected::Served(servers) => self.check_served(flow, servers),
             Expected::Pass(Passed::Answered(pod)) => self.check_served(flow, &[single(pod)]),
             Expected::Refused | Expected::Pass(Passed::Refused) => {
                 self.check_failing(flow, PATIENCE, |outcome| *outcome == Outcome::Refused)
             }
-            Expected::Dropped => self.check_failing(flow, SILENCE, |outcome| *outcome == Outcome::TimedOut),
+            Expected::Dropped => self.check_failing(flow, SILENCE, |outcome| {
+                *outcome == Outcome::TimedOut || is_barred(outcome)
+            }),
             Expected::Pass(Passed::Unanswered) => self.check_failing(flow, SILENCE, |outcome| {
                 matches!(outcome, Outcome::TimedOut | Outcome::Unreachable(_))
             }),
@@ -60,10 +66,26 @@ impl Prober<'_> {
 
     fn ask(self, flow: &Flow, patience: Duration) -> Result<Outcome> {
         let netns = self.cluster.host(&flow.from)?.netns();
-        Ok(probe(netns, flow.protocol, flow.to, &ProbeOptions::within(patience)))
+        let options = ProbeOptions::within(patience);
+        let outcome = match flow.protocol {
+            Protocol::Tcp => probe(netns, Protocol::Tcp, flow.to, &options),
+            Protocol::Udp => {
+                let udp = UdpFlow::open(netns, flow.to, &options)?;
+                let first = udp.exchange("first", patience);
+                // To a process of the node itself, the kernel tells a refusal like a drop, and only the second time
+                // that it was one.
+                if is_barred(&first) { udp.exchange("second", patience) } else { first }
+            }
+        };
+        Ok(outcome)
     }
 
-    fn check_failing(self, flow: &Flow, patience: Duration, wanted: impl Fn(&Outcome) -> bool) -> Result<()> {
+    fn check_failing(
+        self,
+        flow: &Flow,
+        patience: Duration,
+        wanted: impl Fn(&Outcome) -> bool,
+    ) -> Result<()> {
         for _ in 0..REPEATS {
             let outcome = self.ask(flow, patience)?;
             ensure!(wanted(&outcome), "on the wire: {outcome}");
@@ -80,7 +102,9 @@ impl Prober<'_> {
             };
             let answers = |server: &&Server| is_called(server, by);
             let Some(server) = servers.iter().find(answers) else {
-                bail!("on the wire, try {asked}: {outcome}, which is not expected (before: {seen:?})");
+                bail!(
+                    "on the wire, try {asked}: {outcome}, which is not expected (before: {seen:?})"
+                );
             };
             self.check_source(server, *seen_source, *local)?;
             *seen.entry(by.clone()).or_default() += 1;
@@ -97,9 +121,19 @@ impl Prober<'_> {
             Some(Source::Kept) => address == local.ip(),
             Some(Source::Node(node)) => self.setup.addresses_of(node).any(|own| own == address),
         };
-        ensure!(fits(seen.ip()), "on the wire: {server}, but it saw {}; the client is {}", seen.ip(), local.ip());
+        ensure!(
+            fits(seen.ip()),
+            "on the wire: {server}, but it saw {}; the client is {}",
+            seen.ip(),
+            local.ip()
+        );
         Ok(())
     }
+}
+
+/// Whether the node's own firewall has dropped what one of its processes sent (EPERM).
+fn is_barred(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Unreachable(reason) if reason == "Operation not permitted")
 }
 
 /// Enough to see each of `servers` with near certainty when they are picked at random.

@@ -52,7 +52,9 @@ impl Player<'_> {
         lab.use_held().context("before the manifests change")?;
         self.write(lab, &step.files, step)?;
         for node in &self.setup.cluster.nodes {
-            if first && !step.has(&Act::Kill(node.name.clone())) || step.has(&Act::Start(node.name.clone())) {
+            if first && !step.has(&Act::Kill(node.name.clone()))
+                || step.has(&Act::Start(node.name.clone()))
+            {
                 lab.start(&node.name)?;
             }
         }
@@ -67,7 +69,9 @@ impl Player<'_> {
                 Act::Kill(_) | Act::Start(_) | Act::Problem(_) => {}
             }
         }
-        lab.use_held().context("after the flows")
+        lab.use_held().context("after the flows")?;
+        // What a step must not change is still as it was.
+        self.wait(lab, &step.problems())
     }
 
     /// The implied last step: everything goes.
@@ -77,6 +81,9 @@ impl Player<'_> {
         step::write_files(&lab.accepted(), &Files::new(), &lab.aside())?;
         self.wait(lab, &[])?;
         lab.check_empty()?;
+        for node in lab.running() {
+            check_smooth(lab, &node)?;
+        }
         lab.stop()?;
         lab.rulesets().map(drop)
     }
@@ -84,7 +91,11 @@ impl Player<'_> {
     fn write(&mut self, lab: &Lab<'_>, files: &Files, step: &Step) -> Result<()> {
         let mut accepted = Files::new();
         for (name, content) in files {
-            let readable = if step.unreadable.contains(name) { self.accepted.get(name) } else { Some(content) };
+            let readable = if step.unreadable.contains(name) {
+                self.accepted.get(name)
+            } else {
+                Some(content)
+            };
             accepted.extend(readable.map(|content| (name.clone(), content.clone())));
         }
         step::write_files(&lab.accepted(), &accepted, &lab.aside())?;
@@ -110,14 +121,21 @@ impl Player<'_> {
             let ruling = oracle::rule(flow, &self.plans, self.setup)?;
             if let Err(error) = self.check_flow(lab, flow, &ruling) {
                 let node = ruling.node.as_deref();
-                let shown = node.or_else(|| self.setup.node_of(&flow.from)).and_then(|node| rulesets.get(node));
+                let shown = node
+                    .or_else(|| self.setup.node_of(&flow.from))
+                    .and_then(|node| rulesets.get(node));
                 let ruleset = shown.map_or(String::new(), |ruleset| table::excerpt(ruleset, flow));
                 failures.push((format!("{flow}\n  {error:#}"), ruleset));
             }
         }
         let Some((_, ruleset)) = failures.first() else { return Ok(()) };
         let texts: Vec<_> = failures.iter().map(|(text, _)| text.as_str()).collect();
-        bail!("{} of {} flows:\n{}\nThe ruleset of the first:\n{ruleset}", texts.len(), step.flows.len(), texts.join("\n"))
+        bail!(
+            "{} of {} flows:\n{}\nThe ruleset of the first:\n{ruleset}",
+            texts.len(),
+            step.flows.len(),
+            texts.join("\n")
+        )
     }
 
     fn check_flow(&self, lab: &Lab<'_>, flow: &Flow, ruling: &oracle::Ruling) -> Result<()> {
@@ -141,6 +159,18 @@ fn check_nothing_written(lab: &mut Lab<'_>, node: &str) -> Result<()> {
         "nothing differed, but the daemon of {node} wrote {} operations in {} transactions",
         counters.operations,
         counters.transactions
+    );
+    Ok(())
+}
+
+/// No sync may have failed, and nothing may have had to be repaired: nobody else writes here.
+fn check_smooth(lab: &mut Lab<'_>, node: &str) -> Result<()> {
+    let status = lab.status(node)?.context("no answer of the daemon")?;
+    let counters = status.counters;
+    let (failures, repairs, drifts) = (counters.failures, counters.repairs, counters.drifts);
+    ensure!(
+        (failures, repairs, drifts) == (0, 0, 0),
+        "the daemon of {node} counts {failures} failures, {repairs} repairs, {drifts} drifts"
     );
     Ok(())
 }

@@ -12,10 +12,11 @@ use super::text::{Line, read_lines};
 
 /// The name of the file.
 const FILE: &str = "cluster";
-/// Where the servers of every pod listen, unless the scenario says otherwise.
+/// Where the servers of every pod and node listen, unless the scenario says otherwise.
 const PORTS: [u16; 4] = [53, 5353, 8080, 8081];
 /// Networks that clients reach through the first node, unless the scenario names routes.
-const SERVICE_NETWORKS: [&str; 4] = ["10.96.0.0/16", "fd00:10:96::/112", "203.0.113.0/24", "2001:db8:113::/64"];
+const SERVICE_NETWORKS: [&str; 4] =
+    ["10.96.0.0/16", "fd00:10:96::/112", "203.0.113.0/24", "2001:db8:113::/64"];
 
 /// What a scenario is played on.
 #[derive(Clone, Debug)]
@@ -28,7 +29,7 @@ pub(super) struct Setup {
     pub(super) addresses: Vec<(String, IpAddr)>,
     /// Flags of the daemons.
     pub(super) flags: Vec<String>,
-    /// Where the servers of every pod listen.
+    /// Where the servers of every pod and node listen.
     pub(super) ports: Vec<u16>,
     /// All names.
     pub(super) names: Names,
@@ -82,10 +83,13 @@ impl Setup {
                 via: (*via).to_owned(),
             }),
             ["address", host, address] => {
-                let address = address.parse().map_err(|_| anyhow!("{address} is not an address"))?;
+                let address =
+                    address.parse().map_err(|_| anyhow!("{address} is not an address"))?;
                 self.addresses.push(((*host).to_owned(), address));
             }
-            ["daemon", flags @ ..] => self.flags.extend(flags.iter().map(|flag| (*flag).to_owned())),
+            ["daemon", flags @ ..] => {
+                self.flags.extend(flags.iter().map(|flag| (*flag).to_owned()));
+            }
             ["ports", ports @ ..] => {
                 let port = |text: &&str| text.parse().map_err(|_| anyhow!("{text} is not a port"));
                 self.ports = ports.iter().map(port).collect::<Result<_>>()?;
@@ -124,7 +128,11 @@ impl Setup {
         for route in &self.routes {
             let hosts = [&route.host, &route.via];
             let unknown = hosts.into_iter().find(|name| !self.names.is_host(name));
-            ensure!(unknown.is_none(), "there is no host named {}", unknown.map_or("", |name| name));
+            ensure!(
+                unknown.is_none(),
+                "there is no host named {}",
+                unknown.map_or("", |name| name)
+            );
         }
         Ok(())
     }
@@ -132,20 +140,23 @@ impl Setup {
     /// The name of the node that this host is, or that this pod runs on.
     pub(super) fn node_of(&self, host: &str) -> Option<&str> {
         let mut nodes = self.cluster.nodes.iter();
-        let node = nodes.find(|node| node.name == host || node.pods.iter().any(|pod| pod == host))?;
+        let node =
+            nodes.find(|node| node.name == host || node.pods.iter().any(|pod| pod == host))?;
         Some(&node.name)
     }
 
     /// All addresses of a host.
     pub(super) fn addresses_of<'a>(&'a self, host: &'a str) -> impl Iterator<Item = IpAddr> + 'a {
         let built = self.names.resolve(host).unwrap_or_default().into_iter();
-        let more = self.addresses.iter().filter(move |(of, _)| of == host).map(|(_, address)| *address);
+        let more =
+            self.addresses.iter().filter(move |(of, _)| of == host).map(|(_, address)| *address);
         built.chain(more)
     }
 
     /// Through which host another one sends packets to an address, if by a route of the scenario.
     pub(super) fn next_hop(&self, host: &str, to: IpAddr) -> Option<&str> {
-        let own = self.routes.iter().filter(|route| route.host == host && route.network.contains(&to));
+        let own =
+            self.routes.iter().filter(|route| route.host == host && route.network.contains(&to));
         own.max_by_key(|route| route.network.prefix_len()).map(|route| route.via.as_str())
     }
 }
@@ -198,7 +209,10 @@ mod tests {
     #[test]
     fn mistakes_are_named_with_their_line() {
         let error = |text| format!("{:#}", parse(text).unwrap_err());
-        assert_eq!(error("\nroute client nowhere via node-1"), "cluster:2: nowhere is not a network");
+        assert_eq!(
+            error("\nroute client nowhere via node-1"),
+            "cluster:2: nowhere is not a network"
+        );
         assert!(error("nodes a").starts_with("cluster:1: one of these is expected"));
         assert_eq!(error("address nobody 10.0.0.1"), "there is no host named nobody");
     }

@@ -92,7 +92,11 @@ pub(super) fn load_all(directory: &Path, setup: &Setup) -> Result<Vec<Step>> {
         let before = steps.last().map(|step| step.files.clone()).unwrap_or_default();
         steps.push(load(directory, &name, setup, before)?);
     }
-    ensure!(!steps.is_empty(), "{} has no steps (01-create.yaml, 01-create.flows)", directory.display());
+    ensure!(
+        !steps.is_empty(),
+        "{} has no steps (01-create.yaml, 01-create.flows)",
+        directory.display()
+    );
     check_order(&steps)?;
     Ok(steps)
 }
@@ -100,15 +104,20 @@ pub(super) fn load_all(directory: &Path, setup: &Setup) -> Result<Vec<Step>> {
 /// The names of the steps; complains about files that belong to none.
 fn step_names(directory: &Path) -> Result<BTreeSet<String>> {
     let mut names = BTreeSet::new();
-    let entries = fs::read_dir(directory).with_context(|| format!("reading {}", directory.display()))?;
+    let entries =
+        fs::read_dir(directory).with_context(|| format!("reading {}", directory.display()))?;
     for entry in entries {
         let path = entry?.path();
         let stem = path.file_stem().and_then(OsStr::to_str).unwrap_or_default();
-        let numbered = stem.len() > 3 && stem.as_bytes()[2] == b'-' && stem[..2].parse::<u8>().is_ok();
+        let numbered =
+            stem.len() > 3 && stem.as_bytes()[2] == b'-' && stem[..2].parse::<u8>().is_ok();
         match path.extension().and_then(OsStr::to_str) {
             Some("yaml" | "flows") if numbered => drop(names.insert(stem.to_owned())),
             None if stem == "cluster" => {}
-            _ => bail!("{}: neither `cluster` nor a step (01-create.yaml, 01-create.flows)", path.display()),
+            _ => bail!(
+                "{}: neither `cluster` nor a step (01-create.yaml, 01-create.flows)",
+                path.display()
+            ),
         }
     }
     let numbers: BTreeSet<_> = names.iter().map(|name| &name[..2]).collect();
@@ -144,7 +153,10 @@ fn load_files(path: &Path, setup: &Setup, before: &Files) -> Result<Files> {
             let name = kept.unwrap_or(mark);
             let content = match kept {
                 None => String::new(),
-                Some(name) => before.get(name).ok_or_else(|| place().error(format!("there was no {name}")))?.clone(),
+                Some(name) => before
+                    .get(name)
+                    .ok_or_else(|| place().error(format!("there was no {name}")))?
+                    .clone(),
             };
             if files.insert(name.to_owned(), content).is_some() {
                 return Err(place().error(format!("{name} stands twice")));
@@ -173,7 +185,8 @@ fn read_line(step: &mut Step, line: &Line, setup: &Setup) -> Result<()> {
         step.flows.extend(flow::parse(line, setup)?);
         return Ok(());
     }
-    let act = read_act(step, line, setup).map_err(|error| line.place.error(format_args!("{error:#}")))?;
+    let act =
+        read_act(step, line, setup).map_err(|error| line.place.error(format_args!("{error:#}")))?;
     step.acts.extend(act);
     Ok(())
 }
@@ -189,9 +202,13 @@ fn read_act(step: &mut Step, line: &Line, setup: &Setup) -> Result<Option<Act>> 
         ["writes-nothing", name] => Act::WritesNothing(node(name)?),
         ["release", name] => Act::Release((*name).to_owned()),
         ["hold", name, from, "tcp", to, "on", pod] => {
-            ensure!(setup.names.is_host(from), "there is no host named {from}");
+            for host in [from, pod] {
+                ensure!(setup.names.is_host(host), "there is no host named {host}");
+            }
             let to = flow::parse_destination(to, setup)?;
-            let [to] = to.as_slice() else { bail!("{to:?}: one connection has one family; say /v4 or /v6") };
+            let [to] = to.as_slice() else {
+                bail!("{to:?}: one connection has one family; say /v4 or /v6")
+            };
             Act::Hold(Hold {
                 place: line.place.clone(),
                 name: (*name).to_owned(),

@@ -8,7 +8,7 @@ use shunt_model::plan::Plan;
 use shunt_nftables::diff::{Operation, diff};
 use shunt_nftables::kernel::{Inventory, inventory};
 use shunt_nftables::lower::{References, Wanted};
-use shunt_nftables::name::{SetKind, TABLE};
+use shunt_nftables::name::{SetId, SetKind, TABLE};
 
 use super::flow::Flow;
 
@@ -33,10 +33,16 @@ pub(super) fn differences(plan: &Plan, held: &Inventory) -> Vec<String> {
     missing.map(|operation: &Operation| format!("{operation:?}")).collect()
 }
 
-/// What is left of Services in the table: everything but the node's own addresses and networks.
+/// What is left of Services in the table.
 pub(super) fn leftovers(held: &Inventory) -> Vec<String> {
-    let elements = held.installed.elements().filter(|element| element.set.kind != SetKind::NodeAddresses);
+    let elements = held.installed.elements().filter(|element| !is_of_the_node(element.set.kind));
     elements.map(|element| format!("{element:?}")).collect()
+}
+
+/// Whether a set is about the node, not about Services: its addresses, and the networks of its pods (where nothing is
+/// known of those, the network of everyone).
+fn is_of_the_node(kind: SetKind) -> bool {
+    matches!(kind, SetKind::NodeAddresses | SetKind::LocalSources)
 }
 
 /// The whole ruleset, as stock `nft` prints it.
@@ -44,14 +50,20 @@ pub(super) fn list(netns: &Netns) -> Result<String> {
     nft(netns, &["list", "ruleset"])
 }
 
-/// How many elements stock `nft` sees in the sets and maps of the table, but for the node's own addresses.
-pub(super) fn listed_elements(netns: &Netns) -> Result<usize> {
+/// What is left of Services in the table as stock `nft` sees it.
+pub(super) fn listed_elements(netns: &Netns) -> Result<Vec<String>> {
     let text = nft(netns, &["-j", "list", "table", "inet", TABLE])?;
     let listing: serde_json::Value = serde_json::from_str(&text).context("what nft -j prints")?;
     let objects = listing["nftables"].as_array().context("nft -j without objects")?;
-    let sets = objects.iter().filter_map(|object| object.get("set").or_else(|| object.get("map")));
-    let ours = sets.filter(|set| !set["name"].as_str().unwrap_or_default().starts_with("node_addresses"));
-    Ok(ours.map(|set| set["elem"].as_array().map_or(0, Vec::len)).sum())
+    let mut elements = Vec::new();
+    for set in objects.iter().filter_map(|object| object.get("set").or_else(|| object.get("map"))) {
+        let name = set["name"].as_str().unwrap_or_default();
+        if !SetId::parse(name).is_some_and(|set| is_of_the_node(set.kind)) {
+            let each = set["elem"].as_array().into_iter().flatten();
+            elements.extend(each.map(|element| format!("{name}: {element}")));
+        }
+    }
+    Ok(elements)
 }
 
 /// The part of a ruleset that concerns a flow.
@@ -70,7 +82,12 @@ fn nft(netns: &Netns, arguments: &[&str]) -> Result<String> {
     command.args(arguments);
     let output = netns.run(move || command.output()).context("starting nft")?;
     let error = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "on {}, nft {arguments:?}: {}: {error}", netns.name(), output.status);
+    ensure!(
+        output.status.success(),
+        "on {}, nft {arguments:?}: {}: {error}",
+        netns.name(),
+        output.status
+    );
     ensure!(error.is_empty(), "on {}, nft {arguments:?} complains: {error}", netns.name());
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -58,7 +58,8 @@ pub(super) fn read_lines(file: &Path) -> Result<Vec<Line>> {
 pub(super) fn lines(file: &Path, text: &str) -> Vec<Line> {
     let file: Arc<Path> = file.into();
     let numbered = (1..).zip(text.lines());
-    let stripped = numbered.map(|(number, line)| (number, line.split('#').next().unwrap_or("").trim()));
+    let stripped =
+        numbered.map(|(number, line)| (number, line.split('#').next().unwrap_or("").trim()));
     let line = |(number, text): (usize, &str)| Line {
         place: Place { file: Arc::clone(&file), line: number },
         text: text.to_owned(),

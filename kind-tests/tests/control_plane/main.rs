@@ -1,6 +1,7 @@
 //! `shunt run` against a real API server. Needs root, and the programs that `make controlplane`
 //! builds.
 
+mod change;
 mod churn;
 mod failures;
 mod lists;

@@ -34,12 +34,14 @@ impl Monitor {
         Ok(Self { _process: process, output })
     }
 
-    /// The lines that tell of elements, chains or tables taken away, and name one of these.
+    /// The lines that tell of the table being taken away, or of elements that name one of these.
+    /// (Chains come and go with the pools that use them; the kernel keeps those in use.)
     fn deletions_of(&self, words: &[String]) -> Result<Vec<String>> {
         let text = fs::read_to_string(&self.output)?;
         let lines = text.lines().filter(|line| {
-            let deletes = line.starts_with("delete ") || line.starts_with("destroy ") || line.starts_with("flush ");
-            deletes && (!line.contains(" element ") || words.iter().any(|word| line.contains(word)))
+            let element = line.starts_with("delete element");
+            let table = line.starts_with("delete table") || line.starts_with("destroy table");
+            table || element && words.iter().any(|word| line.contains(word))
         });
         Ok(lines.map(str::to_owned).collect())
     }

@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
+use nix::sys::signal::SigSet;
 use shunt_cluster::{Host, Netns, Process, Signal, die_with_parent};
 
 use super::ending::Ending;
@@ -27,13 +28,15 @@ const AGAIN: Duration = Duration::from_millis(1);
 /// The exit code of a daemon that misses something in this machine.
 const MACHINE: i32 = 3;
 
-/// For the first line of `main`: a daemon of the demo ends with it, however that ends.
+/// For the first line of `main`: a daemon of the demo ends with it, however that ends, and does
+/// not inherit that it takes its signals by a thread.
 pub fn end_with_demo() {
     let Ok(demo) = std::env::var(PARENT) else {
         return;
     };
+    let bound = die_with_parent().is_ok() && SigSet::all().thread_unblock().is_ok();
     // What ended before this line ran cannot take us along: our parent is another one then.
-    if die_with_parent().is_err() || parent_id().to_string() != demo {
+    if !bound || parent_id().to_string() != demo {
         std::process::exit(1);
     }
 }

@@ -54,10 +54,9 @@ impl Directory {
     pub(super) fn replace(&self, name: &str, text: &str) -> anyhow::Result<()> {
         // The name of a manifest ends in .yaml; this one is none.
         let draft = self.path.join(format!(".{name}.new"));
-        let written = fs::write(&draft, text)
+        fs::write(&draft, text)
             .and_then(|()| fs::rename(&draft, self.path.join(name)))
-            .with_context(|| format!("cannot write {name} in {}", self.path.display()));
-        written
+            .with_context(|| format!("cannot write {name} in {}", self.path.display()))
     }
 }
 

@@ -62,9 +62,7 @@ impl Held {
         let connections = thread.join().map_err(|_| anyhow!("the thread panicked"))?;
         let mut closed = 0;
         for connection in connections.context("a held connection was lost")? {
-            connection
-                .close()
-                .context("a held connection was not closed in order")?;
+            connection.close().context("a held connection was not closed in order")?;
             closed += 1;
         }
         Ok((closed, self.lines()))

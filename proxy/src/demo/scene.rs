@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use shunt_cluster::{
     Cluster, ClusterSpec, ControlPlane, EchoServer, Families, Family, Host, NodeSpec, Privilege,
     Protocol,
@@ -45,6 +45,9 @@ impl Scene {
         privilege: Privilege,
     ) -> Result<Self, Failure> {
         let started = Instant::now();
+        if !Path::new("/proc/net/if_inet6").exists() {
+            return Err(Failure::machine(anyhow!("this machine's kernel has IPv6 switched off")));
+        }
         let cluster = Cluster::build(&ClusterSpec {
             nodes: vec![
                 NodeSpec::new("node-1", &[SHOPPER, "web-1", "web-2"]),

@@ -23,6 +23,9 @@ const REQUESTS: u64 = 120;
 /// How many requests take each way, where only the outcome matters. ICMP answers are limited by
 /// the kernel to six in a burst.
 const FEW: u64 = 2;
+/// Where the ports begin from which refusals are asked for: below those that the kernel gives to
+/// clients, so that no connection tracking entry of an earlier UDP client answers for a pod.
+const UNUSED_PORTS: u16 = 20_000;
 /// No client may wait longer for a refusal.
 const AT_ONCE: Duration = Duration::from_millis(200);
 /// How long the kernel may take to end what has been let go.
@@ -35,17 +38,20 @@ pub(super) struct Demo {
     started: Instant,
     requests: u64,
     connections: u64,
+    lost: u64,
 }
 
 impl Demo {
     /// With everything built, and nothing running.
     pub(super) fn new(scene: Scene, screen: Screen, started: Instant) -> Self {
-        Self { scene, screen, started, requests: 0, connections: 0 }
+        Self { scene, screen, started, requests: 0, connections: 0, lost: 0 }
     }
 
     /// All steps.
     pub(super) fn run(mut self, args: &DemoArgs) -> Result<(), Failure> {
         if let Err(failure) = self.show(args) {
+            // Whoever has interrupted it knows why it has ended.
+            self.scene.ending.check()?;
             for (node, words) in self.scene.last_words() {
                 self.screen.last_words(&node, &words);
             }
@@ -93,10 +99,7 @@ impl Demo {
             pods.len(),
             self.scene.directory().display()
         ));
-        let operations: u64 = answers
-            .iter()
-            .map(|answer| answer.status.counters.operations)
-            .sum();
+        let operations: u64 = answers.iter().map(|answer| answer.status.counters.operations).sum();
         self.screen.result(&format!(
             "built in {}; both daemons started and in sync in {} ({operations} operations)",
             milliseconds(self.scene.built_in),
@@ -134,8 +137,9 @@ impl Demo {
     }
 
     fn ask(&mut self) -> Result<(), Failure> {
-        self.screen
-            .step(&format!("Requests: {REQUESTS} each way, a new connection or socket for each"));
+        self.screen.step(&format!(
+            "{REQUESTS} requests each way: how they spread, and as whom the pods see the client"
+        ));
         let mut all = Spread::default();
         for from in [SHOPPER, LAPTOP] {
             self.screen.line(&match from {
@@ -189,6 +193,7 @@ impl Demo {
             )
         })?;
         self.requests += spread.answers();
+        self.lost += u64::try_from(spread.losses.len()).unwrap_or(u64::MAX);
         Ok(spread)
     }
 
@@ -265,21 +270,20 @@ impl Demo {
         self.screen.step("All endpoints go, and come back: clients are refused, not left waiting");
         let elapsed = self.change(&[])?;
         let mut slowest = Duration::ZERO;
+        let ways = self.scene.ways()?;
+        let asked = ways.iter().flat_map(|way| (0..FEW).map(move |_| way)).zip(UNUSED_PORTS..);
         let mut refused = 0;
-        for way in self.scene.ways()? {
-            for _ in 0..FEW {
-                let (outcome, took) = way.ask();
-                expect(outcome == Outcome::Refused, || {
-                    format!("{} without endpoints: {outcome}", way.name())
-                })?;
-                refused += 1;
-                slowest = slowest.max(took);
-            }
+        for (way, port) in asked {
+            let (outcome, took) = way.ask(Some(port));
+            expect(outcome == Outcome::Refused, || {
+                format!("{} without endpoints: {outcome}", way.name())
+            })?;
+            refused += 1;
+            slowest = slowest.max(took);
         }
         expect(slowest < AT_ONCE, || format!("a refusal took {}", milliseconds(slowest)))?;
         self.screen.line(&format!(
-            "gone from both kernels after {}; {refused} of {refused} requests refused, the slowest \
-             in {}",
+            "gone from both kernels after {}; {refused} new clients refused, the slowest in {}",
             milliseconds(elapsed),
             milliseconds(slowest)
         ));
@@ -290,7 +294,7 @@ impl Demo {
             answers += self.answered(&way, FEW)?.answers();
         }
         self.screen.result(&format!(
-            "back after {}: {answers} of {answers} requests answered",
+            "back after {}: {answers} new clients answered",
             milliseconds(elapsed)
         ));
         Ok(())
@@ -306,10 +310,11 @@ impl Demo {
         expect(left == 0, || format!("{left} namespaces are still there"))?;
         let total = self.started.elapsed();
         self.screen.result(&format!(
-            "{} requests and {} held connections, 0 lost, over {kernels} nodes and {pods} pods; \
+            "{} requests and {} held connections, {} lost, over {kernels} nodes and {pods} pods; \
              all is cleaned up; {:.1} s",
             self.requests,
             self.connections,
+            self.lost,
             total.as_secs_f64()
         ));
         Ok(())

@@ -44,10 +44,10 @@ impl Way {
         format!("{} {}", self.protocol, self.to)
     }
 
-    /// Asks once; with it comes how long it took.
-    pub(super) fn ask(&self) -> (Outcome, Duration) {
+    /// Asks once from this port, or from any; with it comes how long it took.
+    pub(super) fn ask(&self, source_port: Option<u16>) -> (Outcome, Duration) {
         let asked = Instant::now();
-        let options = ProbeOptions::within(PATIENCE);
+        let options = ProbeOptions { source_port, ..ProbeOptions::within(PATIENCE) };
         let outcome = probe(self.from.netns(), self.protocol, self.to, &options);
         (outcome, asked.elapsed())
     }
@@ -57,7 +57,7 @@ impl Way {
         let mut spread = Spread::default();
         for _ in 0..count {
             ending.check()?;
-            let (outcome, elapsed) = self.ask();
+            let (outcome, elapsed) = self.ask(None);
             spread.slowest = spread.slowest.max(elapsed);
             match outcome {
                 Outcome::Answer { by, seen_source, .. } => {

@@ -210,7 +210,7 @@ impl Watch<'_> {
         let reason = reason(error);
         match self.complaints.due(Instant::now()) {
             Some(failures) => {
-                warn!(kind = %self.kind, reason, failures, "the watch fails; trying again")
+                warn!(kind = %self.kind, reason, failures, "the watch fails; trying again");
             }
             None => debug!(kind = %self.kind, reason, "the watch fails"),
         }

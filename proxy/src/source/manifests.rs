@@ -168,7 +168,8 @@ impl Source {
                     let reason = format!("cannot be read: {error}; everything stays as it was");
                     warn!(directory = %self.path.display(), reason, "the directory of manifests is lost");
                     let file = self.path.clone();
-                    self.report(vec![FileProblem { file, line: None, field: None, reason }]).await?;
+                    self.report(vec![FileProblem { file, line: None, field: None, reason }])
+                        .await?;
                 }
                 Err(_) => {}
             }
@@ -261,7 +262,9 @@ impl Watcher {
                 if name.as_encoded_bytes().starts_with(b"..") {
                     // How the kubelet swaps what is in a ConfigMap's mount.
                     *touched = Touched::All;
-                } else if !event.mask.contains(AddWatchFlags::IN_CREATE) || is_complete(&path.join(&name)) {
+                } else if !event.mask.contains(AddWatchFlags::IN_CREATE)
+                    || is_complete(&path.join(&name))
+                {
                     touched.add(&name);
                 }
             }

@@ -164,7 +164,8 @@ impl ProxyResult {
 
     /// Latencies from the API's answer to the kernel, of one kind or all.
     pub(crate) fn latencies_us(&self, kind: Option<ChangeKind>) -> Vec<f64> {
-        let of_kind = self.changes.iter().filter(|change| kind.is_none_or(|kind| change.kind == kind));
+        let of_kind =
+            self.changes.iter().filter(|change| kind.is_none_or(|kind| change.kind == kind));
         of_kind.map(|change| change.from_answer_us).collect()
     }
 }

@@ -153,7 +153,8 @@ impl Sign {
         match self {
             Self::Rule => message == SUBSYSTEM << 8 | kind::NEWRULE,
             Self::EndpointMap => {
-                let written = [kind::NEWSETELEM, kind::DELSETELEM].map(|kind| SUBSYSTEM << 8 | kind);
+                let written =
+                    [kind::NEWSETELEM, kind::DELSETELEM].map(|kind| SUBSYSTEM << 8 | kind);
                 written.contains(&message) && names_an_endpoint_map(payload)
             }
         }

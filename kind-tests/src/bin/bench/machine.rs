@@ -57,7 +57,8 @@ pub(crate) fn load() -> String {
 impl Versions {
     /// Asks the programs.
     pub(crate) fn ask(shunt: &Path, kube_proxy: Option<&Path>) -> Result<Self> {
-        let length = fs::metadata(shunt).with_context(|| format!("{} (make build)", shunt.display()))?.len();
+        let length =
+            fs::metadata(shunt).with_context(|| format!("{} (make build)", shunt.display()))?.len();
         Ok(Self {
             shunt: first_line(Command::new(shunt).arg("version"))?,
             shunt_megabytes: f64::from(u32::try_from(length / 1000)?) / 1e3,
@@ -84,7 +85,8 @@ pub(crate) fn usage(pid: u32) -> Result<Usage> {
     let (_, rest) = stat.rsplit_once(") ").context("/proc/PID/stat has another form")?;
     let fields: Vec<&str> = rest.split_whitespace().collect();
     let ticks = |field: usize| fields.get(field - 3).and_then(|text| text.parse::<u64>().ok());
-    let hertz = sysconf(SysconfVar::CLK_TCK)?.and_then(|hertz| u64::try_from(hertz).ok()).unwrap_or(100);
+    let hertz =
+        sysconf(SysconfVar::CLK_TCK)?.and_then(|hertz| u64::try_from(hertz).ok()).unwrap_or(100);
     let milliseconds = |first: usize| {
         let both = ticks(first).zip(ticks(first + 1)).map(|(user, system)| user + system);
         both.map(|ticks| ticks * 1000 / hertz).context("/proc/PID/stat is short")

@@ -99,7 +99,12 @@ fn bench(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-fn run(arguments: &Arguments, shunt: &Path, kube_proxy: &Path, results: &mut Results) -> Result<()> {
+fn run(
+    arguments: &Arguments,
+    shunt: &Path,
+    kube_proxy: &Path,
+    results: &mut Results,
+) -> Result<()> {
     let (mut sizes, mut effort) = (arguments.sizes.clone(), THOROUGH);
     if arguments.quick {
         sizes.truncate(1);

@@ -33,6 +33,8 @@ pub(crate) struct Effort {
 
 /// The longest that one change may take.
 const CHANGE: Duration = Duration::from_secs(60);
+/// The longest that all changes for shunt may take.
+const LONGEST_CHANGES: Duration = Duration::from_secs(120);
 /// Between two changes for shunt: so that each is alone.
 const PAUSE: Duration = Duration::from_millis(15);
 /// kube-proxy waits so long between two syncs (its default `minSyncPeriod`). Changes come after
@@ -72,7 +74,7 @@ impl Run<'_> {
         let plan = self.check(&node, "after the first sync", wrong)?;
         drop(watch);
         say("changes of endpoints for shunt");
-        shunt.changes = self.changes_for_shunt(&node, wrong)?;
+        shunt.changes = self.changes(Kind::Shunt, &node, wrong)?;
         shunt.after_changes = proxy.usage()?;
         shunt.event_to_commit_us = Some(proxy.status()?.event_to_commit_us);
         self.check(&node, "after the changes", wrong)?;
@@ -106,7 +108,13 @@ impl Run<'_> {
     }
 
     /// What a proxy has used, and what it has installed, once it is quiet.
-    fn look(&self, proxy: &Proxy, node: &Netns, watch: &Watch, result: &mut ProxyResult) -> Result<()> {
+    fn look(
+        &self,
+        proxy: &Proxy,
+        node: &Netns,
+        watch: &Watch,
+        result: &mut ProxyResult,
+    ) -> Result<()> {
         watch.wait_for_quiet(QUIET, 10 * QUIET);
         result.after_sync = proxy.usage()?;
         (result.chains, result.rules) = kernel::chains_and_rules(node)?;
@@ -123,36 +131,25 @@ impl Run<'_> {
         Ok(plan)
     }
 
-    fn changes_for_shunt(&self, node: &Netns, wrong: &mut Vec<String>) -> Result<Vec<Change>> {
-        let listener = Listener::start(node, Kind::Shunt.sign())?;
-        let mut changes = Vec::new();
-        for turn in 0..self.effort.changes {
-            for kind in ChangeKind::ALL {
-                match self.change(&listener, kind, turn)? {
-                    Some(change) => changes.push(change),
-                    None => wrong.push(format!("shunt has not done a change ({})", kind.name())),
-                }
-                thread::sleep(PAUSE);
-            }
-        }
-        Ok(changes)
-    }
-
-    fn changes_for_kube_proxy(&self, node: &Netns, wrong: &mut Vec<String>) -> Result<Vec<Change>> {
-        let listener = Listener::start(node, Kind::KubeProxy.sign())?;
+    /// Changes endpoints in turns of all kinds, with a pause after each, until there are so many
+    /// turns or the time is over.
+    fn changes(&self, kind: Kind, node: &Netns, wrong: &mut Vec<String>) -> Result<Vec<Change>> {
+        let (turns, limit, pause) = match kind {
+            Kind::Shunt => (self.effort.changes, LONGEST_CHANGES, PAUSE),
+            Kind::KubeProxy => (self.effort.changes, self.effort.kube_proxy_changes, MIN_SYNC_PERIOD),
+        };
+        let listener = Listener::start(node, kind.sign())?;
         let started = Instant::now();
         let mut changes = Vec::new();
-        for turn in 0.. {
-            for kind in ChangeKind::ALL {
-                if started.elapsed() >= self.effort.kube_proxy_changes && !changes.is_empty() {
-                    return Ok(changes);
-                }
-                match self.change(&listener, kind, turn)? {
-                    Some(change) => changes.push(change),
-                    None => wrong.push(format!("kube-proxy has not done a change ({})", kind.name())),
-                }
-                thread::sleep(MIN_SYNC_PERIOD);
+        for (turn, change) in (0..turns).flat_map(|turn| ChangeKind::ALL.map(|kind| (turn, kind))) {
+            if started.elapsed() >= limit && !changes.is_empty() {
+                break;
             }
+            match self.change(&listener, change, turn)? {
+                Some(change) => changes.push(change),
+                None => wrong.push(format!("{} has not done: {}", kind.name(), change.name())),
+            }
+            thread::sleep(pause);
         }
         Ok(changes)
     }
@@ -165,7 +162,8 @@ impl Run<'_> {
         let service = (turn * 7919 % services) / 10 * 10 + 1 + turn % 9;
         let id = Id::slice(NAMESPACE, &format!("svc-{}-0", service.min(services - 1)));
         let before = self.world.plane.api().get(&id)?;
-        let mut endpoints = before["endpoints"].as_array().context("a slice without endpoints")?.clone();
+        let mut endpoints =
+            before["endpoints"].as_array().context("a slice without endpoints")?.clone();
         let newcomer = newcomer(&endpoints[0]);
         match kind {
             ChangeKind::Replace => {
@@ -188,15 +186,23 @@ impl Run<'_> {
         }))
     }
 
-    fn restart(&self, proxy: Proxy, node: &Netns, wrong: &mut Vec<String>) -> Result<RestartResult> {
+    fn restart(
+        &self,
+        proxy: Proxy,
+        node: &Netns,
+        wrong: &mut Vec<String>,
+    ) -> Result<RestartResult> {
         let (client, destination) = self.world.client(self.index)?;
-        let load = Load::start(client.netns(), &LoadSpec {
-            protocol: Protocol::Tcp,
-            destination,
-            per_second: CONNECTIONS,
-            duration: MOST_RESTART,
-            timeout: CONNECTION,
-        })?;
+        let load = Load::start(
+            client.netns(),
+            &LoadSpec {
+                protocol: Protocol::Tcp,
+                destination,
+                per_second: CONNECTIONS,
+                duration: MOST_RESTART,
+                timeout: CONNECTION,
+            },
+        )?;
         thread::sleep(Duration::from_millis(300));
         let before = kernel::generation(node)?;
         proxy.stop()?;
@@ -256,7 +262,7 @@ impl Run<'_> {
         self.look(&proxy, &node, &watch, &mut result)?;
         drop(watch);
         say("changes of endpoints for kube-proxy");
-        result.changes = self.changes_for_kube_proxy(&node, wrong)?;
+        result.changes = self.changes(Kind::KubeProxy, &node, wrong)?;
         result.after_changes = proxy.usage()?;
         proxy.stop()?;
         Ok(result)

@@ -20,7 +20,11 @@ struct Panel {
 
 const PANELS: [Panel; 4] = [
     Panel { title: "Start to last rule", value: ProxyResult::start_ms, unit: ms },
-    Panel { title: "One endpoint changed: request to the API server until the kernel has it, median", value: change, unit: ms },
+    Panel {
+        title: "One endpoint changed: request to the API server until the kernel has it, median",
+        value: change,
+        unit: ms,
+    },
     Panel { title: "Resident memory after the start", value: resident, unit: mib },
     Panel { title: "CPU time of the start, nft processes included", value: cpu, unit: ms },
 ];
@@ -88,7 +92,12 @@ fn draw_panel(out: &mut String, panel: &Panel, results: &Results, top: f64) -> f
     // The shortest bar still shows, and the longest ends before its label.
     let (low, high) = ((least - 0.3).floor(), (most + 0.05).max(least + 1.0));
     let at = |decades: f64| LEFT + (RIGHT - LEFT) * (decades - low) / (high - low);
-    let _ = writeln!(out, "<text class=\"title\" x=\"8\" y=\"{:.1}\">{}</text>", top + 12.0, panel.title);
+    let _ = writeln!(
+        out,
+        "<text class=\"title\" x=\"8\" y=\"{:.1}\">{}</text>",
+        top + 12.0,
+        panel.title
+    );
     let first = top + 22.0;
     let mut y = first;
     let mut drawn = String::new();
@@ -112,7 +121,10 @@ fn draw_panel(out: &mut String, panel: &Panel, results: &Results, top: f64) -> f
     let mut decade = low;
     while decade <= high {
         let x = at(decade);
-        let _ = writeln!(out, "<line class=\"grid\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{first:.1}\" y2=\"{y:.1}\"/>");
+        let _ = writeln!(
+            out,
+            "<line class=\"grid\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{first:.1}\" y2=\"{y:.1}\"/>"
+        );
         decade += 1.0;
     }
     out.push_str(&drawn);

@@ -21,8 +21,8 @@ const ADDRESS: &str = "127.0.0.1:10249";
 const ANSWER: Duration = Duration::from_secs(10);
 /// How long either may take to end.
 const FAREWELL: Duration = Duration::from_secs(10);
-/// kube-proxy's own time of its last sync, 0 before the first.
-const LAST_SYNC: &str = "kubeproxy_sync_proxy_rules_last_timestamp_seconds ";
+/// kube-proxy's own time of its last sync, one for each IP family, 0 before the first.
+const LAST_SYNC: &str = "kubeproxy_sync_proxy_rules_last_timestamp_seconds";
 
 /// Which proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +75,13 @@ pub(crate) struct Program {
 
 impl Program {
     /// shunt for a node. The networks tell local pods from others, for both proxies alike.
-    pub(crate) fn shunt(path: PathBuf, kubeconfig: &str, node: &str, cidr: &str, log: PathBuf) -> Self {
+    pub(crate) fn shunt(
+        path: PathBuf,
+        kubeconfig: &str,
+        node: &str,
+        cidr: &str,
+        log: PathBuf,
+    ) -> Self {
         let mut arguments = vec!["run".to_owned()];
         arguments.extend(shared_flags(kubeconfig, node, cidr));
         Self { kind: Kind::Shunt, path, arguments, log }
@@ -83,7 +89,13 @@ impl Program {
 
     /// kube-proxy for a node. Machine-wide settings of connection tracking are left alone: they
     /// cannot be set from a namespace.
-    pub(crate) fn kube_proxy(path: PathBuf, kubeconfig: &str, node: &str, cidr: &str, log: PathBuf) -> Self {
+    pub(crate) fn kube_proxy(
+        path: PathBuf,
+        kubeconfig: &str,
+        node: &str,
+        cidr: &str,
+        log: PathBuf,
+    ) -> Self {
         let own = ["--proxy-mode=nftables", "--conntrack-max-per-core=0", "--conntrack-min=0"];
         let mut arguments = own.map(str::to_owned).to_vec();
         arguments.extend(shared_flags(kubeconfig, node, cidr));
@@ -127,17 +139,27 @@ impl Proxy {
     fn wait_until_synced(&mut self, started: Instant) -> Result<()> {
         let kind = self.program.kind;
         while started.elapsed() < kind.patience() {
-            ensure!(self.process.is_running(), "{} has ended; its log:\n{}", kind.name(), self.log_tail());
+            ensure!(
+                self.process.is_running(),
+                "{} has ended; its log:\n{}",
+                kind.name(),
+                self.log_tail()
+            );
             let synced = match kind {
                 Kind::Shunt => self.status().is_ok_and(|status| status.synced),
-                Kind::KubeProxy => self.last_sync().is_ok_and(|at| at > 0.0),
+                Kind::KubeProxy => self.has_synced_all().unwrap_or(false),
             };
             if synced {
                 return Ok(());
             }
             thread::sleep(kind.question_every());
         }
-        bail!("{} is not synced after {:?}; its log:\n{}", kind.name(), kind.patience(), self.log_tail())
+        bail!(
+            "{} is not synced after {:?}; its log:\n{}",
+            kind.name(),
+            kind.patience(),
+            self.log_tail()
+        )
     }
 
     /// What shunt says of itself.
@@ -146,11 +168,13 @@ impl Proxy {
         serde_json::from_str(&body).with_context(|| format!("/status: {body}"))
     }
 
-    /// When kube-proxy has synced last, by its own clock.
-    fn last_sync(&self) -> Result<f64> {
+    /// Whether kube-proxy has synced each IP family once.
+    fn has_synced_all(&self) -> Result<bool> {
         let metrics = get(&self.netns, "/metrics")?;
-        let value = metrics.lines().find_map(|line| line.strip_prefix(LAST_SYNC));
-        Ok(value.context("kube-proxy has no such metric")?.trim().parse()?)
+        let lines = metrics.lines().filter(|line| line.starts_with(LAST_SYNC));
+        let times = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+        let times: Vec<_> = times.collect();
+        Ok(!times.is_empty() && times.iter().all(|at| *at > 0.0))
     }
 
     pub(crate) fn usage(&self) -> Result<Usage> {
@@ -161,7 +185,11 @@ impl Proxy {
     pub(crate) fn stop(mut self) -> Result<()> {
         self.process.signal(Signal::SIGTERM)?;
         let ended = self.process.wait_timeout(FAREWELL)?;
-        ensure!(ended.is_some(), "{} still runs {FAREWELL:?} after SIGTERM", self.program.kind.name());
+        ensure!(
+            ended.is_some(),
+            "{} still runs {FAREWELL:?} after SIGTERM",
+            self.program.kind.name()
+        );
         Ok(())
     }
 

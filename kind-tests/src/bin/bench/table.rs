@@ -20,7 +20,8 @@ pub(crate) fn terminal(results: &Results) -> String {
     for (name, rows) in tables(results) {
         let head = [format!("{name} endpoints"), HEAD[1].into(), HEAD[2].into(), HEAD[3].into()];
         let lines: Vec<&Row> = std::iter::once(&head).chain(&rows).collect();
-        let width = |column: usize| lines.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+        let width =
+            |column: usize| lines.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
         let widths = [width(0), width(1), width(2)];
         for row in lines {
             let cells = format!(
@@ -45,7 +46,9 @@ pub(crate) fn terminal(results: &Results) -> String {
 pub(crate) fn markdown(results: &Results) -> String {
     let mut out = String::new();
     for (name, rows) in tables(results) {
-        out.push_str(&format!("### {name} endpoints\n\n| | shunt | kube-proxy | ratio, goal |\n|---|---:|---:|---|\n"));
+        out.push_str(&format!(
+            "### {name} endpoints\n\n| | shunt | kube-proxy | ratio, goal |\n|---|---:|---:|---|\n"
+        ));
         for row in rows {
             // Indented lines are parts of the one above.
             let first = row[0].replace("  ", "&emsp;");
@@ -64,12 +67,22 @@ fn rows(size: &SizeResult) -> Vec<Row> {
     rows
 }
 
-fn row(what: &str, shunt: impl Into<String>, kube_proxy: impl Into<String>, note: impl Into<String>) -> Row {
+fn row(
+    what: &str,
+    shunt: impl Into<String>,
+    kube_proxy: impl Into<String>,
+    note: impl Into<String>,
+) -> Row {
     [what.to_owned(), shunt.into(), kube_proxy.into(), note.into()]
 }
 
 /// A row in which both have a value, with their ratio.
-fn both(what: &str, size: &SizeResult, value: impl Fn(&ProxyResult) -> f64, unit: fn(f64) -> String) -> Row {
+fn both(
+    what: &str,
+    size: &SizeResult,
+    value: impl Fn(&ProxyResult) -> f64,
+    unit: fn(f64) -> String,
+) -> Row {
     let ours = value(&size.shunt);
     let theirs = size.kube_proxy.as_ref().map(value);
     let ratio = theirs.map(|theirs| times(theirs / ours)).unwrap_or_default();
@@ -97,9 +110,18 @@ fn start(size: &SizeResult) -> Vec<Row> {
             "the same elements, bare netlink",
             ms(floor),
             "",
-            format!("{} operations, {:.1} MB", grouped(size.floor.operations as u64), mega(size.floor.bytes)),
+            format!(
+                "{} operations, {:.1} MB",
+                grouped(size.floor.operations as u64),
+                mega(size.floor.bytes)
+            ),
         ),
-        row("  in shunt's transactions", ms(median(&size.floor.bounded_ms)), "", format!("{} transactions", size.floor.transactions)),
+        row(
+            "  in shunt's transactions",
+            ms(median(&size.floor.bounded_ms)),
+            "",
+            format!("{} transactions", size.floor.transactions),
+        ),
         row("commit : bare netlink", "", "", goal(commit / floor, 1.5)),
     ]
 }
@@ -122,10 +144,13 @@ fn cpu_of_change(proxy: &ProxyResult) -> f64 {
 fn changes(size: &SizeResult) -> Vec<Row> {
     let mut rows = Vec::new();
     for percent in [50, 99] {
-        let latency = move |proxy: &ProxyResult| percentile(&proxy.latencies_us(None), percent) / 1e3;
+        let latency =
+            move |proxy: &ProxyResult| percentile(&proxy.latencies_us(None), percent) / 1e3;
         rows.push(both(&format!("API's answer to kernel, p{percent}"), size, latency, ms));
         for kind in ChangeKind::ALL {
-            let latency = move |proxy: &ProxyResult| percentile(&proxy.latencies_us(Some(kind)), percent) / 1e3;
+            let latency = move |proxy: &ProxyResult| {
+                percentile(&proxy.latencies_us(Some(kind)), percent) / 1e3
+            };
             rows.push(both(&format!("  {}", kind.name()), size, latency, ms));
         }
         let latency = move |proxy: &ProxyResult| {
@@ -139,8 +164,18 @@ fn changes(size: &SizeResult) -> Vec<Row> {
     rows.push(row("  changes measured", count(&size.shunt), theirs, ""));
     if let Some(Latency { count, p50, p99, max }) = size.shunt.event_to_commit_us {
         let thousandths = |us: u32| f64::from(us) / 1e3;
-        rows.push(row("event to commit, p50", ms(thousandths(p50)), "", goal(thousandths(p50), 1.0)));
-        rows.push(row("event to commit, p99", ms(thousandths(p99)), "", goal(thousandths(p99), 5.0)));
+        rows.push(row(
+            "event to commit, p50",
+            ms(thousandths(p50)),
+            "",
+            goal(thousandths(p50), 1.0),
+        ));
+        rows.push(row(
+            "event to commit, p99",
+            ms(thousandths(p99)),
+            "",
+            goal(thousandths(p99), 5.0),
+        ));
         let of = format!("of {count}");
         rows.push(row("event to commit, longest", ms(thousandths(max)), "", of));
     }
@@ -159,7 +194,12 @@ fn rest(size: &SizeResult) -> Vec<Row> {
         row("  lists", ms(restart.reported.listed_ms), "", ""),
         row("  reading the kernel", ms(restart.reported.read_ms), "", ""),
         row("  difference", ms(restart.reported.diff_ms), "", ""),
-        row("  operations written", restart.operations.to_string(), "", exactly(restart.operations)),
+        row(
+            "  operations written",
+            restart.operations.to_string(),
+            "",
+            exactly(restart.operations),
+        ),
         row(
             "  connections lost",
             format!("{} of {}", restart.lost, grouped(restart.connections)),

@@ -100,7 +100,9 @@ impl World {
         let log = self.plane.scratch().join(format!("{node}.log"));
         let kubeconfig = self.kubeconfig();
         match kind {
-            Kind::Shunt => Program::shunt(self.shunt.clone(), &kubeconfig, &node, CLUSTER_CIDR, log),
+            Kind::Shunt => {
+                Program::shunt(self.shunt.clone(), &kubeconfig, &node, CLUSTER_CIDR, log)
+            }
             Kind::KubeProxy => {
                 Program::kube_proxy(self.kube_proxy.clone(), &kubeconfig, &node, CLUSTER_CIDR, log)
             }
@@ -114,7 +116,8 @@ impl World {
     /// Brings the API server to a size; returns how many seconds the creation took.
     pub(crate) fn load(&mut self, size: Size, sizes: usize) -> Result<f64> {
         ensure!(size.services > self.loaded, "sizes must grow");
-        let measured = (0..sizes).flat_map(|i| [Kind::Shunt, Kind::KubeProxy].map(|k| node_name(k, i)));
+        let measured =
+            (0..sizes).flat_map(|i| [Kind::Shunt, Kind::KubeProxy].map(|k| node_name(k, i)));
         let elsewhere = (0..).map(|number| format!("elsewhere-{number}"));
         let names: Vec<_> = measured.chain(elsewhere).take(NODES).collect();
         let mut command = Command::new("setpriv");

@@ -109,10 +109,7 @@ impl Demo {
         self.screen.step("Both daemons are killed in mid-traffic, and started again");
         let clients = Clients::start(&self.scene)?;
         let names: Vec<_> = clients.ways.iter().map(Way::name).collect();
-        self.screen.line(&format!(
-            "{PER_SECOND} requests a second each to {};",
-            names.join(", ")
-        ));
+        self.screen.line(&format!("{PER_SECOND} requests a second each to {};", names.join(", ")));
         self.screen.line(&format!(
             "{} connections held open, which talk all the time",
             clients.held.count()
@@ -145,8 +142,8 @@ impl Demo {
         ending.pause(WITH)?;
         let after = self.scene.in_kernel()?;
         same_elements(&before, &after, "were started again")?;
-        let count = |found: &Installed| found.count.values().map(|count| u64::from(*count)).sum();
-        let elements: u64 = after.iter().map(count).sum::<u64>();
+        let counts = after.iter().flat_map(|found| found.count.values());
+        let elements: u64 = counts.map(|count| u64::from(*count)).sum();
         let unused = before.iter().zip(&after);
         let unused: usize = unused.map(|(old, new)| old.pools.difference(&new.pools).count()).sum();
         self.screen.line(&format!(
@@ -193,6 +190,7 @@ impl Demo {
             format!("{} of {} requests were lost\n{}", total.lost, total.sent, told.join("\n"))
         })?;
         self.requests += total.sent;
+        self.lost += total.lost;
         self.connections += u64::try_from(count).unwrap_or(0);
         self.screen.result(&format!(
             "{} requests made, {} lost, the slowest took {};",

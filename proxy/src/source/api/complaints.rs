@@ -4,6 +4,8 @@ use std::error::Error;
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
+use kube::core::Status;
+use kube::runtime::watcher;
 use tokio::time::Instant;
 
 const SHORTEST: Duration = Duration::from_millis(100);
@@ -74,8 +76,31 @@ impl Complaints {
     }
 }
 
+/// What a watcher's error says, in one line.
+pub(super) fn reason(error: &watcher::Error) -> String {
+    match error {
+        watcher::Error::InitialListFailed(error) => format!("cannot list: {}", cause(error)),
+        watcher::Error::WatchStartFailed(error) => format!("cannot watch: {}", cause(error)),
+        watcher::Error::WatchFailed(error) => format!("the watch broke off: {}", cause(error)),
+        watcher::Error::WatchError(status) => format!("the watch was ended: {}", told(status)),
+        watcher::Error::NoResourceVersion => error.to_string(),
+    }
+}
+
+/// An error of kube. Its own text for what the server says is the whole object.
+fn cause(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => told(status),
+        other => chain(other),
+    }
+}
+
+fn told(status: &Status) -> String {
+    format!("{} ({} {})", status.message, status.code, status.reason)
+}
+
 /// An error with those behind it that its own text does not repeat.
-pub(super) fn reason(error: &dyn Error) -> String {
+fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {

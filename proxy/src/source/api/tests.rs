@@ -269,9 +269,12 @@ fn a_failure_that_lasts_is_told_once_a_minute() {
 }
 
 #[test]
-fn a_reason_names_the_cause_once() {
+fn a_reason_is_one_line_and_names_the_cause_once() {
+    assert_eq!(reason(&connection_refused()), "cannot watch: ServiceError: connection refused");
     assert_eq!(
-        reason(&connection_refused()),
-        "failed to start watching object: ServiceError: connection refused"
+        reason(&watcher::Error::WatchError(status(410))),
+        "the watch was ended: too old (410 Expired)"
     );
+    let forbidden = watcher::Error::InitialListFailed(kube::Error::Api(status(403)));
+    assert_eq!(reason(&forbidden), "cannot list: too old (403 Expired)");
 }

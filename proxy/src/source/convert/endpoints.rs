@@ -1,5 +1,7 @@
 //! EndpointSlices.
 
+use std::sync::Arc;
+
 use shunt_model::address::Family;
 use shunt_model::object::{EndpointSlice, ObjectKey, SliceEndpoint, SlicePort};
 use shunt_model::problem::Kind;
@@ -33,7 +35,7 @@ impl Converter {
             }
         };
         let service =
-            ObjectKey { namespace: key.namespace.clone(), name: self.names.shared(service) };
+            ObjectKey { namespace: Arc::clone(&key.namespace), name: self.names.shared(service) };
         let ports = self.slice_ports(&wire.ports, &mut report);
         let endpoints = self.slice_endpoints(&wire.endpoints, family, &mut report);
         report.converted(Some(Object::EndpointSlice(EndpointSlice {

@@ -122,7 +122,8 @@ impl Directory {
 
     fn names(&self) -> io::Result<BTreeSet<OsString>> {
         let entries = fs::read_dir(&self.path)?;
-        let names = entries.map(|entry| Ok(entry?.file_name())).collect::<io::Result<BTreeSet<_>>>()?;
+        let names =
+            entries.map(|entry| Ok(entry?.file_name())).collect::<io::Result<BTreeSet<_>>>()?;
         Ok(names.into_iter().filter(|name| format_of(name).is_some()).collect())
     }
 
@@ -163,8 +164,16 @@ impl Directory {
             let id = (converted.kind, converted.key.clone());
             if let Some(first) = file.objects.get(&id) {
                 let (kind, key) = &id;
-                let reason = format!("{kind} {key} is defined on line {} already; this one is ignored", first.line);
-                file.repeated.push(FileProblem { file: path.clone(), line: Some(line), field: None, reason });
+                let reason = format!(
+                    "{kind} {key} is defined on line {} already; this one is ignored",
+                    first.line
+                );
+                file.repeated.push(FileProblem {
+                    file: path.clone(),
+                    line: Some(line),
+                    field: None,
+                    reason,
+                });
                 continue;
             }
             file.objects.insert(id, Entry { line, converted: Arc::new(converted) });
@@ -224,7 +233,8 @@ impl Directory {
             if let Some(first) = first.filter(|first| first.as_os_str() != name) {
                 let (kind, key) = id;
                 let first = Path::new(first).display();
-                let reason = format!("{kind} {key} is defined in {first} already; this one is ignored");
+                let reason =
+                    format!("{kind} {key} is defined in {first} already; this one is ignored");
                 problems.push(FileProblem {
                     file: path.clone(),
                     line: Some(entry.line),
@@ -250,7 +260,9 @@ fn difference(before: Option<&Converted>, after: Option<&Converted>) -> Option<C
         (before, Some(after)) if before == Some(after) => None,
         (None, Some(after)) if after.object.is_none() && after.problems.is_empty() => None,
         (_, Some(after)) => Some(after.clone().into_change()),
-        (Some(before), None) => Some(Change::Deleted { kind: before.kind, key: before.key.clone() }),
+        (Some(before), None) => {
+            Some(Change::Deleted { kind: before.kind, key: before.key.clone() })
+        }
         (None, None) => None,
     }
 }

@@ -1,9 +1,9 @@
 //! From the text of a file to objects.
 //!
-//! YAML is read by serde-saphyr: the errors of its parser and of types carry a line, it needs no
-//! C and no unsafe code, it is released often, and kube reads kubeconfigs with it, so that it
-//! adds nothing to the binary. (serde_yaml and serde_yml are archived; serde_norway and
-//! serde_yaml_ng keep serde_yaml's unsafe translation of libyaml alive.)
+//! YAML is read by serde-saphyr: its errors, of syntax and of types, carry a line; it and its
+//! parser forbid unsafe code; and kube reads kubeconfigs with it, so that it adds little to the
+//! binary. (serde_yaml is archived and serde_yml has an advisory, RUSTSEC-2025-0068;
+//! serde_yaml_ng and serde_norway keep serde_yaml's unsafe translation of libyaml.)
 //!
 //! Each document is read twice: once for the kinds in it, once for the objects, as the kind may
 //! come last (`kubectl get -o json` writes a list so) and a tree of values would have no lines.
@@ -11,9 +11,10 @@
 use std::fmt;
 use std::path::Path;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
-use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{
+    DeserializeOwned, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor,
+};
 use serde_path_to_error::Track;
 use tracing::debug;
 
@@ -102,7 +103,8 @@ impl Document<'_> {
     fn is_blank(&self) -> bool {
         self.text.lines().all(|line| {
             let line = line.trim_start_matches('\u{feff}');
-            let line = line.strip_prefix("---").or_else(|| line.strip_prefix("...")).unwrap_or(line);
+            let line =
+                line.strip_prefix("---").or_else(|| line.strip_prefix("...")).unwrap_or(line);
             let line = line.trim();
             line.is_empty() || line.starts_with(['#', '%'])
         })
@@ -131,9 +133,11 @@ impl Document<'_> {
             Format::Json => self.read_json(seed, &mut track),
         };
         result.map_err(|(line, reason)| {
+            // `?` is where the reader was between two fields.
             let path = track.path().to_string();
-            let field = (!matches!(path.as_str(), "." | "?")).then_some(path);
-            Complaint { line, field, reason }
+            let path = path.trim_end_matches(".?");
+            let field = (!matches!(path, "." | "?")).then(|| path.to_owned());
+            Complaint { line: line.or_else(|| Some(self.first_line())), field, reason }
         })
     }
 
@@ -145,13 +149,12 @@ impl Document<'_> {
         let read = |deserializer: serde_saphyr::Deserializer<'a, '_>| {
             seed.deserialize(serde_path_to_error::Deserializer::new(deserializer, track))
         };
-        serde_saphyr::with_deserializer_from_str_with_options(self.text, yaml_options(), read).map_err(
-            |error| {
+        serde_saphyr::with_deserializer_from_str_with_options(self.text, yaml_options(), read)
+            .map_err(|error| {
                 let error = error.without_snippet();
                 let line = error.location().map(|at| at.line()).filter(|line| *line > 0);
                 (line.map(|line| line + self.lines_before), yaml_reason(&error.to_string()))
-            },
-        )
+            })
     }
 
     fn read_json<'a, S: DeserializeSeed<'a>>(
@@ -184,13 +187,18 @@ fn yaml_options() -> serde_saphyr::Options {
     }
 }
 
-/// The text of an error without its place, which is told apart.
+/// The text of an error without its place, which is told apart, and in words for people who have
+/// a file before them and not the library.
 fn yaml_reason(text: &str) -> String {
     let line = text.lines().next().unwrap_or_default();
     let line = line.strip_prefix("error: ").unwrap_or(line);
-    match line.strip_prefix("line ").and_then(|rest| rest.split_once(": ")) {
-        Some((_, reason)) => reason.to_owned(),
-        None => line.split(" at line ").next().unwrap_or_default().to_owned(),
+    let reason = match line.strip_prefix("line ").and_then(|rest| rest.split_once(": ")) {
+        Some((_, reason)) => reason,
+        None => line.split(" at line ").next().unwrap_or_default(),
+    };
+    match reason {
+        "invalid i64" => "this is not a whole number".to_owned(),
+        other => other.split(", set DuplicateKeyPolicy").next().unwrap_or_default().to_owned(),
     }
 }
 
@@ -245,24 +253,39 @@ struct Header {
     #[serde(default)]
     kind: Option<String>,
     #[serde(default)]
+    metadata: Option<HeaderMetadata>,
+    #[serde(default)]
     items: Option<Vec<Header>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct HeaderMetadata {
+    #[serde(default)]
+    name: Option<String>,
 }
 
 impl Header {
     /// What it is; `implied` is what the list around it says.
-    fn content(&self, implied: Option<Single>) -> Result<Content, (&'static str, String)> {
-        match (self.api_version.as_deref(), self.kind.as_deref(), implied) {
-            (None, None, Some(single)) => Ok(Content::of_single(single)),
-            (_, None, _) => Err(("kind", "there is no kind".to_owned())),
-            (None, Some(_), _) => Err(("apiVersion", "there is no apiVersion".to_owned())),
-            (Some(api_version), Some(kind), _) => {
-                let content = Content::of(api_version, kind);
-                if content == Content::Foreign {
-                    debug!(api_version, kind, "a kind that is not read");
+    fn content(&self, implied: Option<Single>) -> Result<Content, (&'static str, &'static str)> {
+        let content = match (self.api_version.as_deref(), self.kind.as_deref(), implied) {
+            (None, None, Some(single)) => Content::of_single(single),
+            (_, None, _) => return Err(("kind", "there is no kind")),
+            (None, Some(_), _) => return Err(("apiVersion", "there is no apiVersion")),
+            (Some(api_version), Some(kind), _) => Content::of(api_version, kind),
+        };
+        let name = self.metadata.as_ref().and_then(|metadata| metadata.name.as_deref());
+        match content {
+            Content::Foreign => {
+                debug!(api_version = self.api_version, kind = self.kind, "a kind that is not read");
+            }
+            Content::List(_) => {}
+            Content::Service | Content::EndpointSlice | Content::Node => {
+                if name.is_none_or(str::is_empty) {
+                    return Err(("metadata.name", "there is no name"));
                 }
-                Ok(content)
             }
         }
+        Ok(content)
     }
 }
 
@@ -277,10 +300,10 @@ impl Reader<'_> {
     fn read(&mut self) -> Result<(), Complaint> {
         let header = self.document.read(Of::<Header>::new())?;
         let line = self.document.first_line();
-        let blame = |place: &str, (field, reason): (&str, String)| Complaint {
+        let blame = |place: &str, (field, reason): (&str, &str)| Complaint {
             line: Some(line),
             field: Some(format!("{place}{field}")),
-            reason,
+            reason: reason.to_owned(),
         };
         let content = header.content(None).map_err(|error| blame("", error))?;
         let contents = match content {
@@ -349,12 +372,7 @@ impl Objects<'_> {
         T: Wire + Deserialize<'de>,
         D: Deserializer<'de>,
     {
-        let object = T::deserialize(deserializer)?;
-        let metadata: &ObjectMeta = object.meta();
-        if metadata.name.as_deref().unwrap_or_default().is_empty() {
-            return Err(serde::de::Error::custom("metadata.name: there is no name"));
-        }
-        let converted = object.convert(self.converter);
+        let converted = T::deserialize(deserializer)?.convert(self.converter);
         self.defined.push(Defined { line: self.line, converted });
         Ok(())
     }

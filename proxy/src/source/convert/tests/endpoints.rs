@@ -70,7 +70,8 @@ fn absent_conditions_mean_what_they_mean_for_kube_proxy() {
         (json!({"ready": null, "serving": false}), (true, false, false)),
         (json!({"terminating": true}), (true, true, true)),
     ] {
-        let endpoint = slice(with(base(), "endpoints.0.conditions", conditions)).endpoints.remove(0);
+        let endpoint =
+            slice(with(base(), "endpoints.0.conditions", conditions)).endpoints.remove(0);
         assert_eq!((endpoint.ready, endpoint.serving, endpoint.terminating), expected);
     }
 }
@@ -98,9 +99,13 @@ fn what_is_not_proxied_is_ignored() {
     let none_of_ours = [
         with(base(), "metadata.labels", Value::Null),
         with(base(), "metadata.labels", json!({"kubernetes.io/service-name": ""})),
-        with(base(), "metadata.labels", json!({
-            "kubernetes.io/service-name": "web", "service.kubernetes.io/headless": "",
-        })),
+        with(
+            base(),
+            "metadata.labels",
+            json!({
+                "kubernetes.io/service-name": "web", "service.kubernetes.io/headless": "",
+            }),
+        ),
         with(base(), "addressType", json!("FQDN")),
     ];
     for value in none_of_ours {
@@ -121,7 +126,8 @@ fn an_unknown_address_type_is_rejected() {
 
 #[test]
 fn ports_without_name_or_number_are_ignored() {
-    let ports = json!([{"port": 1}, {"name": null, "port": 2}, {"name": "a"}, {"name": "b", "port": 0}]);
+    let ports =
+        json!([{"port": 1}, {"name": null, "port": 2}, {"name": "a"}, {"name": "b", "port": 0}]);
     let converted = convert::<wire::EndpointSlice>(with(base(), "ports", ports.clone()));
     assert_eq!(converted.problems, []);
     assert_eq!(slice(with(base(), "ports", ports)).ports, []);
@@ -130,8 +136,16 @@ fn ports_without_name_or_number_are_ignored() {
 #[test]
 fn ports_that_are_wrong_are_skipped() {
     for (path, value, expected) in [
-        ("ports.0.port", json!(65_536), "ports[0].port: 65536 is not a port (1-65535); this port is skipped"),
-        ("ports.0.protocol", json!("ICMP"), "ports[0].protocol: \"ICMP\" is not TCP, UDP or SCTP; this port is skipped"),
+        (
+            "ports.0.port",
+            json!(65_536),
+            "ports[0].port: 65536 is not a port (1-65535); this port is skipped",
+        ),
+        (
+            "ports.0.protocol",
+            json!("ICMP"),
+            "ports[0].protocol: \"ICMP\" is not TCP, UDP or SCTP; this port is skipped",
+        ),
     ] {
         let value = with(base(), path, value);
         assert_eq!(problems(&convert::<wire::EndpointSlice>(value.clone())), [expected]);

@@ -125,12 +125,36 @@ fn what_has_nothing_to_serve_is_rejected() {
 #[test]
 fn ports_that_are_wrong_are_skipped() {
     for (path, value, expected) in [
-        ("spec.ports.1.port", json!(70000), "spec.ports[1].port: 70000 is not a port (1-65535); this port is skipped"),
-        ("spec.ports.1.port", json!(-1), "spec.ports[1].port: -1 is not a port (1-65535); this port is skipped"),
-        ("spec.ports.1.port", Value::Null, "spec.ports[1].port: there is no number; this port is skipped"),
-        ("spec.ports.1.protocol", json!("tcp"), "spec.ports[1].protocol: \"tcp\" is not TCP, UDP or SCTP; this port is skipped"),
-        ("spec.ports.1", json!({"name": "again", "port": 80}), "spec.ports[1].port: 80/tcp is used by a port before; this port is skipped"),
-        ("spec.ports.1", json!({"name": "http", "port": 81}), "spec.ports[1].name: \"http\" is the name of a port before; this port is skipped"),
+        (
+            "spec.ports.1.port",
+            json!(70000),
+            "spec.ports[1].port: 70000 is not a port (1-65535); this port is skipped",
+        ),
+        (
+            "spec.ports.1.port",
+            json!(-1),
+            "spec.ports[1].port: -1 is not a port (1-65535); this port is skipped",
+        ),
+        (
+            "spec.ports.1.port",
+            Value::Null,
+            "spec.ports[1].port: there is no number; this port is skipped",
+        ),
+        (
+            "spec.ports.1.protocol",
+            json!("tcp"),
+            "spec.ports[1].protocol: \"tcp\" is not TCP, UDP or SCTP; this port is skipped",
+        ),
+        (
+            "spec.ports.1",
+            json!({"name": "again", "port": 80}),
+            "spec.ports[1].port: 80/tcp is used by a port before; this port is skipped",
+        ),
+        (
+            "spec.ports.1",
+            json!({"name": "http", "port": 81}),
+            "spec.ports[1].name: \"http\" is the name of a port before; this port is skipped",
+        ),
     ] {
         let value = with(base(), path, value);
         assert_eq!(problems(&convert::<wire::Service>(value.clone())), [expected]);
@@ -163,13 +187,41 @@ fn a_node_port_that_is_wrong_is_left_out() {
 #[test]
 fn addresses_that_are_wrong_are_left_out() {
     for (path, text, expected) in [
-        ("spec.clusterIPs.1", "10.96.0.2", "spec.clusterIPs[1]: 10.96.0.2 is a second IPv4 address after 10.96.0.1; this address is not served"),
-        ("spec.clusterIPs.1", "::", "spec.clusterIPs[1]: :: is unspecified; this address is not served"),
-        ("spec.externalIPs.0", "192.0.2.01", "spec.externalIPs[0]: \"192.0.2.01\" is not an address; this address is not served"),
-        ("spec.externalIPs.0", "127.0.0.1", "spec.externalIPs[0]: 127.0.0.1 is a loopback address; this address is not served"),
-        ("spec.externalIPs.0", "224.0.0.1", "spec.externalIPs[0]: 224.0.0.1 is a multicast address; this address is not served"),
-        ("spec.externalIPs.0", "255.255.255.255", "spec.externalIPs[0]: 255.255.255.255 is the broadcast address; this address is not served"),
-        ("status.loadBalancer.ingress.0.ip", "fe80::1%eth0", "status.loadBalancer.ingress[0].ip: \"fe80::1%eth0\" is not an address; this address is not served"),
+        (
+            "spec.clusterIPs.1",
+            "10.96.0.2",
+            "spec.clusterIPs[1]: 10.96.0.2 is a second IPv4 address after 10.96.0.1; this address is not served",
+        ),
+        (
+            "spec.clusterIPs.1",
+            "::",
+            "spec.clusterIPs[1]: :: is unspecified; this address is not served",
+        ),
+        (
+            "spec.externalIPs.0",
+            "192.0.2.01",
+            "spec.externalIPs[0]: \"192.0.2.01\" is not an address; this address is not served",
+        ),
+        (
+            "spec.externalIPs.0",
+            "127.0.0.1",
+            "spec.externalIPs[0]: 127.0.0.1 is a loopback address; this address is not served",
+        ),
+        (
+            "spec.externalIPs.0",
+            "224.0.0.1",
+            "spec.externalIPs[0]: 224.0.0.1 is a multicast address; this address is not served",
+        ),
+        (
+            "spec.externalIPs.0",
+            "255.255.255.255",
+            "spec.externalIPs[0]: 255.255.255.255 is the broadcast address; this address is not served",
+        ),
+        (
+            "status.loadBalancer.ingress.0.ip",
+            "fe80::1%eth0",
+            "status.loadBalancer.ingress[0].ip: \"fe80::1%eth0\" is not an address; this address is not served",
+        ),
     ] {
         assert_eq!(complaints(path, json!(text)), [expected]);
     }
@@ -177,21 +229,39 @@ fn addresses_that_are_wrong_are_left_out() {
 
 #[test]
 fn an_ipv4_address_in_ipv6_form_is_ipv4() {
-    let service = service(with(base(), "spec.externalIPs", json!(["::ffff:192.0.2.9", "192.0.2.9"])));
+    let service =
+        service(with(base(), "spec.externalIPs", json!(["::ffff:192.0.2.9", "192.0.2.9"])));
     assert_eq!(service.external_ips, ips(&["192.0.2.9"]));
 }
 
 #[test]
 fn words_that_are_wrong_mean_the_default() {
     for (path, value, expected) in [
-        ("spec.sessionAffinity", json!("Cookie"), "spec.sessionAffinity: \"Cookie\" is not None or ClientIP; None is used"),
-        ("spec.externalTrafficPolicy", json!("local"), "spec.externalTrafficPolicy: \"local\" is not Cluster or Local; Cluster is used"),
-        ("spec.internalTrafficPolicy", json!("Node"), "spec.internalTrafficPolicy: \"Node\" is not Cluster or Local; Cluster is used"),
-        ("status.loadBalancer.ingress.0.ipMode", json!("NAT"), "status.loadBalancer.ingress[0].ipMode: \"NAT\" is not VIP or Proxy; VIP is meant"),
+        (
+            "spec.sessionAffinity",
+            json!("Cookie"),
+            "spec.sessionAffinity: \"Cookie\" is not None or ClientIP; None is used",
+        ),
+        (
+            "spec.externalTrafficPolicy",
+            json!("local"),
+            "spec.externalTrafficPolicy: \"local\" is not Cluster or Local; Cluster is used",
+        ),
+        (
+            "spec.internalTrafficPolicy",
+            json!("Node"),
+            "spec.internalTrafficPolicy: \"Node\" is not Cluster or Local; Cluster is used",
+        ),
+        (
+            "status.loadBalancer.ingress.0.ipMode",
+            json!("NAT"),
+            "status.loadBalancer.ingress[0].ipMode: \"NAT\" is not VIP or Proxy; VIP is meant",
+        ),
     ] {
         assert_eq!(complaints(path, value), [expected]);
     }
-    let unknown = with(with(base(), "spec.type", json!("Magic")), "spec.ports.0.nodePort", Value::Null);
+    let unknown =
+        with(with(base(), "spec.type", json!("Magic")), "spec.ports.0.nodePort", Value::Null);
     let converted = convert::<wire::Service>(unknown);
     assert_eq!(
         problems(&converted),

@@ -59,7 +59,8 @@ impl Live {
 #[tokio::test]
 async fn only_differences_are_told() {
     let two = format!("{}---\n{}", service("a", 80), service("b", 80));
-    let mut live = Live::start(&[("f.yaml", &two)], &["+ Service default/a", "+ Service default/b"]).await;
+    let mut live =
+        Live::start(&[("f.yaml", &two)], &["+ Service default/a", "+ Service default/b"]).await;
     live.write("f.yaml", &two);
     live.write("f.yaml", &format!("{}---\n{}", service("a", 80), service("b", 81)));
     live.tells(&["+ Service default/b"]).await;
@@ -76,11 +77,11 @@ async fn a_broken_file_keeps_its_objects() {
     let good = service("a", 80);
     let mut live = Live::start(&[("f.yaml", &good)], &["+ Service default/a"]).await;
     live.write("f.yaml", "apiVersion: v1\nkind: Service\nmetadata: {name: a");
-    live.tells(&["f.yaml:3: unclosed bracket '{'"]).await;
+    live.tells(&["f.yaml:3: metadata: unclosed bracket '{'"]).await;
     live.write("f.yaml", &good);
     live.tells(&["f.yaml is good"]).await;
     live.write("f.yaml", &good.replace("80", "eighty"));
-    live.tells(&["f.yaml:7: spec.ports[0].port: invalid number"]).await;
+    live.tells(&["f.yaml:7: spec.ports[0].port: this is not a whole number"]).await;
     live.replace("f.yaml", &service("a", 81));
     live.tells(&["+ Service default/a", "f.yaml is good"]).await;
     live.write("f.yaml", "[");
@@ -118,13 +119,17 @@ async fn files_move_in_and_out() {
 #[tokio::test]
 async fn two_files_that_define_one_object() {
     let ignored = "b.yaml:1: Service default/web is defined in a.yaml already; this one is ignored";
-    let mut live = Live::start(&[("b.yaml", &service("web", 82))], &["+ Service default/web"]).await;
+    let mut live =
+        Live::start(&[("b.yaml", &service("web", 82))], &["+ Service default/web"]).await;
     live.write("a.yaml", &service("web", 81));
     live.tells(&["+ Service default/web", ignored]).await;
     // The second may change as it likes...
     live.write("b.yaml", &service("web", 83));
     live.write("c.yaml", &service("web", 84));
-    live.tells(&["c.yaml:1: Service default/web is defined in a.yaml already; this one is ignored"]).await;
+    live.tells(&[
+        "c.yaml:1: Service default/web is defined in a.yaml already; this one is ignored",
+    ])
+    .await;
     // ...and takes over, the next one being told to wait for it.
     fs::remove_file(live.path("a.yaml")).unwrap();
     live.tells(&[
@@ -139,7 +144,8 @@ async fn two_files_that_define_one_object() {
 
 #[tokio::test]
 async fn an_object_that_moves_between_files_is_not_deleted() {
-    let mut live = Live::start(&[("b.yaml", &service("web", 80))], &["+ Service default/web"]).await;
+    let mut live =
+        Live::start(&[("b.yaml", &service("web", 80))], &["+ Service default/web"]).await;
     fs::rename(live.path("b.yaml"), live.path("a.yaml")).unwrap();
     live.write("z.yaml", &service("last", 80));
     live.tells(&["+ Service default/last"]).await;
