@@ -21,7 +21,7 @@ pub use crate::error::Error;
 use crate::installed::Installed;
 pub use crate::inventory::{Inventory, TableState, inventory};
 use crate::lower::{References, Wanted};
-use crate::message::{self, OWNED, SUBSYSTEM, kind};
+use crate::message::{self, PERSIST, SUBSYSTEM, kind};
 use crate::name::PoolChain;
 use crate::readback::{self, ReadBack};
 use crate::transaction::{Transaction, chunks};
@@ -260,7 +260,8 @@ impl Nftables {
         if table.owner != 0 && table.owner != self.socket.port() {
             return Err(Error::Owned { port: table.owner });
         }
-        let owned = table.flags & OWNED == OWNED;
+        // The kernel takes the owner's flag away when the owner ends, and leaves the other.
+        let owned = table.flags & PERSIST != 0;
         if owned && table.owner == 0 {
             let mut transaction = Transaction::default();
             transaction.messages.push(message::adopt_table());
@@ -460,10 +461,10 @@ impl Nftables {
 
 /// The pool chains that the wanted verdicts need.
 fn pools_needed(wanted: &Wanted) -> BTreeSet<PoolChain> {
-    let needed = wanted.frontends.iter().filter_map(|(frontend, target)| {
-        let slots = target.as_ref()?.target.slots();
-        (slots > 0).then(|| PoolChain::of(frontend, slots))
-    });
+    let needed = wanted
+        .frontends
+        .iter()
+        .filter_map(|(place, target)| target.as_ref()?.target.pool_chain(place));
     needed.collect()
 }
 

@@ -7,7 +7,7 @@ use shunt_model::address::Family;
 use shunt_netlink::{Mark, Message, nfnetlink};
 
 use crate::declaration::{self, set_type};
-use crate::element::{Element, Key, Value, encode_endpoint, encode_key};
+use crate::element::{Element, Key, Place, Value, encode_endpoint, encode_key};
 use crate::expression::{Expression, Verdict};
 use crate::layout::{Chain, Rule, layout_fingerprint};
 use crate::name::{SetId, TABLE, TABLE_COMMENT};
@@ -41,8 +41,10 @@ pub(crate) mod kind {
     pub(crate) const GETGEN: u16 = 16;
 }
 
+/// `NFT_TABLE_F_PERSIST`: the table outlives its owner.
+pub(crate) const PERSIST: u32 = 0x4;
 /// `NFT_TABLE_F_OWNER | NFT_TABLE_F_PERSIST`.
-pub(crate) const OWNED: u32 = 0x2 | 0x4;
+pub(crate) const OWNED: u32 = 0x2 | PERSIST;
 pub(crate) const SET_INTERVAL: u32 = 0x4;
 pub(crate) const SET_MAP: u32 = 0x8;
 pub(crate) const SET_ANONYMOUS: u32 = 0x1;
@@ -231,10 +233,9 @@ impl ElementList {
                 message.nest(2, |data| data.bytes(1, &encode_endpoint(endpoint)));
             }
             Value::Target(target, comment) => {
-                let Key::Frontend(frontend) = element.key else {
-                    return;
-                };
-                let verdict = target.chain(&frontend).map_or(Verdict::Drop, Verdict::Goto);
+                let place = Place::of(element.set, &element.key);
+                let chain = place.and_then(|place| target.chain(&place));
+                let verdict = chain.map_or(Verdict::Drop, Verdict::Goto);
                 message.nest(2, |data| verdict.write(data));
                 message.bytes(6, &userdata::comment(comment));
             }

@@ -52,14 +52,14 @@ impl Node {
         held.sort_unstable();
         wanted.sort_unstable();
         assert_eq!(held, wanted);
-        assert_eq!(read.installed.local_sources, expected.local_sources);
-        for (frontend, target) in &expected.frontends {
-            let held = &read.installed.frontends[frontend];
-            assert_eq!(held.verdict, target.verdict, "{frontend}");
+        assert_eq!(read.installed.networks, expected.networks);
+        for (place, target) in &expected.frontends {
+            let held = &read.installed.frontends[place];
+            assert_eq!(held.verdict, target.verdict, "{place:?}");
             let (mut a, mut b) = (held.slots.clone(), target.slots.clone());
             a.sort_unstable();
             b.sort_unstable();
-            assert_eq!(a, b, "{frontend}");
+            assert_eq!(a, b, "{place:?}");
         }
     }
 }
@@ -121,6 +121,9 @@ fn an_owned_table_outlives_us_is_adopted_and_nothing_is_written() {
     let report = sync(&mut second, all(&plan));
     assert!(report.read_back && report.rebuilt.is_none());
     assert_eq!(report.operations, 0);
+    let table = node.netns.run(inventory).expect("an inventory").table.expect("a table");
+    assert!(table.owned && table.owner != 0, "claimed again: {table:?}");
+    nft(&node.netns, &["flush", "ruleset"]);
     node.assert_holds(&plan);
 }
 

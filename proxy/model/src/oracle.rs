@@ -120,7 +120,8 @@ impl<'a> Oracle<'a> {
     /// its pods.
     fn action(&self, found: Match<'a>, packet: &Packet) -> &'a Action {
         let frontend = found.frontend;
-        let inside = packet.from_node || self.local_sources(packet).any(|net| net.contains(&packet.source));
+        let inside =
+            packet.from_node || self.local_sources(packet).any(|net| net.contains(&packet.source));
         frontend.from_inside.as_ref().filter(|_| inside).unwrap_or(&frontend.action)
     }
 

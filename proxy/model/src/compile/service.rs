@@ -31,11 +31,12 @@ pub(super) fn plan(
         }
         let kind = wanted.kind();
         let policy = policy(service, kind);
-        let (action, from_inside) = if kind == FrontendKind::LoadBalancer && has_source_ranges(service) {
-            (Action::Drop, None)
-        } else {
-            actions(&mut pools, wanted.port, frontend.family(), (kind, policy))
-        };
+        let (action, from_inside) =
+            if kind == FrontendKind::LoadBalancer && has_source_ranges(service) {
+                (Action::Drop, None)
+            } else {
+                actions(&mut pools, wanted.port, frontend.family(), (kind, policy))
+            };
         frontends.push(FrontendPlan {
             frontend,
             kind,
