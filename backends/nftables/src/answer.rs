@@ -7,10 +7,10 @@ use std::sync::Arc;
 use shunt_netlink::{Attribute, attributes};
 
 use crate::declaration::set_type;
-use crate::element::{Element, Key, Target, Value, decode_endpoint, decode_key};
+use crate::element::{Element, Key, Place, Target, Value, decode_endpoint, decode_key};
 use crate::expression::NFT_GOTO;
 use crate::message::{INET, INTERVAL_END, SET_ANONYMOUS, SET_INTERVAL, SET_MAP};
-use crate::name::{SetId, SetKind, TABLE};
+use crate::name::{SetId, TABLE};
 use crate::userdata;
 
 /// What the kernel says of a table.
@@ -118,14 +118,14 @@ fn read_element(set: SetId, element: &Attribute<'_>) -> Option<Found> {
     let Some(decoded) = decode_key(set, key) else {
         return Some(stranger());
     };
-    if let (SetKind::LocalSources, Key::Address(address)) = (set.kind, decoded) {
+    if let (true, Key::Address(address)) = (set.holds_networks(), decoded) {
         let flags = element.find(3).and_then(|flags| flags.u32_be()).unwrap_or_default();
         return Some(Found::Bound(address, flags & INTERVAL_END != 0));
     }
-    let value = match set.kind {
-        SetKind::Endpoints | SetKind::NodePortEndpoints => read_endpoint(set, element),
-        SetKind::Frontends | SetKind::NodePorts => read_target(element),
-        _ => Some(Value::Member),
+    let value = match (Place::of(set, &decoded), decoded) {
+        (Some(_), Key::Slot(..)) => read_endpoint(set, element),
+        (Some(place), _) => read_target(&place, element),
+        (None, _) => Some(Value::Member),
     };
     Some(value.map_or_else(stranger, |value| Found::Ours(Element { set, key: decoded, value })))
 }
@@ -135,11 +135,15 @@ fn read_endpoint(set: SetId, element: &Attribute<'_>) -> Option<Value> {
     decode_endpoint(set.family, value).map(Value::Endpoint)
 }
 
-fn read_target(element: &Attribute<'_>) -> Option<Value> {
+fn read_target(place: &Place, element: &Attribute<'_>) -> Option<Value> {
     let verdict = element.find(2)?.find(2)?;
     let target = match verdict.find(1)?.u32_be()? {
         0 => Target::Drop,
-        NFT_GOTO => Target::of_chain(verdict.find(2)?.text()?)?,
+        NFT_GOTO => {
+            let name = verdict.find(2)?.text()?;
+            // A chain of ours, but not of this place, is no target of this place.
+            Target::of_chain(name).filter(|target| target.chain(place).as_deref() == Some(name))?
+        }
         _ => return None,
     };
     let userdata = element.find(6);

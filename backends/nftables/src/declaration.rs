@@ -39,9 +39,12 @@ pub(crate) struct SetType {
 pub(crate) fn set_type(set: SetId) -> SetType {
     use SetKind as Kind;
     match set.kind {
-        Kind::Endpoints | Kind::NodePortEndpoints => endpoint_type(set),
-        Kind::Frontends | Kind::NodePorts => {
-            let (types, text, key_length) = frontend_key(set, set.kind == Kind::Frontends);
+        Kind::Endpoints
+        | Kind::NodePortEndpoints
+        | Kind::InsideEndpoints
+        | Kind::InsideNodePortEndpoints => endpoint_type(set),
+        Kind::Frontends | Kind::NodePorts | Kind::InsideFrontends | Kind::InsideNodePorts => {
+            let (types, text, key_length) = frontend_key(set);
             SetType {
                 word: "map",
                 text: format!("type {text} : verdict"),
@@ -52,8 +55,11 @@ pub(crate) fn set_type(set: SetId) -> SetType {
                 userdata: userdata::verdict_map(),
             }
         }
-        Kind::Masquerade | Kind::MasqueradeNodePorts => {
-            let (types, text, key_length) = frontend_key(set, set.kind == Kind::Masquerade);
+        Kind::Masquerade
+        | Kind::MasqueradeNodePorts
+        | Kind::MasqueradeOwn
+        | Kind::MasqueradeOwnNodePorts => {
+            let (types, text, key_length) = frontend_key(set);
             plain(text, concatenated(&types), key_length, userdata::concat_set())
         }
         Kind::Hairpins => {
@@ -61,10 +67,10 @@ pub(crate) fn set_type(set: SetId) -> SetType {
             let key = concatenated(&[address, address]);
             plain(format!("{name} . {name}"), key, 2 * width, userdata::concat_set())
         }
-        Kind::NodeAddresses | Kind::ClusterIps | Kind::LocalSources => {
+        Kind::NodeAddresses | Kind::ClusterIps | Kind::LocalSources | Kind::LocalPods => {
             let (address, name, width) = address_type(set.family);
             let mut described = plain(name.to_owned(), address, width, userdata::plain_set());
-            described.interval = set.kind == Kind::LocalSources;
+            described.interval = set.holds_networks();
             described
         }
     }
@@ -76,8 +82,7 @@ fn plain(text: String, key: u32, key_length: u32, userdata: Vec<u8>) -> SetType 
 }
 
 fn endpoint_type(set: SetId) -> SetType {
-    let with_address = set.kind == SetKind::Endpoints;
-    let (mut types, _, key_length) = frontend_key(set, with_address);
+    let (mut types, _, key_length) = frontend_key(set);
     types.push(datatype::INTEGER);
     let (address, _, width) = address_type(set.family);
     let (daddr, daddr_text) = match set.family {
@@ -86,7 +91,7 @@ fn endpoint_type(set: SetId) -> SetType {
     };
     let mut key = vec![Typeof::L4Proto, Typeof::ThDport, Typeof::Slot];
     let mut prefix = String::new();
-    if with_address {
+    if set.has_address() {
         key.insert(0, daddr);
         prefix = format!("{daddr_text} . ");
     }
@@ -103,12 +108,12 @@ fn endpoint_type(set: SetId) -> SetType {
     }
 }
 
-/// Types, text and length of address . protocol . port, with or without the address.
-fn frontend_key(set: SetId, with_address: bool) -> (Vec<u32>, String, u32) {
+/// Types, text and length of address . protocol . port; a NodePort has no address.
+fn frontend_key(set: SetId) -> (Vec<u32>, String, u32) {
     let (address, name, width) = address_type(set.family);
     let mut types = vec![datatype::INET_PROTO, datatype::INET_SERVICE];
     let text = "inet_proto . inet_service";
-    if with_address {
+    if set.has_address() {
         types.insert(0, address);
         return (types, format!("{name} . {text}"), width + 8);
     }

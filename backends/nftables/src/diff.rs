@@ -5,10 +5,10 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use shunt_model::address::{Endpoint, Family, Frontend};
+use shunt_model::address::Endpoint;
 
-use crate::element::{Element, Key, Target, Value, endpoint_map, verdict_map};
-use crate::installed::{Installed, InstalledFrontend, family_of};
+use crate::element::{Element, Key, Place, Target, Value};
+use crate::installed::{Installed, InstalledFrontend};
 use crate::lower::{FrontendTarget, Wanted};
 use crate::name::{PoolChain, SetId, SetKind};
 
@@ -23,9 +23,9 @@ pub enum Operation {
     Add(Element),
     /// Remove an element.
     Delete(SetId, Key),
-    /// Replace all of one family's `local_sources`. Intervals are not edited one by one: halves
-    /// of old and new ones would overlap.
-    ReplaceLocalSources(Family, Vec<IpNet>),
+    /// Replace all networks of a set of intervals. They are not edited one by one: halves of old
+    /// and new ones would overlap.
+    ReplaceNetworks(SetId, Vec<IpNet>),
 }
 
 /// The steps of a change. A packet can look up a frontend in one generation of the ruleset and
@@ -66,9 +66,8 @@ impl Steps {
         for operation in self.in_order().flatten() {
             match operation {
                 Operation::Add(element) => *added.entry(element.set).or_default() += 1,
-                Operation::ReplaceLocalSources(family, networks) => {
-                    let set = SetId::new(SetKind::LocalSources, *family);
-                    *added.entry(set).or_default() += interval_elements(networks.len());
+                Operation::ReplaceNetworks(set, networks) => {
+                    *added.entry(*set).or_default() += interval_elements(networks.len());
                 }
                 Operation::AddPool(_) | Operation::DeletePool(_) | Operation::Delete(..) => {}
             }
@@ -100,15 +99,17 @@ pub fn diff(wanted: &Wanted, installed: &Installed) -> Steps {
     let mut steps = Steps::default();
     let mut pools = BTreeSet::new();
     let nothing = InstalledFrontend::default();
-    for (frontend, target) in &wanted.frontends {
-        let there = installed.frontends.get(frontend).unwrap_or(&nothing);
-        diff_frontend(&mut steps, &mut pools, frontend, target.as_ref(), there);
+    for (place, target) in &wanted.frontends {
+        let there = installed.frontends.get(place).unwrap_or(&nothing);
+        diff_frontend(&mut steps, &mut pools, place, target.as_ref(), there);
     }
     let missing = pools.difference(&installed.pools).map(|pool| Operation::AddPool(*pool));
     steps.prepare.splice(..0, missing);
     diff_members(&mut steps, wanted, installed);
-    if let Some(networks) = &wanted.local_sources {
-        diff_local_sources(&mut steps, networks, &installed.local_sources);
+    for (set, networks) in &wanted.networks {
+        if installed.networks.get(set).map_or(&[][..], Vec::as_slice) != networks {
+            steps.prepare.push(Operation::ReplaceNetworks(*set, networks.clone()));
+        }
     }
     steps
 }
@@ -116,42 +117,35 @@ pub fn diff(wanted: &Wanted, installed: &Installed) -> Steps {
 fn diff_frontend(
     steps: &mut Steps,
     pools: &mut BTreeSet<PoolChain>,
-    frontend: &Frontend,
+    place: &Place,
     target: Option<&FrontendTarget>,
     there: &InstalledFrontend,
 ) {
     let pool = target.map_or(&[][..], |target| &target.pool);
-    diff_slots(steps, frontend, pool, there);
+    diff_slots(steps, place, pool, there);
     let verdict = target.map(|target| (target.target, Arc::clone(&target.comment)));
     if verdict == there.verdict {
         return;
     }
-    let set = verdict_map(frontend);
+    let (set, key) = (place.verdicts(), Key::Frontend(place.frontend));
     if there.verdict.is_some() {
-        steps.switch.push(Operation::Delete(set, Key::Frontend(*frontend)));
+        steps.switch.push(Operation::Delete(set, key));
     }
     let Some((target, comment)) = verdict else {
         return;
     };
-    if let Target::Pool(slots) = target {
-        pools.insert(PoolChain::of(frontend, slots));
-    }
+    pools.extend(target.pool_chain(place));
     let value = Value::Target(target, comment);
-    steps.switch.push(Operation::Add(Element { set, key: Key::Frontend(*frontend), value }));
+    steps.switch.push(Operation::Add(Element { set, key, value }));
 }
 
-fn diff_slots(
-    steps: &mut Steps,
-    frontend: &Frontend,
-    pool: &[Endpoint],
-    there: &InstalledFrontend,
-) {
+fn diff_slots(steps: &mut Steps, place: &Place, pool: &[Endpoint], there: &InstalledFrontend) {
     let drawn = there.verdict.as_ref().map_or(0, |(target, _)| target.slots());
-    let set = endpoint_map(frontend);
+    let set = place.endpoints();
     let slots = assign_slots(&there.slots, pool);
     // The chain stays: it bears empty slots, and all can change at once.
     let stays = !pool.is_empty() && Target::for_pool(pool.len()).slots() == drawn;
-    let key = |slot| Key::Slot(*frontend, slot);
+    let key = |slot| Key::Slot(place.frontend, slot);
     for (slot, endpoint) in (0u32..).zip(&slots) {
         let old = there.slots.get(slot as usize).copied().flatten();
         if old == Some(*endpoint) {
@@ -204,17 +198,6 @@ fn diff_members(steps: &mut Steps, wanted: &Wanted, installed: &Installed) {
             (true, false) => steps.prepare.push(add()),
             (false, true) => steps.retire.push(Operation::Delete(*set, *key)),
             (true, true) | (false, false) => {}
-        }
-    }
-}
-
-fn diff_local_sources(steps: &mut Steps, wanted: &[IpNet], installed: &[IpNet]) {
-    for family in Family::ALL {
-        let of = |networks: &[IpNet]| -> Vec<IpNet> {
-            networks.iter().filter(|network| family_of(network) == family).copied().collect()
-        };
-        if of(wanted) != of(installed) {
-            steps.prepare.push(Operation::ReplaceLocalSources(family, of(wanted)));
         }
     }
 }

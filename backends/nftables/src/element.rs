@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use shunt_model::address::{Endpoint, Family, Frontend, FrontendAddress, Protocol};
 
-use crate::name::{PoolChain, REFUSE, SetId, SetKind};
+use crate::name::{Clients, PoolChain, REFUSE, SetId, SetKind};
 
 /// The key of an element. Which variants a set has follows from its [`SetKind`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -19,11 +19,32 @@ pub enum Key {
     Slot(Frontend, u32),
 }
 
+/// Who meets a frontend's verdict and pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum View {
+    /// Everyone.
+    Everyone,
+    /// Clients inside of the cluster, where a traffic policy is not for them.
+    Inside,
+}
+
+/// A frontend as one kind of client meets it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
+    /// The frontend.
+    pub frontend: Frontend,
+    /// For whom.
+    pub view: View,
+}
+
 /// What happens to a new connection to a frontend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Target {
     /// An endpoint in one of so many slots gets it: the next power of two.
     Pool(u32),
+    /// The same for those outside; who is inside meets the frontend in the other view. Zero
+    /// slots: there is none for those outside.
+    OutsidePool(u32),
     /// It is refused.
     Refuse,
     /// It is dropped.
@@ -52,22 +73,66 @@ pub struct Element {
     pub value: Value,
 }
 
-/// The map of verdicts in which a frontend stands.
-#[must_use]
-pub const fn verdict_map(frontend: &Frontend) -> SetId {
-    by_address(frontend, SetKind::Frontends, SetKind::NodePorts)
+impl Place {
+    /// A frontend as everyone meets it.
+    #[must_use]
+    pub const fn everyone(frontend: Frontend) -> Self {
+        Self { frontend, view: View::Everyone }
+    }
+
+    /// The map of verdicts in which it stands.
+    #[must_use]
+    pub const fn verdicts(&self) -> SetId {
+        match self.view {
+            View::Everyone => by_address(&self.frontend, SetKind::Frontends, SetKind::NodePorts),
+            View::Inside => {
+                by_address(&self.frontend, SetKind::InsideFrontends, SetKind::InsideNodePorts)
+            }
+        }
+    }
+
+    /// The map of endpoints for its pool.
+    #[must_use]
+    pub const fn endpoints(&self) -> SetId {
+        let (ip, node_port) = match self.view {
+            View::Everyone => (SetKind::Endpoints, SetKind::NodePortEndpoints),
+            View::Inside => (SetKind::InsideEndpoints, SetKind::InsideNodePortEndpoints),
+        };
+        by_address(&self.frontend, ip, node_port)
+    }
+
+    /// The place that an element of one of those maps belongs to; `None` for other sets.
+    #[must_use]
+    pub const fn of(set: SetId, key: &Key) -> Option<Self> {
+        let frontend = match key {
+            Key::Frontend(frontend) | Key::Slot(frontend, _) => *frontend,
+            Key::Address(_) => return None,
+        };
+        let view = match set.kind {
+            SetKind::Frontends
+            | SetKind::NodePorts
+            | SetKind::Endpoints
+            | SetKind::NodePortEndpoints => View::Everyone,
+            SetKind::InsideFrontends
+            | SetKind::InsideNodePorts
+            | SetKind::InsideEndpoints
+            | SetKind::InsideNodePortEndpoints => View::Inside,
+            _ => return None,
+        };
+        Some(Self { frontend, view })
+    }
 }
 
-/// The map of endpoints for a frontend's pool.
-#[must_use]
-pub const fn endpoint_map(frontend: &Frontend) -> SetId {
-    by_address(frontend, SetKind::Endpoints, SetKind::NodePortEndpoints)
-}
-
-/// The set that says that a frontend's clients are masqueraded.
+/// The set of frontends whose clients are all masqueraded.
 #[must_use]
 pub const fn masquerade_set(frontend: &Frontend) -> SetId {
     by_address(frontend, SetKind::Masquerade, SetKind::MasqueradeNodePorts)
+}
+
+/// The set of frontends where only the node's own connections are masqueraded.
+#[must_use]
+pub const fn masquerade_own_set(frontend: &Frontend) -> SetId {
+    by_address(frontend, SetKind::MasqueradeOwn, SetKind::MasqueradeOwnNodePorts)
 }
 
 const fn by_address(frontend: &Frontend, ip: SetKind, node_port: SetKind) -> SetId {
@@ -78,13 +143,24 @@ const fn by_address(frontend: &Frontend, ip: SetKind, node_port: SetKind) -> Set
 }
 
 impl Target {
+    /// The chain of its pool at a place, if it has one.
+    #[must_use]
+    pub const fn pool_chain(self, place: &Place) -> Option<PoolChain> {
+        let (clients, slots) = match (self, place.view) {
+            (Self::Pool(slots), View::Everyone) => (Clients::All, slots),
+            (Self::Pool(slots), View::Inside) => (Clients::Inside, slots),
+            (Self::OutsidePool(slots), _) => (Clients::Outside, slots),
+            (Self::Refuse | Self::Drop, _) => return None,
+        };
+        Some(PoolChain::of(&place.frontend, clients, slots))
+    }
+
     /// The chain that the verdict goes to; `None` for a plain drop.
     #[must_use]
-    pub fn chain(self, frontend: &Frontend) -> Option<String> {
+    pub fn chain(self, place: &Place) -> Option<String> {
         match self {
-            Self::Pool(slots) => Some(PoolChain::of(frontend, slots).to_string()),
             Self::Refuse => Some(REFUSE.to_owned()),
-            Self::Drop => None,
+            _ => self.pool_chain(place).map(|chain| chain.to_string()),
         }
     }
 
@@ -94,7 +170,11 @@ impl Target {
         if name == REFUSE {
             return Some(Self::Refuse);
         }
-        PoolChain::parse(name).map(|pool| Self::Pool(pool.slots))
+        let pool = PoolChain::parse(name)?;
+        Some(match pool.clients {
+            Clients::All | Clients::Inside => Self::Pool(pool.slots),
+            Clients::Outside => Self::OutsidePool(pool.slots),
+        })
     }
 
     /// The target for a pool of so many endpoints.
@@ -108,7 +188,7 @@ impl Target {
     #[must_use]
     pub const fn slots(self) -> u32 {
         match self {
-            Self::Pool(slots) => slots,
+            Self::Pool(slots) | Self::OutsidePool(slots) => slots,
             Self::Refuse | Self::Drop => 0,
         }
     }
@@ -149,19 +229,28 @@ pub fn encode_endpoint(endpoint: &Endpoint) -> Vec<u8> {
 pub fn decode_key(set: SetId, bytes: &[u8]) -> Option<Key> {
     let mut reader = Reader { bytes };
     let key = match set.kind {
-        SetKind::NodeAddresses | SetKind::ClusterIps | SetKind::LocalSources => {
-            Key::Address(reader.address(set.family)?)
-        }
+        SetKind::NodeAddresses
+        | SetKind::ClusterIps
+        | SetKind::LocalSources
+        | SetKind::LocalPods => Key::Address(reader.address(set.family)?),
         SetKind::Hairpins => {
             let address = reader.address(set.family)?;
             (reader.address(set.family)? == address).then_some(Key::Address(address))?
         }
-        SetKind::Frontends | SetKind::Masquerade => Key::Frontend(reader.frontend(set.family)?),
-        SetKind::NodePorts | SetKind::MasqueradeNodePorts => {
-            Key::Frontend(reader.node_port(set.family)?)
+        SetKind::Frontends
+        | SetKind::InsideFrontends
+        | SetKind::Masquerade
+        | SetKind::MasqueradeOwn => Key::Frontend(reader.frontend(set.family)?),
+        SetKind::NodePorts
+        | SetKind::InsideNodePorts
+        | SetKind::MasqueradeNodePorts
+        | SetKind::MasqueradeOwnNodePorts => Key::Frontend(reader.node_port(set.family)?),
+        SetKind::Endpoints | SetKind::InsideEndpoints => {
+            Key::Slot(reader.frontend(set.family)?, reader.slot()?)
         }
-        SetKind::Endpoints => Key::Slot(reader.frontend(set.family)?, reader.slot()?),
-        SetKind::NodePortEndpoints => Key::Slot(reader.node_port(set.family)?, reader.slot()?),
+        SetKind::NodePortEndpoints | SetKind::InsideNodePortEndpoints => {
+            Key::Slot(reader.node_port(set.family)?, reader.slot()?)
+        }
     };
     reader.bytes.is_empty().then_some(key)
 }
@@ -249,18 +338,17 @@ impl fmt::Display for Element {
                 write!(f, " . {slot}")?;
             }
         }
-        match (&self.value, &self.key) {
-            (Value::Target(target, comment), Key::Frontend(frontend)) => {
+        match &self.value {
+            Value::Member => Ok(()),
+            Value::Endpoint(endpoint) => write!(f, " : {} . {}", endpoint.address, endpoint.port),
+            Value::Target(target, comment) => {
                 write!(f, " comment \"{comment}\" : ")?;
-                match target.chain(frontend) {
+                let chain = Place::of(self.set, &self.key).and_then(|place| target.chain(&place));
+                match chain {
                     Some(chain) => write!(f, "goto {chain}"),
                     None => f.write_str("drop"),
                 }
             }
-            (Value::Endpoint(endpoint), _) => {
-                write!(f, " : {} . {}", endpoint.address, endpoint.port)
-            }
-            _ => Ok(()),
         }
     }
 }

@@ -58,6 +58,8 @@ pub(crate) enum Expression {
     ServiceProtocol,
     /// `ct status dnat`.
     DestinationTranslated,
+    /// `fib saddr type local`: an address of this machine.
+    SourceIsLocal,
     /// `meta l4proto`
     LoadProtocol(Register),
     /// `ip saddr`, `ip6 saddr`
@@ -115,6 +117,7 @@ impl Expression {
                 });
             }
             Self::DestinationTranslated => translated(message),
+            Self::SourceIsLocal => source_is_local(message),
             Self::LoadProtocol(register) => meta(message, META_L4PROTO, *register),
             Self::LoadSource(Family::V4, register) => payload(message, NETWORK, (12, 4), *register),
             Self::LoadSource(Family::V6, register) => payload(message, NETWORK, (8, 16), *register),
@@ -207,6 +210,10 @@ const STATUS_DNAT: u32 = 1 << 5;
 const EQUAL: u32 = 0;
 const NOT_EQUAL: u32 = 1;
 const NG_RANDOM: u32 = 1;
+const FIB_ADDRESS_TYPE: u32 = 3;
+const FIB_SOURCE: u32 = 1;
+/// `RTN_LOCAL` of rtnetlink.
+const RTN_LOCAL: u32 = 2;
 const LOOKUP_INVERTED: u32 = 1;
 const NAT_DNAT: u32 = 1;
 const FULLY_RANDOM: u32 = 1 << 4;
@@ -275,4 +282,14 @@ fn translated(message: &mut Message) {
         message.nest(5, |message| message.bytes(1, &[0; 4]));
     });
     compare(message, NOT_EQUAL, &[0; 4]);
+}
+
+/// The kind of route that leads to the source address; a number in host order.
+fn source_is_local(message: &mut Message) {
+    element(message, "fib", |message| {
+        message.u32(1, SCRATCH.number());
+        message.u32(2, FIB_ADDRESS_TYPE);
+        message.u32(3, FIB_SOURCE);
+    });
+    compare(message, EQUAL, &RTN_LOCAL.to_ne_bytes());
 }

@@ -1,13 +1,13 @@
 //! The record of what the kernel holds. Forgotten and read anew after any error.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use shunt_model::address::{Endpoint, Family, Frontend};
+use shunt_model::address::{Endpoint, Family};
 
 use crate::diff::{Operation, interval_elements};
-use crate::element::{Element, Key, Target, Value, endpoint_map, verdict_map};
+use crate::element::{Element, Key, Place, Target, Value};
 use crate::name::{PoolChain, SetId, SetKind};
 
 /// What the kernel holds for one frontend.
@@ -43,11 +43,11 @@ impl InstalledFrontend {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Installed {
     /// Frontends and their pools.
-    pub frontends: HashMap<Frontend, InstalledFrontend>,
+    pub frontends: HashMap<Place, InstalledFrontend>,
     /// Members of the plain sets.
     pub members: HashMap<SetId, HashSet<Key>>,
-    /// The networks in `local_sources`, both families, canonical.
-    pub local_sources: Vec<IpNet>,
+    /// The networks in the sets of intervals, sorted and disjoint.
+    pub networks: BTreeMap<SetId, Vec<IpNet>>,
     /// Chains for pools.
     pub pools: BTreeSet<PoolChain>,
     /// How many elements each set has room for.
@@ -68,12 +68,9 @@ impl Installed {
             }
             Operation::Add(element) => self.add(element),
             Operation::Delete(set, key) => self.delete(*set, key),
-            Operation::ReplaceLocalSources(family, networks) => {
-                self.local_sources.retain(|network| family_of(network) != *family);
-                self.local_sources.extend(networks);
-                self.local_sources.sort_unstable();
-                let set = SetId::new(SetKind::LocalSources, *family);
-                self.count.insert(set, interval_elements(networks.len()));
+            Operation::ReplaceNetworks(set, networks) => {
+                self.count.insert(*set, interval_elements(networks.len()));
+                self.networks.insert(*set, networks.clone());
             }
         }
     }
@@ -81,17 +78,19 @@ impl Installed {
     /// Records an element that is there.
     pub fn add(&mut self, element: &Element) {
         *self.count.entry(element.set).or_default() += 1;
+        let Some(place) = Place::of(element.set, &element.key) else {
+            self.members.entry(element.set).or_default().insert(element.key);
+            return;
+        };
+        let installed = self.frontends.entry(place).or_default();
         match (&element.key, &element.value) {
-            (Key::Slot(frontend, slot), Value::Endpoint(endpoint)) => {
-                self.frontends.entry(*frontend).or_default().set_slot(*slot, Some(*endpoint));
+            (Key::Slot(_, slot), Value::Endpoint(endpoint)) => {
+                installed.set_slot(*slot, Some(*endpoint));
             }
-            (Key::Frontend(frontend), Value::Target(target, comment)) => {
-                self.frontends.entry(*frontend).or_default().verdict =
-                    Some((*target, Arc::clone(comment)));
+            (_, Value::Target(target, comment)) => {
+                installed.verdict = Some((*target, Arc::clone(comment)));
             }
-            (key, _) => {
-                self.members.entry(element.set).or_default().insert(*key);
-            }
+            _ => {}
         }
     }
 
@@ -99,52 +98,41 @@ impl Installed {
         if let Some(count) = self.count.get_mut(&set) {
             *count = count.saturating_sub(1);
         }
-        let frontend = match key {
-            Key::Slot(frontend, _) => frontend,
-            Key::Frontend(frontend) if set == verdict_map(frontend) => frontend,
-            Key::Frontend(_) | Key::Address(_) => {
-                self.members.entry(set).or_default().remove(key);
-                return;
-            }
-        };
-        let Some(installed) = self.frontends.get_mut(frontend) else {
+        let Some(place) = Place::of(set, key) else {
+            self.members.entry(set).or_default().remove(key);
             return;
         };
+        let Some(installed) = self.frontends.get_mut(&place) else { return };
         match key {
             Key::Slot(_, slot) => installed.set_slot(*slot, None),
             _ => installed.verdict = None,
         }
         if installed.is_empty() {
-            self.frontends.remove(frontend);
+            self.frontends.remove(&place);
         }
     }
 
     /// The pool chains that verdicts refer to.
     #[must_use]
     pub fn pools_in_use(&self) -> BTreeSet<PoolChain> {
-        let pool = |(frontend, installed): (&Frontend, &InstalledFrontend)| match installed
-            .verdict
-            .as_ref()?
-            .0
-        {
-            Target::Pool(slots) => Some(PoolChain::of(frontend, slots)),
-            Target::Refuse | Target::Drop => None,
+        let pool = |(place, installed): (&Place, &InstalledFrontend)| {
+            installed.verdict.as_ref()?.0.pool_chain(place)
         };
         self.frontends.iter().filter_map(pool).collect()
     }
 
     /// Every element, for listings; in no order.
     pub fn elements(&self) -> impl Iterator<Item = Element> + '_ {
-        let of_frontends = self.frontends.iter().flat_map(|(frontend, installed)| {
+        let of_frontends = self.frontends.iter().flat_map(|(place, installed)| {
             let verdict = installed.verdict.iter().map(|(target, comment)| Element {
-                set: verdict_map(frontend),
-                key: Key::Frontend(*frontend),
+                set: place.verdicts(),
+                key: Key::Frontend(place.frontend),
                 value: Value::Target(*target, Arc::clone(comment)),
             });
             let slots = (0u32..).zip(&installed.slots).filter_map(|(slot, endpoint)| {
                 Some(Element {
-                    set: endpoint_map(frontend),
-                    key: Key::Slot(*frontend, slot),
+                    set: place.endpoints(),
+                    key: Key::Slot(place.frontend, slot),
                     value: Value::Endpoint((*endpoint)?),
                 })
             });

@@ -461,10 +461,10 @@ impl Nftables {
 
 /// The pool chains that the wanted verdicts need.
 fn pools_needed(wanted: &Wanted) -> BTreeSet<PoolChain> {
-    let needed = wanted.frontends.iter().filter_map(|(frontend, target)| {
-        let slots = target.as_ref()?.target.slots();
-        (slots > 0).then(|| PoolChain::of(frontend, slots))
-    });
+    let needed = wanted
+        .frontends
+        .iter()
+        .filter_map(|(place, target)| target.as_ref()?.target.pool_chain(place));
     needed.collect()
 }
 

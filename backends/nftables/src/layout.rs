@@ -3,7 +3,7 @@
 use shunt_model::address::Family;
 
 use crate::expression::{Expression, Register, Rejection, Verdict};
-use crate::name::{self, PoolChain, SetId, SetKind};
+use crate::name::{self, Clients, PoolChain, SetId, SetKind};
 
 /// One rule: as nft prints it, and as the kernel takes it.
 #[derive(Clone, Debug)]
@@ -82,10 +82,18 @@ const DRAWS: u32 = 8;
 /// finds no endpoint is dropped and sent again by its client, where otherwise its connection
 /// would be bound to no endpoint for good.
 pub(crate) fn pool(chain: PoolChain) -> Chain {
-    let mut rules: Vec<_> = match chain.slots {
-        1 => vec![draw(chain, 1)],
-        slots => (0..DRAWS).map(|_| draw(chain, slots)).chain([draw(chain, slots / 2)]).collect(),
-    };
+    let mut rules = Vec::new();
+    if chain.clients == Clients::Outside {
+        rules.extend(inside_first(chain));
+    }
+    match chain.slots {
+        0 => {}
+        1 => rules.push(draw(chain, 1)),
+        slots => {
+            rules.extend((0..DRAWS).map(|_| draw(chain, slots)));
+            rules.push(draw(chain, slots / 2));
+        }
+    }
     rules.push(Rule::new(
         "counter packets 0 bytes 0 drop",
         [Expression::Counter, Expression::End(Verdict::Drop)],
@@ -93,30 +101,70 @@ pub(crate) fn pool(chain: PoolChain) -> Chain {
     Chain { name: chain.to_string(), hook: None, rules }
 }
 
+/// Sends local pods and the node itself to the frontend as those inside meet it.
+fn inside_first(chain: PoolChain) -> [Rule; 2] {
+    let family = chain.family;
+    let kind = if chain.node_port { SetKind::InsideNodePorts } else { SetKind::InsideFrontends };
+    let (set, pods) = (SetId::new(kind, family), SetId::new(SetKind::LocalPods, family));
+    let (key, loads, _) = frontend_of_packet(chain);
+    let lookup = Expression::VerdictMap { set, key: Register(0) };
+
+    let mut of_pods = vec![
+        Expression::FamilyIs(family),
+        Expression::LoadSource(family, Register(0)),
+        Expression::In { set: pods, key: Register(0), inverted: false },
+    ];
+    of_pods.extend(loads.iter().filter(|load| !matches!(load, Expression::FamilyIs(_))).cloned());
+    of_pods.push(lookup.clone());
+
+    let mut of_node = vec![Expression::SourceIsLocal];
+    of_node.extend(loads);
+    of_node.push(lookup);
+    [
+        Rule::new(format!("{} saddr @{pods} {key} vmap @{set}", ip(family)), of_pods),
+        Rule::new(format!("fib saddr type local {key} vmap @{set}"), of_node),
+    ]
+}
+
+/// The frontend that a packet goes to, as nft writes it and as it is loaded, from register 0 on;
+/// and the register after it.
+fn frontend_of_packet(chain: PoolChain) -> (String, Vec<Expression>, Register) {
+    let family = chain.family;
+    let mut loads = Vec::new();
+    if chain.node_port {
+        loads.push(Expression::LoadProtocol(Register(0)));
+        loads.push(Expression::LoadPort(Register(1)));
+        return ("meta l4proto . th dport".to_owned(), loads, Register(2));
+    }
+    // nft prints an address of a family as such only after this check; without an address it
+    // would print the check itself, which the chain's callers have made.
+    loads.push(Expression::FamilyIs(family));
+    loads.extend(load_frontend(family));
+    let text = format!("{} daddr . meta l4proto . th dport", ip(family));
+    (text, loads, after_frontend(family))
+}
+
 /// Translates the destination to the endpoint in one of the first `slots` slots, if there is one.
 fn draw(chain: PoolChain, slots: u32) -> Rule {
     let family = chain.family;
-    let mut expressions = vec![Expression::ServiceProtocol];
-    let (kind, key, slot) = if chain.node_port {
-        expressions
-            .extend([Expression::LoadProtocol(Register(0)), Expression::LoadPort(Register(1))]);
-        (SetKind::NodePortEndpoints, String::new(), Register(2))
-    } else {
-        // nft prints an address of a family as such only after this check; without an address
-        // it would print the check itself, which the chain's callers have made.
-        expressions.push(Expression::FamilyIs(family));
-        expressions.extend(load_frontend(family));
-        (SetKind::Endpoints, format!("{} daddr . ", ip(family)), after_frontend(family))
+    let kind = match (chain.clients, chain.node_port) {
+        (Clients::Inside, false) => SetKind::InsideEndpoints,
+        (Clients::Inside, true) => SetKind::InsideNodePortEndpoints,
+        (Clients::All | Clients::Outside, false) => SetKind::Endpoints,
+        (Clients::All | Clients::Outside, true) => SetKind::NodePortEndpoints,
     };
     let set = SetId::new(kind, family);
+    let (key, loads, slot) = frontend_of_packet(chain);
     let (address, port) = (Register(0), after_address(family));
+    let mut expressions = vec![Expression::ServiceProtocol];
+    expressions.extend(loads);
     expressions.extend([
         Expression::Random(slot, slots),
         Expression::Map { set, key: Register(0), value: address },
         Expression::TranslateDestination { family, address, port },
     ]);
     let text = format!(
-        "{SERVICE_PROTOCOLS} dnat {} to {key}meta l4proto . th dport . numgen random mod {slots} map @{set}",
+        "{SERVICE_PROTOCOLS} dnat {} to {key} . numgen random mod {slots} map @{set}",
         ip(family),
     );
     Rule::new(text, expressions)
@@ -126,7 +174,9 @@ fn draw(chain: PoolChain, slots: u32) -> Rule {
 pub(crate) fn layout_fingerprint() -> u64 {
     let mut text = String::new();
     let pools = Family::ALL.into_iter().flat_map(|family| {
-        [false, true].map(|node_port| pool(PoolChain { family, node_port, slots: 4 }))
+        Clients::ALL.into_iter().flat_map(move |clients| {
+            [false, true].map(|node_port| pool(PoolChain { family, clients, node_port, slots: 4 }))
+        })
     });
     for chain in chains().into_iter().chain(pools) {
         text.push_str(&chain.name);
@@ -219,63 +269,70 @@ fn sources(family: Family) -> Chain {
     let within = |set| Expression::In { set, key, inverted: false };
     let original = Expression::LoadOriginalDestination(family, key);
 
-    let masquerade = set(SetKind::Masquerade);
-    let always = vec![
-        Expression::ServiceProtocol,
-        original.clone(),
-        Expression::LoadProtocol(after_address(family)),
-        Expression::LoadOriginalPort(Register(after_address(family).0 + 1)),
-        within(masquerade),
-        Expression::Masquerade,
+    let mut rules = Vec::new();
+    // The node's own connections carry an address of the machine.
+    let own = [Expression::SourceIsLocal];
+    let whose = [
+        (SetKind::Masquerade, SetKind::MasqueradeNodePorts, "", &[][..]),
+        (SetKind::MasqueradeOwn, SetKind::MasqueradeOwnNodePorts, " fib saddr type local", &own),
     ];
-    let (addresses, ports) = (set(SetKind::NodeAddresses), set(SetKind::MasqueradeNodePorts));
-    let node_ports = vec![
-        original.clone(),
-        within(addresses),
-        Expression::ServiceProtocol,
-        Expression::LoadProtocol(Register(0)),
-        Expression::LoadOriginalPort(Register(1)),
-        within(ports),
-        Expression::Masquerade,
-    ];
+    for (frontends, node_ports, text, condition) in whose {
+        let (frontends, node_ports) = (set(frontends), set(node_ports));
+        rules.push(source_rule(
+            format!("{SERVICE_PROTOCOLS} ct original {ip} daddr . meta l4proto . ct original proto-dst @{frontends}{text}"),
+            [
+                &[
+                    Expression::ServiceProtocol,
+                    original.clone(),
+                    Expression::LoadProtocol(after_address(family)),
+                    Expression::LoadOriginalPort(Register(after_address(family).0 + 1)),
+                    within(frontends),
+                ],
+                condition,
+            ],
+        ));
+        let addresses = set(SetKind::NodeAddresses);
+        rules.push(source_rule(
+            format!("ct original {ip} daddr @{addresses} {SERVICE_PROTOCOLS} meta l4proto . ct original proto-dst @{node_ports}{text}"),
+            [
+                &[
+                    original.clone(),
+                    within(addresses),
+                    Expression::ServiceProtocol,
+                    Expression::LoadProtocol(Register(0)),
+                    Expression::LoadOriginalPort(Register(1)),
+                    within(node_ports),
+                ],
+                condition,
+            ],
+        ));
+    }
     let hairpins = set(SetKind::Hairpins);
-    let hairpin = vec![
+    let hairpin = [
         Expression::FamilyIs(family),
         Expression::LoadSource(family, Register(0)),
         Expression::LoadDestination(family, after_address(family)),
         within(hairpins),
-        Expression::Masquerade,
     ];
+    rules.push(source_rule(format!("{ip} saddr . {ip} daddr @{hairpins}"), [&hairpin, &[]]));
     let (cluster_ips, local) = (set(SetKind::ClusterIps), set(SetKind::LocalSources));
-    let outsiders = vec![
+    let outsiders = [
         original,
         within(cluster_ips),
         Expression::FamilyIs(family),
         Expression::LoadSource(family, key),
         Expression::In { set: local, key, inverted: true },
-        Expression::Masquerade,
     ];
-    let rule = |text: String, expressions: Vec<Expression>| {
-        Rule::new(format!("{text} masquerade fully-random"), expressions)
-    };
-    let original_text = format!("ct original {ip} daddr");
-    let rules = vec![
-        rule(
-            format!(
-                "{SERVICE_PROTOCOLS} {original_text} . meta l4proto . ct original proto-dst @{masquerade}"
-            ),
-            always,
-        ),
-        rule(
-            format!(
-                "{original_text} @{addresses} {SERVICE_PROTOCOLS} meta l4proto . ct original proto-dst @{ports}"
-            ),
-            node_ports,
-        ),
-        rule(format!("{ip} saddr . {ip} daddr @{hairpins}"), hairpin),
-        rule(format!("{original_text} @{cluster_ips} {ip} saddr != @{local}"), outsiders),
-    ];
+    let text = format!("ct original {ip} daddr @{cluster_ips} {ip} saddr != @{local}");
+    rules.push(source_rule(text, [&outsiders, &[]]));
     Chain { name: name::sources(family), hook: None, rules }
+}
+
+/// A rule that masquerades under a condition.
+fn source_rule(text: String, conditions: [&[Expression]; 2]) -> Rule {
+    let mut expressions = conditions.concat();
+    expressions.push(Expression::Masquerade);
+    Rule::new(format!("{text} masquerade fully-random"), expressions)
 }
 
 fn load_frontend(family: Family) -> Vec<Expression> {

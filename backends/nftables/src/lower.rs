@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use shunt_model::address::{Endpoint, Family, Frontend};
+use shunt_model::address::{Endpoint, Family};
 use shunt_model::object::ObjectKey;
 use shunt_model::plan::{Action, FrontendPlan, Masquerade, NodePlan, Plan, PlanDelta, ServicePlan};
 
-use crate::element::{Key, Target, masquerade_set};
-use crate::installed::Installed;
+use crate::element::{Key, Place, Target, View, masquerade_own_set, masquerade_set};
+use crate::installed::{Installed, family_of};
 use crate::name::{SetId, SetKind};
 use crate::userdata::fit_comment;
 
@@ -27,12 +27,12 @@ pub struct FrontendTarget {
 /// What (a part of) the table shall hold. What is not named stays as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
-    /// Frontends; `None`: shall be gone.
-    pub frontends: BTreeMap<Frontend, Option<FrontendTarget>>,
+    /// Frontends, as each kind of client meets them; `None`: shall be gone.
+    pub frontends: BTreeMap<Place, Option<FrontendTarget>>,
     /// Members of plain sets; `false`: shall be gone.
     pub members: BTreeMap<(SetId, Key), bool>,
-    /// The networks of `local_sources`, both families.
-    pub local_sources: Option<Vec<IpNet>>,
+    /// The networks of sets of intervals, sorted and disjoint.
+    pub networks: BTreeMap<SetId, Vec<IpNet>>,
 }
 
 /// How many Services (or the node) want each member of a plain set: an address can be the
@@ -76,10 +76,12 @@ impl Wanted {
         for (key, new) in &delta.services {
             let old = plan.services.get(key).map(Arc::as_ref);
             for frontend in old.into_iter().flat_map(|service| &service.frontends) {
-                wanted.frontends.entry(frontend.frontend).or_insert(None);
+                for (place, _) in targets(key, frontend) {
+                    wanted.frontends.entry(place).or_insert(None);
+                }
             }
             for frontend in new.iter().flat_map(|service| &service.frontends) {
-                wanted.frontends.insert(frontend.frontend, Some(target(key, frontend)));
+                wanted.frontends.extend(targets(key, frontend));
             }
             // Taken before released: a member that stays is never at zero in between.
             let taken = new.as_deref().into_iter().flat_map(service_members);
@@ -89,7 +91,7 @@ impl Wanted {
         if let Some(node) = &delta.node {
             let taken = node_members(node).collect();
             exchange(references, &mut touched, taken, node_members(&plan.node).collect());
-            wanted.local_sources = Some(local_sources(node));
+            wanted.networks = networks(node);
         }
         for member in touched {
             wanted.members.insert(member, references.counts.contains_key(&member));
@@ -104,7 +106,7 @@ impl Wanted {
             installed.frontends.keys().map(|frontend| (*frontend, None)).collect();
         for (key, service) in &plan.services {
             for frontend in &service.frontends {
-                frontends.insert(frontend.frontend, Some(target(key, frontend)));
+                frontends.extend(targets(key, frontend));
             }
         }
         let there = installed
@@ -113,7 +115,7 @@ impl Wanted {
             .flat_map(|(set, keys)| keys.iter().map(|key| ((*set, *key), false)));
         let mut members: BTreeMap<_, _> = there.collect();
         members.extend(references.counts.keys().map(|member| (*member, true)));
-        Self { frontends, members, local_sources: Some(local_sources(&plan.node)) }
+        Self { frontends, members, networks: networks(&plan.node) }
     }
 }
 
@@ -133,18 +135,38 @@ fn exchange(
     touched.extend(released);
 }
 
-fn target(service: &ObjectKey, frontend: &FrontendPlan) -> FrontendTarget {
+/// What a frontend is, as each kind of client meets it.
+fn targets(
+    service: &ObjectKey,
+    plan: &FrontendPlan,
+) -> impl Iterator<Item = (Place, Option<FrontendTarget>)> {
     let mut comment = service.to_string();
-    if !frontend.port_name.is_empty() {
+    if !plan.port_name.is_empty() {
         comment.push(':');
-        comment.push_str(&frontend.port_name);
+        comment.push_str(&plan.port_name);
     }
-    let (target, pool) = match &frontend.action {
+    let comment: Arc<str> = fit_comment(&comment).into();
+    let mut everyone = target(&plan.action, &comment);
+    let inside = plan.from_inside.as_ref().map(|action| target(action, &comment));
+    if inside.is_some() {
+        everyone.target = match everyone.target {
+            Target::Pool(slots) => Target::OutsidePool(slots),
+            Target::Drop => Target::OutsidePool(0),
+            other => other,
+        };
+    }
+    let place = Place::everyone(plan.frontend);
+    let inside = inside.map(|target| (Place { view: View::Inside, ..place }, Some(target)));
+    [(place, Some(everyone))].into_iter().chain(inside)
+}
+
+fn target(action: &Action, comment: &Arc<str>) -> FrontendTarget {
+    let (target, pool) = match action {
         Action::Forward(pool) => (Target::for_pool(pool.len()), Arc::clone(pool)),
         Action::Reject => (Target::Refuse, Arc::from([])),
         Action::Drop => (Target::Drop, Arc::from([])),
     };
-    FrontendTarget { target, pool, comment: fit_comment(&comment).into() }
+    FrontendTarget { target, pool, comment: Arc::clone(comment) }
 }
 
 fn service_members(service: &ServicePlan) -> impl Iterator<Item = (SetId, Key)> + '_ {
@@ -153,11 +175,14 @@ fn service_members(service: &ServicePlan) -> impl Iterator<Item = (SetId, Key)> 
             (SetId::new(kind, Family::of(*address)), Key::Address(*address))
         }
     };
-    let masqueraded = service
-        .frontends
-        .iter()
-        .filter(|frontend| frontend.masquerade == Masquerade::Always)
-        .map(|plan| (masquerade_set(&plan.frontend), Key::Frontend(plan.frontend)));
+    let masqueraded = service.frontends.iter().filter_map(|plan| {
+        let set = match plan.masquerade {
+            Masquerade::Always => masquerade_set(&plan.frontend),
+            Masquerade::Own => masquerade_own_set(&plan.frontend),
+            Masquerade::Outsiders => return None,
+        };
+        Some((set, Key::Frontend(plan.frontend)))
+    });
     let cluster_ips = service.cluster_ips.iter().map(of_address(SetKind::ClusterIps));
     let hairpins = service.hairpins.iter().map(of_address(SetKind::Hairpins));
     masqueraded.chain(cluster_ips).chain(hairpins)
@@ -169,27 +194,31 @@ fn node_members(node: &NodePlan) -> impl Iterator<Item = (SetId, Key)> + '_ {
     })
 }
 
+/// The networks of all sets of intervals.
+fn networks(node: &NodePlan) -> BTreeMap<SetId, Vec<IpNet>> {
+    let mut networks = BTreeMap::new();
+    for family in Family::ALL {
+        let of_family = node.local_sources.iter().filter(|network| family_of(network) == family);
+        let mut pods = IpNet::aggregate(&of_family.map(IpNet::trunc).collect());
+        pods.sort_unstable();
+        let sources = local_sources(node, family, &pods);
+        networks.insert(SetId::new(SetKind::LocalSources, family), sources);
+        networks.insert(SetId::new(SetKind::LocalPods, family), pods);
+    }
+    networks
+}
+
 /// The sources that need no masquerade. Everyone, where nothing is known about who is local;
 /// no one, where all traffic is masqueraded: so the rule itself never changes.
-fn local_sources(node: &NodePlan) -> Vec<IpNet> {
+fn local_sources(node: &NodePlan, family: Family, pods: &[IpNet]) -> Vec<IpNet> {
     if node.masquerade_all {
         return Vec::new();
     }
-    let everyone = [IpNet::from(Ipv4Net::default()), IpNet::from(Ipv6Net::default())];
-    let mut networks = Vec::new();
-    for (family, everyone) in Family::ALL.into_iter().zip(everyone) {
-        let known: Vec<_> = node
-            .local_sources
-            .iter()
-            .filter(|network| crate::installed::family_of(network) == family)
-            .map(IpNet::trunc)
-            .collect();
-        if known.is_empty() {
-            networks.push(everyone);
-        }
-        networks.extend(known);
+    if !pods.is_empty() {
+        return pods.to_vec();
     }
-    let mut networks = IpNet::aggregate(&networks);
-    networks.sort_unstable();
-    networks
+    vec![match family {
+        Family::V4 => Ipv4Net::default().into(),
+        Family::V6 => Ipv6Net::default().into(),
+    }]
 }

@@ -7,7 +7,7 @@ use shunt_model::address::Family;
 use shunt_netlink::{Mark, Message, nfnetlink};
 
 use crate::declaration::{self, set_type};
-use crate::element::{Element, Key, Value, encode_endpoint, encode_key};
+use crate::element::{Element, Key, Place, Value, encode_endpoint, encode_key};
 use crate::expression::{Expression, Verdict};
 use crate::layout::{Chain, Rule, layout_fingerprint};
 use crate::name::{SetId, TABLE, TABLE_COMMENT};
@@ -233,10 +233,9 @@ impl ElementList {
                 message.nest(2, |data| data.bytes(1, &encode_endpoint(endpoint)));
             }
             Value::Target(target, comment) => {
-                let Key::Frontend(frontend) = element.key else {
-                    return;
-                };
-                let verdict = target.chain(&frontend).map_or(Verdict::Drop, Verdict::Goto);
+                let place = Place::of(element.set, &element.key);
+                let chain = place.and_then(|place| target.chain(&place));
+                let verdict = chain.map_or(Verdict::Drop, Verdict::Goto);
                 message.nest(2, |data| verdict.write(data));
                 message.bytes(6, &userdata::comment(comment));
             }

@@ -22,33 +22,54 @@ pub enum SetKind {
     Frontends,
     /// Verdict map: protocol . port on the node's addresses.
     NodePorts,
+    /// Map: as `endpoints`, for clients inside of the cluster where a traffic policy is not for them.
+    InsideEndpoints,
+    /// Map: as `node_port_endpoints`, for clients inside.
+    InsideNodePortEndpoints,
+    /// Verdict map: as `frontends`, for clients inside.
+    InsideFrontends,
+    /// Verdict map: as `node_ports`, for clients inside.
+    InsideNodePorts,
     /// Addresses on which NodePorts are served.
     NodeAddresses,
     /// ClusterIPs: what is no frontend there is refused.
     ClusterIps,
     /// Networks of local pods; other sources of ClusterIP traffic are masqueraded.
     LocalSources,
+    /// Networks of local pods, as far as they are known.
+    LocalPods,
     /// Pairs address . address: an endpoint that reached itself.
     Hairpins,
     /// Frontends whose clients are masqueraded.
     Masquerade,
     /// NodePorts whose clients are masqueraded.
     MasqueradeNodePorts,
+    /// Frontends where only the node's own connections are masqueraded.
+    MasqueradeOwn,
+    /// NodePorts where only the node's own connections are masqueraded.
+    MasqueradeOwnNodePorts,
 }
 
 impl SetKind {
     /// All kinds, in the order of the listing.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 17] = [
         Self::Endpoints,
         Self::NodePortEndpoints,
         Self::Frontends,
         Self::NodePorts,
+        Self::InsideEndpoints,
+        Self::InsideNodePortEndpoints,
+        Self::InsideFrontends,
+        Self::InsideNodePorts,
         Self::NodeAddresses,
         Self::ClusterIps,
         Self::LocalSources,
+        Self::LocalPods,
         Self::Hairpins,
         Self::Masquerade,
         Self::MasqueradeNodePorts,
+        Self::MasqueradeOwn,
+        Self::MasqueradeOwnNodePorts,
     ];
 
     const fn stem(self) -> &'static str {
@@ -57,12 +78,19 @@ impl SetKind {
             Self::NodePortEndpoints => "node_port_endpoints",
             Self::Frontends => "frontends",
             Self::NodePorts => "node_ports",
+            Self::InsideEndpoints => "inside_endpoints",
+            Self::InsideNodePortEndpoints => "inside_node_port_endpoints",
+            Self::InsideFrontends => "inside_frontends",
+            Self::InsideNodePorts => "inside_node_ports",
             Self::NodeAddresses => "node_addresses",
             Self::ClusterIps => "cluster_ips",
             Self::LocalSources => "local_sources",
+            Self::LocalPods => "local_pods",
             Self::Hairpins => "hairpins",
             Self::Masquerade => "masquerade",
             Self::MasqueradeNodePorts => "masquerade_node_ports",
+            Self::MasqueradeOwn => "masquerade_own",
+            Self::MasqueradeOwnNodePorts => "masquerade_own_node_ports",
         }
     }
 }
@@ -81,6 +109,26 @@ impl SetId {
     #[must_use]
     pub const fn new(kind: SetKind, family: Family) -> Self {
         Self { kind, family }
+    }
+
+    /// Whether it is a set of intervals.
+    #[must_use]
+    pub const fn holds_networks(self) -> bool {
+        matches!(self.kind, SetKind::LocalSources | SetKind::LocalPods)
+    }
+
+    /// Whether a frontend's address is in its keys; where not, they are of NodePorts.
+    #[must_use]
+    pub const fn has_address(self) -> bool {
+        !matches!(
+            self.kind,
+            SetKind::NodePorts
+                | SetKind::NodePortEndpoints
+                | SetKind::InsideNodePorts
+                | SetKind::InsideNodePortEndpoints
+                | SetKind::MasqueradeNodePorts
+                | SetKind::MasqueradeOwnNodePorts
+        )
     }
 
     /// All sets, in the order of the listing.
@@ -103,47 +151,78 @@ impl fmt::Display for SetId {
     }
 }
 
+/// Whose connections a chain of a pool is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Clients {
+    /// Everyone's.
+    All,
+    /// Everyone's but those from inside of the cluster, who are sent elsewhere first.
+    Outside,
+    /// Those from inside, where a traffic policy is not for them.
+    Inside,
+}
+
+impl Clients {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::All, Self::Outside, Self::Inside];
+
+    const fn prefix(self) -> &'static str {
+        match self {
+            Self::All => "",
+            Self::Outside => "outside_",
+            Self::Inside => "inside_",
+        }
+    }
+}
+
 /// The chain that picks one of a pool's endpoints. There is one for each power of two, not for
 /// each pool: a pool of five to eight endpoints uses the one with eight slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PoolChain {
     /// The family.
     pub family: Family,
+    /// For whom it is.
+    pub clients: Clients,
     /// Whether it reads the endpoints of NodePorts.
     pub node_port: bool,
-    /// How many slots it draws from: a power of two.
+    /// How many slots it draws from: a power of two. Zero for `Outside`, where the traffic policy
+    /// leaves no endpoint to those outside.
     pub slots: u32,
 }
 
 impl PoolChain {
     /// The chain with so many slots for a frontend's pool.
     #[must_use]
-    pub const fn of(frontend: &Frontend, slots: u32) -> Self {
+    pub const fn of(frontend: &Frontend, clients: Clients, slots: u32) -> Self {
         let node_port = matches!(frontend.address, FrontendAddress::Node(_));
-        Self { family: frontend.family(), node_port, slots }
+        Self { family: frontend.family(), clients, node_port, slots }
     }
 
     /// The chain with this name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
-        let (node_port, rest) = match name.strip_prefix("node_port_pool_") {
-            Some(rest) => (true, rest),
-            None => (false, name.strip_prefix("pool_")?),
+        let (stem, slots) = name.rsplit_once('_')?;
+        let slots: u32 = slots.parse().ok()?;
+        let kinds = Clients::ALL.into_iter().flat_map(|clients| {
+            Family::ALL.into_iter().flat_map(move |family| {
+                [false, true].map(|node_port| Self { family, clients, node_port, slots })
+            })
+        });
+        let sound = |chain: &Self| {
+            slots.is_power_of_two() || (slots == 0 && chain.clients == Clients::Outside)
         };
-        let (family, slots) = rest.split_once('_')?;
-        let family = Family::ALL.into_iter().find(|known| suffix(*known) == family)?;
-        Some(Self {
-            family,
-            node_port,
-            slots: slots.parse().ok().filter(|slots: &u32| slots.is_power_of_two())?,
-        })
+        kinds.filter(sound).find(|chain| chain.stem() == stem && chain.to_string() == name)
+    }
+
+    fn stem(&self) -> String {
+        let kind = if self.node_port { "node_port_pool" } else { "pool" };
+        format!("{}{kind}_{}", self.clients.prefix(), suffix(self.family))
     }
 }
 
 impl fmt::Display for PoolChain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let stem = if self.node_port { "node_port_pool" } else { "pool" };
-        write!(f, "{stem}_{}_{}", suffix(self.family), self.slots)
+        write!(f, "{}_{}", self.stem(), self.slots)
     }
 }
 

@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::installed::Installed;
 use crate::layout;
 use crate::message::{self, kind};
-use crate::name::{PoolChain, SetId, SetKind};
+use crate::name::{PoolChain, SetId};
 
 /// What was found in the kernel.
 pub(crate) enum ReadBack {
@@ -158,9 +158,8 @@ fn elements(
             Found::Stranger(key) => strangers.push((set, key)),
         }
     }
-    if set.kind == SetKind::LocalSources {
-        installed.local_sources.extend(networks(bounds));
-        installed.local_sources.sort_unstable();
+    if set.holds_networks() {
+        installed.networks.insert(set, networks(bounds));
     }
     Ok(())
 }

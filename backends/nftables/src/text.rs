@@ -2,17 +2,15 @@
 
 use std::fmt::Write as _;
 
-use ipnet::IpNet;
-use shunt_model::address::Family;
 use shunt_model::plan::Plan;
 
 use crate::declaration::{capacities, set_type};
 use crate::diff::diff;
-use crate::installed::{Installed, family_of};
+use crate::installed::Installed;
 use crate::layout::{self, Chain};
 use crate::lower::{References, Wanted};
 use crate::message::table_comment;
-use crate::name::{SetId, SetKind, TABLE};
+use crate::name::{SetId, TABLE};
 
 /// The script that a plan is lowered to on a machine that holds nothing: `nft -f` accepts it.
 #[must_use]
@@ -42,8 +40,9 @@ pub fn render_installed(installed: &Installed) -> String {
     for set in SetId::all() {
         out.push('\n');
         let of_set = elements.iter().filter(|element| element.set == set).map(ToString::to_string);
-        let listed = if set.kind == SetKind::LocalSources {
-            networks(&installed.local_sources, set.family)
+        let listed: Vec<String> = if set.holds_networks() {
+            let networks = installed.networks.get(&set).into_iter().flatten();
+            networks.map(ToString::to_string).collect()
         } else {
             of_set.collect()
         };
@@ -56,11 +55,6 @@ pub fn render_installed(installed: &Installed) -> String {
     }
     out.push_str("}\n");
     out
-}
-
-fn networks(networks: &[IpNet], family: Family) -> Vec<String> {
-    let of_family = networks.iter().filter(|network| family_of(network) == family);
-    of_family.map(ToString::to_string).collect()
 }
 
 fn write_set(out: &mut String, set: SetId, capacity: u32, elements: &[String]) {

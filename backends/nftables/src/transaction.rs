@@ -9,7 +9,7 @@ use crate::element::encode_key;
 use crate::installed::Installed;
 use crate::layout::{self, Chain};
 use crate::message::{self, ElementList};
-use crate::name::{SetId, SetKind};
+use crate::name::SetId;
 
 /// The messages of one transaction, and which operation each element came from.
 #[derive(Default)]
@@ -34,11 +34,10 @@ impl Transaction {
         for operation in operations {
             match operation {
                 Operation::AddPool(pool) => self.chain(&layout::pool(*pool)),
-                Operation::ReplaceLocalSources(family, networks) => {
-                    let set = SetId::new(SetKind::LocalSources, *family);
-                    self.messages.push(message::flush_set(set));
+                Operation::ReplaceNetworks(set, networks) => {
+                    self.messages.push(message::flush_set(*set));
                     if !networks.is_empty() {
-                        self.messages.push(message::interval_list(set, networks));
+                        self.messages.push(message::interval_list(*set, networks));
                     }
                 }
                 Operation::DeletePool(_) | Operation::Add(_) | Operation::Delete(..) => {}

@@ -52,14 +52,14 @@ impl Node {
         held.sort_unstable();
         wanted.sort_unstable();
         assert_eq!(held, wanted);
-        assert_eq!(read.installed.local_sources, expected.local_sources);
-        for (frontend, target) in &expected.frontends {
-            let held = &read.installed.frontends[frontend];
-            assert_eq!(held.verdict, target.verdict, "{frontend}");
+        assert_eq!(read.installed.networks, expected.networks);
+        for (place, target) in &expected.frontends {
+            let held = &read.installed.frontends[place];
+            assert_eq!(held.verdict, target.verdict, "{place:?}");
             let (mut a, mut b) = (held.slots.clone(), target.slots.clone());
             a.sort_unstable();
             b.sort_unstable();
-            assert_eq!(a, b, "{frontend}");
+            assert_eq!(a, b, "{place:?}");
         }
     }
 }

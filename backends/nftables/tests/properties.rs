@@ -10,20 +10,18 @@ use common::{delta, node, service};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 use shunt_cluster::Netns;
-use shunt_model::address::Frontend;
 use shunt_model::plan::{NodePlan, Plan};
 use shunt_nftables::diff::{Operation, Steps, diff};
-use shunt_nftables::element::Target;
+use shunt_nftables::element::{Place, Target};
 use shunt_nftables::installed::Installed;
 use shunt_nftables::kernel::{Nftables, Options, inventory};
 use shunt_nftables::lower::{References, Wanted};
-use shunt_nftables::name::SetKind;
 use shunt_nftables::text;
 
 /// A few Services with a few endpoints each, so that the same ones come and go.
 fn plans() -> impl Strategy<Value = Vec<Plan>> {
     let endpoints = proptest::collection::btree_set(1..9_u16, 0..7);
-    let services = proptest::collection::btree_map(1..7_u16, endpoints, 0..6);
+    let services = proptest::collection::btree_map(1..10_u16, endpoints, 0..6);
     let one = (services, any::<bool>()).prop_map(|(services, pods_known)| {
         let mut node = (*node()).clone();
         if !pods_known {
@@ -46,8 +44,8 @@ fn needed(verdict: Option<&(Target, Arc<str>)>) -> usize {
 }
 
 /// Whether so many of a frontend's first slots are filled.
-fn filled(installed: &Installed, frontend: &Frontend, needed: usize) -> bool {
-    let slots = installed.frontends.get(frontend).map_or(&[][..], |there| &there.slots);
+fn filled(installed: &Installed, place: &Place, needed: usize) -> bool {
+    let slots = installed.frontends.get(place).map_or(&[][..], |there| &there.slots);
     (0..needed).all(|slot| slots.get(slot).copied().flatten().is_some())
 }
 
@@ -59,9 +57,9 @@ fn apply(installed: &mut Installed, steps: &Steps) {
         for operation in step {
             installed.apply(operation);
         }
-        for (frontend, there) in before.frontends.iter().chain(&installed.frontends) {
+        for (place, there) in before.frontends.iter().chain(&installed.frontends) {
             let needed = needed(there.verdict.as_ref());
-            assert!(filled(installed, frontend, needed), "{frontend}: a needed slot is empty");
+            assert!(filled(installed, place, needed), "{place:?}: a needed slot is empty");
         }
     }
 }
@@ -119,8 +117,9 @@ proptest! {
 /// Without what is empty, and without counting bounds of intervals, of which a record has the
 /// most that there can be.
 fn normal(mut installed: Installed) -> Installed {
+    installed.networks.retain(|_, networks| !networks.is_empty());
     installed.members.retain(|_, members| !members.is_empty());
-    installed.count.retain(|set, count| *count > 0 && set.kind != SetKind::LocalSources);
+    installed.count.retain(|set, count| *count > 0 && !set.holds_networks());
     installed
 }
 

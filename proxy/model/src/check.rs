@@ -6,7 +6,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use crate::address::{Family, Frontend, FrontendAddress};
+use crate::address::{Endpoint, Family, Frontend, FrontendAddress};
 use crate::object::ObjectKey;
 use crate::plan::{Action, FrontendKind, FrontendPlan, NodePlan, Plan, ServicePlan};
 
@@ -73,7 +73,8 @@ fn check_service(key: &ObjectKey, service: &ServicePlan) -> Vec<String> {
 }
 
 fn in_a_pool(service: &ServicePlan, ip: IpAddr) -> bool {
-    service.frontends.iter().any(|plan| match &plan.action {
+    let mut actions = service.frontends.iter().flat_map(actions);
+    actions.any(|action| match action {
         Action::Forward(pool) => pool.iter().any(|endpoint| endpoint.address == ip),
         Action::Reject | Action::Drop => false,
     })
@@ -90,9 +91,22 @@ fn check_frontend(service: &ServicePlan, plan: &FrontendPlan, findings: &mut Vec
     if !fits {
         findings.push(format!("{frontend} cannot be a {:?}", plan.kind));
     }
-    let Action::Forward(pool) = &plan.action else {
-        return;
-    };
+    if plan.from_inside.as_ref() == Some(&plan.action) {
+        findings.push(format!("{frontend}: from inside is no different"));
+    }
+    for action in actions(plan) {
+        if let Action::Forward(pool) = action {
+            check_pool(frontend, pool, findings);
+        }
+    }
+}
+
+/// Everything that can happen at a frontend.
+fn actions(plan: &FrontendPlan) -> impl Iterator<Item = &Action> {
+    [&plan.action].into_iter().chain(&plan.from_inside)
+}
+
+fn check_pool(frontend: Frontend, pool: &[Endpoint], findings: &mut Vec<String>) {
     if pool.is_empty() {
         findings.push(format!("{frontend} forwards to no one"));
     }

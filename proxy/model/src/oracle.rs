@@ -9,6 +9,8 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use crate::address::{Endpoint, Family, Frontend, FrontendAddress, Protocol};
 use crate::object::ObjectKey;
 use crate::plan::{Action, FrontendPlan, Masquerade, NodePlan, Plan, ServicePlan};
@@ -24,6 +26,8 @@ pub struct Packet {
     pub protocol: Protocol,
     /// The destination port.
     pub port: u16,
+    /// Whether the node itself sends it, not a pod or anyone outside.
+    pub from_node: bool,
 }
 
 /// What happens to a packet.
@@ -102,7 +106,7 @@ impl<'a> Oracle<'a> {
                 false => Verdict::Pass,
             };
         };
-        match &found.frontend.action {
+        match self.action(found, packet) {
             Action::Reject => Verdict::Reject,
             Action::Drop => Verdict::Drop,
             Action::Forward(pool) => {
@@ -110,6 +114,15 @@ impl<'a> Oracle<'a> {
                 Verdict::Forward(pool.iter().map(|each| (*each, masqueraded(each))).collect())
             }
         }
+    }
+
+    /// What is meant for this client: an external traffic policy is for others than the node and
+    /// its pods.
+    fn action(&self, found: Match<'a>, packet: &Packet) -> &'a Action {
+        let frontend = found.frontend;
+        let inside =
+            packet.from_node || self.local_sources(packet).any(|net| net.contains(&packet.source));
+        frontend.from_inside.as_ref().filter(|_| inside).unwrap_or(&frontend.action)
     }
 
     fn lookup(&self, packet: &Packet, address: FrontendAddress) -> Option<Match<'a>> {
@@ -125,20 +138,20 @@ impl<'a> Oracle<'a> {
         hairpin
             || match found.frontend.masquerade {
                 Masquerade::Always => true,
-                Masquerade::Never => false,
+                Masquerade::Own => packet.from_node,
                 Masquerade::Outsiders => self.node.masquerade_all || self.is_outsider(packet),
             }
     }
 
     /// Whether it is known who is local in this family, and the source is not.
     fn is_outsider(&self, packet: &Packet) -> bool {
-        let family = Family::of(packet.source);
-        let mut locals = self
-            .node
-            .local_sources
-            .iter()
-            .filter(|net| Family::of(net.addr()) == family)
-            .peekable();
+        let mut locals = self.local_sources(packet).peekable();
         locals.peek().is_some() && !locals.any(|net| net.contains(&packet.source))
+    }
+
+    /// The networks of local pods in the packet's family.
+    fn local_sources(&self, packet: &Packet) -> impl Iterator<Item = &'a IpNet> + use<'a> {
+        let family = Family::of(packet.source);
+        self.node.local_sources.iter().filter(move |net| Family::of(net.addr()) == family)
     }
 }

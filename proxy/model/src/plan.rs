@@ -24,7 +24,8 @@ pub struct Plan {
 pub struct NodePlan {
     /// The node's addresses on which NodePorts are served.
     pub node_port_addresses: BTreeSet<IpAddr>,
-    /// Sources that count as local pods; traffic to a ClusterIP from elsewhere is masqueraded.
+    /// Sources that count as local pods; traffic to a ClusterIP from elsewhere is masqueraded, and
+    /// an external traffic policy is not for them.
     /// Empty: no such rule (nothing is known about who is local).
     pub local_sources: BTreeSet<IpNet>,
     /// Masquerade all traffic to ClusterIPs.
@@ -71,6 +72,9 @@ pub struct FrontendPlan {
     pub port_name: Arc<str>,
     /// What happens to a new connection.
     pub action: Action,
+    /// What happens to one from this node or one of its pods, where that differs: an external
+    /// traffic policy is for clients outside of the cluster.
+    pub from_inside: Option<Action>,
     /// Whose source address is hidden from the endpoint.
     pub masquerade: Masquerade,
 }
@@ -95,8 +99,9 @@ pub enum Masquerade {
     /// Only of those who are not in [`NodePlan::local_sources`], or everyone's with
     /// [`NodePlan::masquerade_all`]: the rule for ClusterIPs.
     Outsiders,
-    /// No one's.
-    Never,
+    /// Only the node's own: the rule of the external traffic policy Local, which keeps the address
+    /// of clients and lets the node itself reach endpoints elsewhere.
+    Own,
 }
 
 /// What changed from one plan to the next.

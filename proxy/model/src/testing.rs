@@ -318,6 +318,7 @@ pub(crate) fn flow(plan: &Plan, protocol: Protocol, source: &str, destination: &
         destination: destination.ip(),
         protocol,
         port: destination.port(),
+        from_node: plan.node.node_port_addresses.contains(&ip(source)),
     };
     match verdict(plan, &packet) {
         Verdict::Pass => "pass".into(),

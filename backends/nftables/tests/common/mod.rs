@@ -10,7 +10,8 @@ use shunt_model::plan::{
     Action, FrontendKind, FrontendPlan, Masquerade, NodePlan, Plan, PlanDelta, ServicePlan,
 };
 
-/// A Service number `n` with so many endpoints, of both families, with a NodePort.
+/// A Service number `n` with these endpoints, of both families, with a NodePort. Each fifth has the
+/// external traffic policy Local and an external IP; even endpoints are local.
 pub(crate) fn service(n: u16, endpoints: &[u16]) -> (ObjectKey, Arc<ServicePlan>) {
     let [high, low] = n.to_be_bytes();
     let ips: [IpAddr; 2] = [[10, 96, high, low].into(), [0xfd00, 0x96, 0, 0, 0, 0, 0, n].into()];
@@ -26,7 +27,17 @@ pub(crate) fn service(n: u16, endpoints: &[u16]) -> (ObjectKey, Arc<ServicePlan>
             port: 30_000 + n % 2000,
         };
         frontends.push(plan(cluster_ip, FrontendKind::ClusterIp, &action, Masquerade::Outsiders));
-        if n < 2000 {
+        if n % 5 == 4 {
+            let external = [203, 0, 113, low].into();
+            let external = if family == Family::V4 {
+                external
+            } else {
+                IpAddr::from([0xfd02, 0, 0, 0, 0, 0, 0, n])
+            };
+            let external = Frontend { address: FrontendAddress::Ip(external), ..cluster_ip };
+            frontends.push(local(external, FrontendKind::ExternalIp, n, endpoints));
+            frontends.push(local(node_port, FrontendKind::NodePort, n, endpoints));
+        } else if n < 2000 {
             frontends.push(plan(node_port, FrontendKind::NodePort, &action, Masquerade::Always));
         }
     }
@@ -47,7 +58,19 @@ fn plan(
     action: &Action,
     masquerade: Masquerade,
 ) -> FrontendPlan {
-    FrontendPlan { frontend, kind, port_name: "http".into(), action: action.clone(), masquerade }
+    let (action, from_inside) = (action.clone(), None);
+    FrontendPlan { frontend, kind, port_name: "http".into(), action, from_inside, masquerade }
+}
+
+fn local(frontend: Frontend, kind: FrontendKind, n: u16, endpoints: &[u16]) -> FrontendPlan {
+    let everywhere = forward(frontend.family(), n, endpoints);
+    let here: Vec<u16> = endpoints.iter().copied().filter(|e| e % 2 == 0).collect();
+    let action = match forward(frontend.family(), n, &here) {
+        Action::Reject if !endpoints.is_empty() => Action::Drop,
+        action => action,
+    };
+    let from_inside = Some(everywhere).filter(|everywhere| *everywhere != action);
+    FrontendPlan { from_inside, ..plan(frontend, kind, &action, Masquerade::Own) }
 }
 
 fn forward(family: Family, n: u16, endpoints: &[u16]) -> Action {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::claims::{Claimant, Claims, Strength};
 use super::frontends::{problem, wanted};
 use super::pools::Pools;
+use crate::address::Family;
 use crate::object::{EndpointSlice, Service, TrafficPolicy};
 use crate::plan::{Action, FrontendKind, FrontendPlan, Masquerade, ServicePlan};
 use crate::problem::Problem;
@@ -17,7 +18,6 @@ pub(super) fn plan(
     claims: &Claims,
 ) -> ServicePlan {
     let mut problems = Vec::new();
-    problems.extend(external_policy_unsupported(service));
     problems.extend(affinity_unsupported(service));
     problems.extend(source_ranges_unsupported(service));
     let mut pools = Pools::new(&service.ports, slices, node_name);
@@ -30,17 +30,20 @@ pub(super) fn plan(
             continue;
         }
         let kind = wanted.kind();
-        let action = if kind == FrontendKind::LoadBalancer && has_source_ranges(service) {
-            Action::Drop
-        } else {
-            pools.action(wanted.port, frontend.family(), policy(service, kind))
-        };
+        let policy = policy(service, kind);
+        let (action, from_inside) =
+            if kind == FrontendKind::LoadBalancer && has_source_ranges(service) {
+                (Action::Drop, None)
+            } else {
+                actions(&mut pools, wanted.port, frontend.family(), (kind, policy))
+            };
         frontends.push(FrontendPlan {
             frontend,
             kind,
             port_name: Arc::clone(&service.ports[wanted.port].name),
             action,
-            masquerade: masquerade(kind),
+            from_inside,
+            masquerade: masquerade(kind, policy),
         });
     }
     problems.sort_unstable();
@@ -67,31 +70,42 @@ fn why(owner: &Claimant, service: &Service) -> &'static str {
     }
 }
 
+/// What happens to new connections, and to those from inside if that differs. The external policy
+/// Local is there to keep the client's address and to spare a hop; for a client inside neither is
+/// at stake, and it shall not find a Service dead that has endpoints.
+fn actions(
+    pools: &mut Pools<'_>,
+    port: usize,
+    family: Family,
+    (kind, policy): (FrontendKind, TrafficPolicy),
+) -> (Action, Option<Action>) {
+    let action = pools.action(port, family, policy);
+    if kind == FrontendKind::ClusterIp || policy == TrafficPolicy::Cluster {
+        return (action, None);
+    }
+    let everywhere = pools.action(port, family, TrafficPolicy::Cluster);
+    let from_inside = Some(everywhere).filter(|everywhere| *everywhere != action);
+    (action, from_inside)
+}
+
 /// The traffic policy that governs a frontend.
 const fn policy(service: &Service, kind: FrontendKind) -> TrafficPolicy {
     match kind {
         FrontendKind::ClusterIp => service.internal_traffic_policy,
         FrontendKind::NodePort | FrontendKind::ExternalIp | FrontendKind::LoadBalancer => {
-            TrafficPolicy::Cluster
+            service.external_traffic_policy
         }
     }
 }
 
-/// Whose source is hidden: a client outside the cluster must get its answer through this node.
-const fn masquerade(kind: FrontendKind) -> Masquerade {
-    match kind {
-        FrontendKind::ClusterIp => Masquerade::Outsiders,
-        FrontendKind::NodePort | FrontendKind::ExternalIp | FrontendKind::LoadBalancer => {
-            Masquerade::Always
-        }
+/// Whose source is hidden: a client outside the cluster must get its answer through this node,
+/// which is no question where all its endpoints are here.
+const fn masquerade(kind: FrontendKind, policy: TrafficPolicy) -> Masquerade {
+    match (kind, policy) {
+        (FrontendKind::ClusterIp, _) => Masquerade::Outsiders,
+        (_, TrafficPolicy::Cluster) => Masquerade::Always,
+        (_, TrafficPolicy::Local) => Masquerade::Own,
     }
-}
-
-fn external_policy_unsupported(service: &Service) -> Option<Problem> {
-    (service.external_traffic_policy == TrafficPolicy::Local).then(|| {
-        let reason = "Local is not supported yet; served as Cluster";
-        problem(service, "spec.externalTrafficPolicy", reason)
-    })
 }
 
 fn affinity_unsupported(service: &Service) -> Option<Problem> {

@@ -109,6 +109,7 @@ fn find_tells_the_service_and_the_frontend() {
         destination: ip(destination),
         protocol: Protocol::Tcp,
         port,
+        from_node: false,
     };
     let found = oracle.find(&packet("192.168.0.1", 30080)).unwrap();
     assert_eq!(*found.key, key("ns/web"));

@@ -92,7 +92,15 @@ fn outcome(
     let family = Family::of(packet.destination);
     let all = endpoints(snapshot, service, &port.name, port.protocol, family);
     let is_local = |e: &SliceEndpoint| e.node.as_deref() == Some(HERE);
-    let local = way == Way::ClusterIp && service.internal_traffic_policy == TrafficPolicy::Local;
+    let policy = match way {
+        Way::ClusterIp => service.internal_traffic_policy,
+        _ => service.external_traffic_policy,
+    };
+    let mut known = node.local_sources.iter().filter(|net| Family::of(net.addr()) == family);
+    let from_pod = known.clone().any(|net| net.contains(&packet.source));
+    let inside = packet.from_node || from_pod;
+    let external = way != Way::ClusterIp;
+    let local = policy == TrafficPolicy::Local && !(external && inside);
     let chosen = match (best(&all, |_| true), local) {
         (everywhere, _) if everywhere.is_empty() => return Verdict::Reject,
         (everywhere, false) => everywhere,
@@ -101,9 +109,11 @@ fn outcome(
     if chosen.is_empty() {
         return Verdict::Drop;
     }
-    let mut known = node.local_sources.iter().filter(|net| Family::of(net.addr()) == family);
-    let outsider = known.clone().count() > 0 && !known.any(|net| net.contains(&packet.source));
-    let masquerade = way != Way::ClusterIp || settings.masquerade_all || outsider;
+    let masquerade = match (external, policy) {
+        (true, TrafficPolicy::Cluster) => true,
+        (true, TrafficPolicy::Local) => packet.from_node,
+        (false, _) => settings.masquerade_all || (known.next().is_some() && !from_pod),
+    };
     let pool = chosen.into_iter().map(|(endpoint, state)| {
         let here = is_local(state) || state.node.is_none();
         (endpoint, masquerade || (here && packet.source == endpoint.address))

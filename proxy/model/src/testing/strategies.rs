@@ -214,6 +214,9 @@ pub(super) fn packet() -> impl Strategy<Value = Packet> {
     };
     let port = select(&[80_u16, 81, 30080, 30081, 9]);
     (select(&Family::ALL[..]).prop_flat_map(addresses), protocol(), port).prop_map(
-        |((source, destination), protocol, port)| Packet { source, destination, protocol, port },
+        |((source, destination), protocol, port)| {
+            let from_node = NODE_IPS.map(ip).contains(&source);
+            Packet { source, destination, protocol, port, from_node }
+        },
     )
 }

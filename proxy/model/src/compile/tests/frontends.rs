@@ -3,7 +3,7 @@
 use crate::address::Protocol;
 use crate::object::ServiceType;
 use crate::plan::{FrontendKind, Masquerade};
-use crate::testing::{HERE, World, service, slice};
+use crate::testing::{HERE, World, node, service, slice};
 
 #[test]
 fn every_kind_of_frontend() {
@@ -111,15 +111,35 @@ fn a_node_port_that_another_port_uses_is_skipped() {
 
 #[test]
 fn what_is_not_supported_yet_is_said() {
-    let web = service("ns/web").cluster_ip("10.0.0.1").port("http", 80).node_port(30080);
-    let web_1 = slice("ns/web-1").port("http", 8080).endpoint("10.244.1.1", "there");
-    let world = World::with([web.external_local().affinity(10).into(), web_1.into()]);
-    let expected = [
-        "spec.externalTrafficPolicy: Local is not supported yet; served as Cluster",
-        "spec.sessionAffinity: ClientIP is not supported yet; connections are spread",
-    ];
+    let web = service("ns/web").cluster_ip("10.0.0.1").port("http", 80).affinity(10);
+    let world = World::with([web.into()]);
+    let expected = ["spec.sessionAffinity: ClientIP is not supported yet; connections are spread"];
     assert_eq!(world.problems("ns/web"), expected);
-    assert_eq!(world.flow("198.51.100.1", "192.168.0.1:30080"), "10.244.1.1:8080*");
+}
+
+/// One endpoint here, one elsewhere; the pods of this node are 10.244.0.0/24.
+#[test]
+fn the_external_policy_local_is_for_clients_outside() {
+    let web = service("ns/web").cluster_ip("10.0.0.1").port("http", 80).node_port(30080);
+    let web = web.external_ip("203.0.113.1").external_local();
+    let both = slice("ns/web-1").port("http", 8080).endpoint("10.244.0.1", HERE);
+    let both = both.endpoint("10.244.1.1", "there");
+    let pods = node(HERE, &["192.168.0.1"], &["10.244.0.0/24"]);
+    let mut world = World::with([web.into(), both.into(), pods]);
+    for to in ["192.168.0.1:30080", "203.0.113.1:80"] {
+        assert_eq!(world.flow("198.51.100.1", to), "10.244.0.1:8080", "its address is kept");
+        assert_eq!(world.flow("10.244.0.9", to), "10.244.0.1:8080 10.244.1.1:8080", "a pod");
+        assert_eq!(world.flow("192.168.0.1", to), "10.244.0.1:8080* 10.244.1.1:8080*", "the node");
+    }
+    assert_eq!(world.flow("198.51.100.1", "10.0.0.1:80"), "10.244.0.1:8080* 10.244.1.1:8080*");
+    world.apply(slice("ns/web-1").port("http", 8080).endpoint("10.244.1.1", "there"));
+    for to in ["192.168.0.1:30080", "203.0.113.1:80"] {
+        assert_eq!(world.flow("198.51.100.1", to), "drop");
+        assert_eq!(world.flow("10.244.0.9", to), "10.244.1.1:8080");
+    }
+    world.apply(slice("ns/web-1").port("http", 8080));
+    assert_eq!(world.flow("198.51.100.1", "203.0.113.1:80"), "reject");
+    assert_eq!(world.flow("10.244.0.9", "203.0.113.1:80"), "reject");
 }
 
 #[test]
