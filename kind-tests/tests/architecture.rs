@@ -30,7 +30,8 @@ fn packages() -> Vec<Value> {
 #[test]
 fn the_crates_know_only_what_the_architecture_says() {
     let packages = packages();
-    let names: BTreeSet<_> = packages.iter().filter_map(|package| package["name"].as_str()).collect();
+    let names: BTreeSet<_> =
+        packages.iter().filter_map(|package| package["name"].as_str()).collect();
     let known: BTreeSet<_> =
         ARROWS.iter().map(|(name, _)| *name).chain(TOP.iter().copied()).collect();
     assert_eq!(names, known, "a crate is missing here or there: draw its arrows");

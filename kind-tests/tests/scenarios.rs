@@ -30,6 +30,7 @@ scenarios! {
     endpoints_from_several_slices
     external_ip
     external_ip_of_a_node
+    external_traffic_policy_local
     foreign_proxy_label_is_ignored
     hairpin_pod_reaches_itself
     half_written_file_keeps_last_good_state

@@ -7,6 +7,7 @@ pub mod show;
 mod table;
 
 use serde::{Deserialize, Serialize};
+use shunt_model::address::Frontend;
 use shunt_model::object::ObjectKey;
 use shunt_model::plan::{Action, FrontendKind, FrontendPlan, Masquerade, ServicePlan};
 
@@ -135,11 +136,12 @@ pub struct FrontendRow {
     /// What the frontend is: ClusterIP, NodePort, ExternalIP, LoadBalancer.
     #[serde(rename = "type")]
     pub kind: String,
-    /// Address, port and protocol.
+    /// Address, port and protocol; `from inside` behind it where clients in the cluster (local pods
+    /// and the node) meet something else than others.
     pub frontend: String,
     /// What happens to new connections: forward, reject, drop.
     pub action: String,
-    /// Whose source is hidden: always, outsiders, never.
+    /// Whose source is hidden: always, outsiders, own (the node's).
     pub masquerade: String,
     /// Where new connections go.
     pub endpoints: Vec<String>,
@@ -150,11 +152,15 @@ pub fn rows<'a>(
     key: &'a ObjectKey,
     service: &'a ServicePlan,
 ) -> impl Iterator<Item = FrontendRow> + 'a {
-    service.frontends.iter().map(|frontend| row(key, frontend))
+    service.frontends.iter().flat_map(|frontend| {
+        let inside = frontend.from_inside.as_ref().map(|action| (action, true));
+        let met = [(&frontend.action, false)].into_iter().chain(inside);
+        met.map(|(action, inside)| row(key, frontend, action, inside))
+    })
 }
 
-fn row(key: &ObjectKey, frontend: &FrontendPlan) -> FrontendRow {
-    let endpoints = match &frontend.action {
+fn row(key: &ObjectKey, frontend: &FrontendPlan, action: &Action, inside: bool) -> FrontendRow {
+    let endpoints = match action {
         Action::Forward(pool) => pool.iter().map(ToString::to_string).collect(),
         Action::Reject | Action::Drop => Vec::new(),
     };
@@ -163,11 +169,16 @@ fn row(key: &ObjectKey, frontend: &FrontendPlan) -> FrontendRow {
         name: key.name.to_string(),
         port: frontend.port_name.to_string(),
         kind: kind(frontend.kind).into(),
-        frontend: frontend.frontend.to_string(),
-        action: action(&frontend.action).into(),
+        frontend: met_by(&frontend.frontend, inside),
+        action: self::action(action).into(),
         masquerade: masquerade(frontend.masquerade).into(),
         endpoints,
     }
+}
+
+/// A frontend as everyone meets it, or as clients inside of the cluster do where that differs.
+fn met_by(frontend: &Frontend, inside: bool) -> String {
+    if inside { format!("{frontend} from inside") } else { frontend.to_string() }
 }
 
 /// The name of a kind of frontend.
@@ -197,6 +208,6 @@ pub const fn masquerade(masquerade: Masquerade) -> &'static str {
     match masquerade {
         Masquerade::Always => "always",
         Masquerade::Outsiders => "outsiders",
-        Masquerade::Never => "never",
+        Masquerade::Own => "own",
     }
 }

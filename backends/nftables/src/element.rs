@@ -73,6 +73,16 @@ pub struct Element {
     pub value: Value,
 }
 
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let from = match self.view {
+            View::Everyone => "",
+            View::Inside => " from inside",
+        };
+        write!(f, "{}{from}", self.frontend)
+    }
+}
+
 impl Place {
     /// A frontend as everyone meets it.
     #[must_use]

@@ -200,7 +200,8 @@ pub mod verbs {
     pub async fn patch_status(client: &Client, id: &Id, patch: Value) -> Result<Value> {
         let params = PatchParams::default();
         let patched = of(client, id)?.patch_status(&id.name, &params, &Patch::Merge(&patch)).await;
-        let patched = patched.with_context(|| format!("patching the status of {id:?} with {patch}"))?;
+        let patched =
+            patched.with_context(|| format!("patching the status of {id:?} with {patch}"))?;
         Ok(serde_json::to_value(patched)?)
     }
 

@@ -41,8 +41,7 @@ pub fn snapshot(api: &Api) -> Result<Snapshot> {
         converted.await
     })?;
     let mut snapshot = Snapshot::new();
-    let lists =
-        [(Kind::Service, services), (Kind::EndpointSlice, slices), (Kind::Node, nodes)];
+    let lists = [(Kind::Service, services), (Kind::EndpointSlice, slices), (Kind::Node, nodes)];
     for (kind, changes) in lists {
         snapshot.apply(Change::ListStarted(kind));
         for change in changes {
@@ -88,18 +87,18 @@ pub fn compare(node: &Netns, plan: &Plan) -> Result<Result<(), String>> {
     let mut differences = Vec::new();
     differences.extend(wanted.difference(&held).map(|lost| format!("missing: {lost:?}")));
     differences.extend(held.difference(&wanted).map(|extra| format!("too much: {extra:?}")));
-    if read.installed.local_sources != expected.local_sources {
-        differences.push(format!("local sources: {:?}", read.installed.local_sources));
+    if read.installed.networks != expected.networks {
+        differences.push(format!("networks: {:?}", read.installed.networks));
     }
-    for (frontend, target) in &expected.frontends {
-        let Some(held) = read.installed.frontends.get(frontend) else { continue };
+    for (place, target) in &expected.frontends {
+        let Some(held) = read.installed.frontends.get(place) else { continue };
         let sorted = |slots: &[_]| {
             let mut slots = slots.to_vec();
             slots.sort_unstable();
             slots
         };
         if held.verdict != target.verdict || sorted(&held.slots) != sorted(&target.slots) {
-            differences.push(format!("{frontend}: {held:?}, not {target:?}"));
+            differences.push(format!("{place:?}: {held:?}, not {target:?}"));
         }
     }
     if differences.is_empty() {

@@ -21,9 +21,7 @@ pub struct PodPort {
 /// Ports in the API's words.
 #[must_use]
 pub fn container_ports(ports: &[PodPort]) -> Value {
-    let port = |port: &PodPort| {
-        json!({"name": port.name, "protocol": port.protocol, "containerPort": port.number})
-    };
+    let port = |port: &PodPort| json!({"name": port.name, "protocol": port.protocol, "containerPort": port.number});
     ports.iter().map(port).collect()
 }
 
@@ -38,7 +36,8 @@ impl Plane {
             "spec": {"podCIDR": pod_networks[0], "podCIDRs": pod_networks},
         }))?;
         let addresses = node.addresses().iter();
-        let addresses: Value = addresses.map(|ip| json!({"type": "InternalIP", "address": ip})).collect();
+        let addresses: Value =
+            addresses.map(|ip| json!({"type": "InternalIP", "address": ip})).collect();
         let ready = json!([{"type": "Ready", "status": "True"}]);
         let status = json!({"status": {"addresses": addresses, "conditions": ready}});
         self.api().patch_status(&Id::node(node.name()), status)?;
@@ -59,7 +58,8 @@ impl Plane {
             },
         }))?;
         let node = self.cluster().host(node)?;
-        let ips = |host: &Host| host.addresses().iter().map(|ip| json!({"ip": ip})).collect::<Value>();
+        let ips =
+            |host: &Host| host.addresses().iter().map(|ip| json!({"ip": ip})).collect::<Value>();
         let status = json!({"status": {
             "phase": "Running",
             "podIP": pod.ip(), "podIPs": ips(pod),

@@ -1,10 +1,12 @@
 //! The whole: namespaces, API server, nodes that are registered.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
+use serde_json::Value;
 use shunt_cluster::{CONTROL_PLANE, Cluster, ClusterSpec, ControlPlane};
 
 use super::api::{Api, Id, verbs};
@@ -105,22 +107,28 @@ impl Plane {
         self.scratch.path()
     }
 
-    /// Waits until the controllers have made exactly these addresses ready endpoints of a
-    /// Service, in whichever slices.
-    pub fn wait_for_endpoints(&self, service: &str, ready: &[IpAddr]) -> Result<()> {
-        let mut wanted: Vec<_> = ready.iter().map(ToString::to_string).collect();
-        wanted.sort();
+    /// Waits until the controllers have made exactly these addresses the endpoints of a Service,
+    /// in whichever slices: the ones ready, the others not.
+    pub fn wait_for_endpoints(
+        &self,
+        service: &str,
+        ready: &[IpAddr],
+        others: &[IpAddr],
+    ) -> Result<()> {
+        let wanted = ready.iter().map(|ip| (*ip, true)).chain(others.iter().map(|ip| (*ip, false)));
+        let wanted: BTreeSet<_> = wanted.map(|(ip, ready)| (ip.to_string(), ready)).collect();
         let labels = format!("kubernetes.io/service-name={service}");
         wait_for(&format!("the endpoints of {service}"), CONTROLLERS, || {
             let labels = labels.clone();
             let like = Id::slice("default", "");
             let slices =
                 self.api.run(|client| async move { verbs::list(&client, &like, &labels).await })?;
-            let endpoints = slices.iter().filter_map(|slice| slice["endpoints"].as_array()).flatten();
-            let ready = endpoints.filter(|endpoint| endpoint["conditions"]["ready"] == true);
-            let mut found: Vec<_> =
-                ready.map(|endpoint| endpoint["addresses"][0].as_str().unwrap_or_default().to_owned()).collect();
-            found.sort();
+            let endpoints = slices.iter().filter_map(|slice| slice["endpoints"].as_array());
+            let endpoint = |endpoint: &Value| {
+                let address = endpoint["addresses"][0].as_str().unwrap_or_default().to_owned();
+                (address, endpoint["conditions"]["ready"] == true)
+            };
+            let found: BTreeSet<_> = endpoints.flatten().map(endpoint).collect();
             Ok(if found == wanted { Ok(()) } else { Err(format!("{found:?}, not {wanted:?}")) })
         })
     }

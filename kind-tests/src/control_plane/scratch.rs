@@ -60,7 +60,8 @@ fn sweep(parent: &Path) {
             continue;
         }
         let lock = File::open(entry.path().join(LOCK));
-        let in_use = lock.is_ok_and(|lock| matches!(lock.try_lock(), Err(TryLockError::WouldBlock)));
+        let in_use =
+            lock.is_ok_and(|lock| matches!(lock.try_lock(), Err(TryLockError::WouldBlock)));
         if !in_use {
             // Another process may be sweeping, too.
             let _ = fs::remove_dir_all(entry.path());

@@ -66,8 +66,10 @@ pub(super) fn rule(flow: &Flow, plans: &Plans, setup: &Setup) -> Result<Ruling> 
             Protocol::Udp => address::Protocol::Udp,
         },
         port: flow.to.port(),
+        from_node: false,
     };
     for node in nodes_on_the_way(flow, setup) {
+        let packet = Packet { from_node: node == flow.from, ..packet };
         let plan = plans.get(node).with_context(|| format!("{node} has no plan"))?;
         match verdict(plan, &packet) {
             Verdict::Pass => {}

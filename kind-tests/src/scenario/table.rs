@@ -42,7 +42,7 @@ pub(super) fn leftovers(held: &Inventory) -> Vec<String> {
 /// Whether a set is about the node, not about Services: its addresses, and the networks of its pods (where nothing is
 /// known of those, the network of everyone).
 fn is_of_the_node(kind: SetKind) -> bool {
-    matches!(kind, SetKind::NodeAddresses | SetKind::LocalSources)
+    matches!(kind, SetKind::NodeAddresses | SetKind::LocalSources | SetKind::LocalPods)
 }
 
 /// The whole ruleset, as stock `nft` prints it.

@@ -19,12 +19,19 @@ const SERVICES: usize = 3;
 const SLICES: usize = 6;
 
 /// Shared by all, so that Services claim what others have.
-const EXTERNAL_IPS: [&str; 4] = ["203.0.113.1", "203.0.113.2", "2001:db8:113::1", "2001:db8:113::2"];
-const BALANCER_IPS: [&str; 4] = ["203.0.113.2", "203.0.113.4", "2001:db8:113::2", "2001:db8:113::4"];
+const EXTERNAL_IPS: [&str; 4] =
+    ["203.0.113.1", "203.0.113.2", "2001:db8:113::1", "2001:db8:113::2"];
+const BALANCER_IPS: [&str; 4] =
+    ["203.0.113.2", "203.0.113.4", "2001:db8:113::2", "2001:db8:113::4"];
 const RANGES: [&str; 4] = ["192.168.77.0/24", "10.0.0.0/8", "fd00::/8", "0.0.0.0/0"];
 /// Name, protocol and number of ports that Services have; slices have the names.
-const PORTS: [(&str, &str, u16); 5] =
-    [("http", "TCP", 80), ("https", "TCP", 443), ("dns", "UDP", 53), ("dns-tcp", "TCP", 53), ("sig", "SCTP", 9000)];
+const PORTS: [(&str, &str, u16); 5] = [
+    ("http", "TCP", 80),
+    ("https", "TCP", 443),
+    ("dns", "UDP", 53),
+    ("dns-tcp", "TCP", 53),
+    ("sig", "SCTP", 9000),
+];
 const TARGETS: [u16; 4] = [8080, 8081, 5353, 80];
 
 /// Which changes were made, and how often.
@@ -78,7 +85,8 @@ impl Writer {
             let (kind, spec) = self.service_spec(true);
             self.services[number] = Some(kind);
             let metadata = json!({"namespace": NAMESPACE, "name": name});
-            let object = json!({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec});
+            let object =
+                json!({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec});
             verbs::create(client, object).await?;
             return Ok("Service created");
         };
@@ -114,10 +122,12 @@ impl Writer {
         let random = &mut self.random;
         let kind = random.one_of(&["ClusterIP", "ClusterIP", "NodePort", "LoadBalancer"]);
         let balancer = kind == "LoadBalancer";
-        let external = if random.chance(30) { random.some_of(&EXTERNAL_IPS, 2) } else { Vec::new() };
+        let external =
+            if random.chance(30) { random.some_of(&EXTERNAL_IPS, 2) } else { Vec::new() };
         let affinity = random.chance(20).then(|| random.one_of(&[60, 10_800]));
         let policies = ["Cluster", "Local"];
-        let outside = (kind != "ClusterIP" || !external.is_empty()).then(|| random.one_of(&policies));
+        let outside =
+            (kind != "ClusterIP" || !external.is_empty()).then(|| random.one_of(&policies));
         let ranges = random.some_of(&RANGES, 2);
         let mut spec = json!({
             "type": kind,
@@ -179,14 +189,23 @@ impl Writer {
             }
             8..16 => {
                 let service = self.any_service();
-                (labels(json!({"kubernetes.io/service-name": service})), "slice moved to another Service")
+                (
+                    labels(json!({"kubernetes.io/service-name": service})),
+                    "slice moved to another Service",
+                )
             }
             16..20 => {
                 let headless = if self.random.chance(40) { json!("") } else { Value::Null };
-                (labels(json!({"service.kubernetes.io/headless": headless})), "slice of a headless Service, or not")
+                (
+                    labels(json!({"service.kubernetes.io/headless": headless})),
+                    "slice of a headless Service, or not",
+                )
             }
             20..32 => (json!({"ports": slice_ports(&mut self.random)}), "endpoints' ports"),
-            _ => (json!({"endpoints": endpoints(&mut self.random, family)}), "endpoints and their readiness"),
+            _ => (
+                json!({"endpoints": endpoints(&mut self.random, family)}),
+                "endpoints and their readiness",
+            ),
         };
         verbs::patch(client, &id, patch).await?;
         Ok(change)
@@ -219,7 +238,8 @@ fn slice_ports(random: &mut Random) -> Value {
     let mut ports = Vec::new();
     for (name, protocol, _) in [("", "TCP", 0)].iter().chain(&PORTS) {
         if random.chance(80) {
-            ports.push(json!({"name": name, "protocol": protocol, "port": random.one_of(&TARGETS)}));
+            ports
+                .push(json!({"name": name, "protocol": protocol, "port": random.one_of(&TARGETS)}));
         }
     }
     ports.into()

@@ -46,7 +46,8 @@ fn the_account_may_read_three_kinds(plane: &Plane) -> Result<()> {
         ("create", "", "events", false),
     ];
     for (verb, group, resource, expected) in questions {
-        let answer = restricted.run(|client| async move { may(&client, verb, group, resource).await })?;
+        let answer =
+            restricted.run(|client| async move { may(&client, verb, group, resource).await })?;
         assert_eq!(answer, expected, "{verb} {resource}");
     }
     Ok(())
@@ -73,7 +74,9 @@ fn unusable_kubeconfigs_end_it(plane: &Plane) -> Result<()> {
     for (spec, text, sentence) in cases {
         match (&spec.kubeconfig, text) {
             (Some(file), Some(text)) => fs::write(file, text)?,
-            (Some(file), None) if sentence.starts_with("not") => fs::write(file, "\u{1} no: [YAML")?,
+            (Some(file), None) if sentence.starts_with("not") => {
+                fs::write(file, "\u{1} no: [YAML")?
+            }
             _ => {}
         }
         let (code, said) = Daemon::start(plane, NODE, &spec)?.wait_for_end()?;

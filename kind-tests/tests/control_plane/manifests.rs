@@ -32,7 +32,12 @@ pub(crate) fn expect_valid(plane: &Plane) -> Result<()> {
 }
 
 /// Fails unless the API says this about what an account may do.
-pub(crate) async fn may(client: &kube::Client, verb: &str, group: &str, resource: &str) -> Result<bool> {
+pub(crate) async fn may(
+    client: &kube::Client,
+    verb: &str,
+    group: &str,
+    resource: &str,
+) -> Result<bool> {
     let review = serde_json::json!({
         "apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
         "metadata": {},

@@ -44,7 +44,7 @@ fn lead_outsiders_to_external_addresses(site: &Site) -> Result<()> {
 fn cluster_ip(site: &Site) -> Result<Value> {
     let spec = json!({"ipFamilyPolicy": "RequireDualStack", "ports": web_ports()});
     let web = site.create_service("web", spec)?;
-    site.settle("web", &BOTH)?;
+    site.settle("web", &BOTH, &[])?;
     for ip in cluster_ips(&web)? {
         for (protocol, port) in PORTS {
             let to = SocketAddr::new(ip, port);
@@ -63,9 +63,10 @@ fn cluster_ip(site: &Site) -> Result<Value> {
 }
 
 fn node_ports(site: &Site) -> Result<()> {
-    let spec = json!({"type": "NodePort", "ipFamilyPolicy": "RequireDualStack", "ports": web_ports()});
+    let spec =
+        json!({"type": "NodePort", "ipFamilyPolicy": "RequireDualStack", "ports": web_ports()});
     let service = site.create_service("ports", spec)?;
-    site.settle("ports", &BOTH)?;
+    site.settle("ports", &BOTH, &[])?;
     for node in NODES {
         for address in site.host(node).addresses() {
             for (index, (protocol, _)) in PORTS.into_iter().enumerate() {
@@ -85,7 +86,7 @@ fn external_ips(site: &Site) -> Result<()> {
         "ipFamilyPolicy": "RequireDualStack", "ports": web_ports(), "externalIPs": EXTERNAL,
     });
     site.create_service("external", spec)?;
-    site.settle("external", &BOTH)?;
+    site.settle("external", &BOTH, &[])?;
     for address in EXTERNAL {
         for (protocol, port) in PORTS {
             let to = SocketAddr::new(address.parse()?, port);
@@ -97,19 +98,25 @@ fn external_ips(site: &Site) -> Result<()> {
     Ok(())
 }
 
-/// Its addresses are in the status, as a controller of load balancers writes it.
+/// Its addresses are in the status, as a controller of load balancers writes it. With the policy
+/// Local, outsiders are seen and reach pods of the node they came to; for others nothing changes.
 fn load_balancer(site: &Site) -> Result<()> {
     let spec = json!({
         "type": "LoadBalancer", "ipFamilyPolicy": "RequireDualStack", "ports": web_ports(),
+        "externalTrafficPolicy": "Local",
     });
     site.create_service("balanced", spec)?;
     let ingress: Value = BALANCED.iter().map(|ip| json!({"ip": ip})).collect();
-    site.plane.api().patch_status(&id("balanced"), json!({"status": {"loadBalancer": {"ingress": ingress}}}))?;
-    site.settle("balanced", &BOTH)?;
+    let status = json!({"status": {"loadBalancer": {"ingress": ingress}}});
+    site.plane.api().patch_status(&id("balanced"), status)?;
+    site.settle("balanced", &BOTH, &[])?;
     for address in BALANCED {
         for (protocol, port) in PORTS {
             let to = SocketAddr::new(address.parse()?, port);
-            for from in ["outside", "shop-2", "node-2"] {
+            // The way from outside leads through node-1.
+            let answer = site.expect_reaches("outside", protocol, to, &["web-1"])?;
+            expect_seen(&answer, true)?;
+            for from in ["shop-2", "node-2"] {
                 site.expect_reaches(from, protocol, to, &BOTH)?;
             }
         }
@@ -126,7 +133,7 @@ fn single_family_and_number(site: &Site) -> Result<()> {
         });
         let service = site.create_service(name, spec)?;
         let ips = BOTH.map(|pod| site.host(pod).addresses()[index]);
-        site.plane.wait_for_endpoints(name, &ips)?;
+        site.plane.wait_for_endpoints(name, &ips, &[])?;
         shunt_kind_tests::control_plane::expect::settle(&site.plane, &NODES)?;
         // web-2 has nothing at that number: it refuses, as it would if asked itself.
         let to = SocketAddr::new(cluster_ips(&service)?[0], 8);
@@ -146,9 +153,9 @@ fn single_family_and_number(site: &Site) -> Result<()> {
 }
 
 fn readiness(site: &Site, web: &Value) -> Result<()> {
-    for (ready, pods) in [(false, &["web-2"][..]), (true, &BOTH)] {
+    for (ready, pods, others) in [(false, &["web-2"][..], &["web-1"][..]), (true, &BOTH, &[])] {
         site.plane.set_ready("web-1", ready)?;
-        site.settle("web", pods)?;
+        site.settle("web", pods, others)?;
         expect_all_reach(site, web, pods)?;
     }
     Ok(())
@@ -159,17 +166,17 @@ fn terminating_and_gone(site: &Site, web: &Value) -> Result<()> {
     let pod = |name| shunt_kind_tests::control_plane::Id::pod("default", name);
     let api = site.plane.api();
     api.delete(&pod("web-1"), 600)?;
-    site.settle("web", &["web-2"])?;
+    site.settle("web", &["web-2"], &["web-1"])?;
     expect_all_reach(site, web, &["web-2"])?;
     // Nobody is ready: whoever ends but still serves is asked.
     site.plane.set_ready("web-2", false)?;
-    site.settle("web", &[])?;
+    site.settle("web", &[], &["web-1", "web-2"])?;
     expect_all_reach(site, web, &["web-1"])?;
     site.plane.set_ready("web-2", true)?;
-    site.settle("web", &["web-2"])?;
+    site.settle("web", &["web-2"], &["web-1"])?;
     api.delete(&pod("web-1"), 0)?;
     api.delete(&pod("web-2"), 0)?;
-    site.settle("web", &[])?;
+    site.settle("web", &[], &[])?;
     for ip in cluster_ips(web)? {
         for from in ["shop-1", "node-2"] {
             let outcome = site.ask(from, Protocol::Tcp, SocketAddr::new(ip, 80));

@@ -33,4 +33,9 @@ fn print_frontend(yaml: &mut Yaml, frontend: &FrontendPlan) {
     if let Action::Forward(pool) = &frontend.action {
         yaml.words("endpoints", pool.iter());
     }
+    let Some(inside) = &frontend.from_inside else { return };
+    yaml.field("fromInside", action(inside));
+    if let Action::Forward(pool) = inside {
+        yaml.words("endpointsFromInside", pool.iter());
+    }
 }

@@ -1,7 +1,7 @@
 //! What the kernel holds, in the words of the status.
 
-use shunt_model::address::{Frontend, FrontendAddress};
-use shunt_nftables::element::Target;
+use shunt_model::address::FrontendAddress;
+use shunt_nftables::element::{Place, Target, View};
 use shunt_nftables::installed::InstalledFrontend;
 use shunt_nftables::kernel::{Error, TableState, inventory};
 
@@ -23,7 +23,7 @@ pub(super) struct InKernel {
 pub(super) fn read() -> Result<InKernel, Error> {
     let inventory = inventory()?;
     let held = inventory.installed.frontends.iter();
-    let mut rows: Vec<_> = held.filter_map(|(frontend, held)| row(frontend, held)).collect();
+    let mut rows: Vec<_> = held.filter_map(|(place, held)| row(place, held)).collect();
     rows.sort_unstable_by(|a, b| {
         (&a.namespace, &a.name, &a.frontend).cmp(&(&b.namespace, &b.name, &b.frontend))
     });
@@ -40,26 +40,27 @@ fn describe(table: &TableState) -> String {
 }
 
 /// One frontend. Of the Service the kernel only knows the comment: namespace/name:port.
-fn row(frontend: &Frontend, held: &InstalledFrontend) -> Option<FrontendRow> {
+fn row(place: &Place, held: &InstalledFrontend) -> Option<FrontendRow> {
     let (target, comment) = held.verdict.as_ref()?;
     let (service, port) = comment.split_once(':').unwrap_or((comment, ""));
     let (namespace, name) = service.split_once('/').unwrap_or(("", service));
-    let (action, size) = match target {
-        Target::Pool(size) => ("forward", *size as usize),
+    let (action, slots) = match target {
+        Target::OutsidePool(0) => ("drop", 0),
+        Target::Pool(slots) | Target::OutsidePool(slots) => ("forward", *slots as usize),
         Target::Refuse => ("reject", 0),
         Target::Drop => ("drop", 0),
     };
-    let mut endpoints: Vec<_> = held.slots.iter().take(size).flatten().copied().collect();
+    let mut endpoints: Vec<_> = held.slots.iter().take(slots).flatten().copied().collect();
     endpoints.sort_unstable();
     Some(FrontendRow {
         namespace: namespace.into(),
         name: name.into(),
         port: port.into(),
-        kind: match frontend.address {
+        kind: match place.frontend.address {
             FrontendAddress::Ip(_) => String::new(),
             FrontendAddress::Node(_) => "NodePort".into(),
         },
-        frontend: frontend.to_string(),
+        frontend: super::met_by(&place.frontend, place.view == View::Inside),
         action: action.into(),
         masquerade: String::new(),
         endpoints: endpoints.iter().map(ToString::to_string).collect(),

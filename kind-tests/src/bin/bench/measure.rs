@@ -136,7 +136,9 @@ impl Run<'_> {
     fn changes(&self, kind: Kind, node: &Netns, wrong: &mut Vec<String>) -> Result<Vec<Change>> {
         let (turns, limit, pause) = match kind {
             Kind::Shunt => (self.effort.changes, LONGEST_CHANGES, PAUSE),
-            Kind::KubeProxy => (self.effort.changes, self.effort.kube_proxy_changes, MIN_SYNC_PERIOD),
+            Kind::KubeProxy => {
+                (self.effort.changes, self.effort.kube_proxy_changes, MIN_SYNC_PERIOD)
+            }
         };
         let listener = Listener::start(node, kind.sign())?;
         let started = Instant::now();

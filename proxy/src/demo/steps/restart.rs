@@ -96,7 +96,7 @@ fn same_elements(before: &[Installed], now: &[Installed], what: &str) -> Result<
     let same = |(old, new): (&Installed, &Installed)| {
         old.frontends == new.frontends
             && old.members == new.members
-            && old.local_sources == new.local_sources
+            && old.networks == new.networks
             && old.count == new.count
     };
     expect(before.iter().zip(now).all(same), || {
