@@ -180,17 +180,17 @@ impl Chaos {
     /// What others may do to our table. It is refused while the table has an owner.
     fn damage(&mut self, site: &Site) -> Result<()> {
         let node = site.host(NODES[STRUCK]);
-        let map = self.random.one_of(&[
-            "frontends_v4",
-            "endpoints_v4",
-            "frontends_v6",
-            "cluster_ips_v4",
-            "node_ports_v4",
+        let flushed = self.random.one_of(&[
+            "map inet shunt frontends_v4",
+            "map inet shunt endpoints_v4",
+            "map inet shunt frontends_v6",
+            "map inet shunt node_ports_v4",
+            "set inet shunt cluster_ips_v4",
         ]);
         let (what, command) = match self.random.below(6) {
             0 => ("flush ruleset", "flush ruleset".to_owned()),
             1 => ("delete table", "delete table inet shunt".to_owned()),
-            2 => ("flush a map", format!("flush set inet shunt {map}")),
+            2 => ("flush a map or set", format!("flush {flushed}")),
             3 => {
                 ("add an element", "add element inet shunt cluster_ips_v4 { 192.0.2.1 }".to_owned())
             }

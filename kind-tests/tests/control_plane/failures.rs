@@ -8,11 +8,13 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::{Context, Result};
 use serde_json::json;
 use shunt_cluster::{ClusterSpec, NodeSpec};
 use shunt_kind_tests::control_plane::{Api, Daemon, DaemonSpec, Plane, PlaneSpec, expect};
+use shunt_model::plan::Plan;
 
 use crate::manifests::{expect_valid, may};
 
@@ -147,5 +149,22 @@ fn rights_that_come_later_are_enough(plane: &Plane) -> Result<()> {
     let status = daemon.wait_until_synced()?;
     assert!(status.healthy, "{status:?}");
     daemon.wait_for_log("the watch works again")?;
-    expect::settle(plane, &[NODE]).map(drop)
+    let plan = expect::settle(plane, &[NODE])?;
+    daemon.stop()?;
+    the_comparison_sees_one_element(plane, &plan)
+}
+
+/// What all these tests end with must fail when it should.
+fn the_comparison_sees_one_element(plane: &Plane, plan: &Plan) -> Result<()> {
+    let netns = plane.cluster().host(NODE)?.netns();
+    assert_eq!(expect::compare(netns, plan)?, Ok(()));
+    for (verb, told) in [("delete", "missing"), ("add", "too much")] {
+        let address = if verb == "add" { "192.0.2.1" } else { "10.96.0.1" };
+        let command = format!("{verb} element inet shunt cluster_ips_v4 {{ {address} }}");
+        let status = netns.run(move || Command::new("nft").arg(command).status())?;
+        assert!(status.success());
+        let differences = expect::compare(netns, plan)?.unwrap_err();
+        assert!(differences.contains(told) && differences.contains(address), "{differences}");
+    }
+    Ok(())
 }
