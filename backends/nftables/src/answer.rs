@@ -72,6 +72,8 @@ pub(crate) struct SetInfo {
     pub(crate) as_declared: bool,
     /// Anonymous sets belong to a rule.
     pub(crate) anonymous: bool,
+    /// How many elements it has, if the kernel is new enough to say (`NFTA_SET_COUNT`).
+    pub(crate) count: Option<u32>,
 }
 
 pub(crate) fn read_set(payload: &[u8]) -> Option<SetInfo> {
@@ -89,7 +91,8 @@ pub(crate) fn read_set(payload: &[u8]) -> Option<SetInfo> {
             && find(6).and_then(Attribute::u32_be) == declared.data.map(|(data, _)| data)
     });
     let anonymous = number(3) & SET_ANONYMOUS != 0;
-    Some(SetInfo { name, capacity: capacity.unwrap_or_default(), as_declared, anonymous })
+    let count = find(20).and_then(Attribute::u32_be);
+    Some(SetInfo { name, capacity: capacity.unwrap_or_default(), as_declared, anonymous, count })
 }
 
 /// One element read back.

@@ -69,23 +69,24 @@ pub(crate) fn table(socket: &mut Socket) -> Result<Option<TableInfo>, Error> {
     }
 }
 
-/// Whether chains, rules, sets and counts are those of the record: what is asked after others
-/// have written, without reading every element.
+/// Whether chains, rules, sets and, on kernels that count them, the numbers of elements are those
+/// of the record: what is asked after others have written, without reading every element.
 pub(crate) fn still_holds(socket: &mut Socket, installed: &Installed) -> Result<bool, Error> {
-    let Some(table) = table(socket)? else {
-        return Ok(false);
-    };
+    let Some(table) = table(socket)? else { return Ok(false) };
     if table.comment != message::table_comment() || pools(socket)?.as_ref() != Ok(&installed.pools)
     {
         return Ok(false);
     }
-    let sets = sets(socket)?;
-    let known = sets.iter().filter(|set| !set.anonymous).all(|set| {
-        let capacity = SetId::parse(&set.name).and_then(|id| installed.capacity.get(&id));
-        set.as_declared && capacity == Some(&set.capacity)
-    });
-    let named = sets.iter().filter(|set| !set.anonymous).count();
-    Ok(known && named == installed.capacity.len())
+    let mut named = sets(socket)?;
+    named.retain(|set| !set.anonymous);
+    let as_recorded = |set: &SetInfo| {
+        let Some(id) = SetId::parse(&set.name) else { return false };
+        let recorded = installed.count.get(&id).copied().unwrap_or_default();
+        // The record does not know how many bounds the kernel keeps of touching intervals.
+        let counted = id.holds_networks() || set.count.is_none_or(|count| count == recorded);
+        counted && set.as_declared && installed.capacity.get(&id) == Some(&set.capacity)
+    };
+    Ok(named.len() == installed.capacity.len() && named.iter().all(as_recorded))
 }
 
 fn sets(socket: &mut Socket) -> Result<Vec<SetInfo>, Error> {

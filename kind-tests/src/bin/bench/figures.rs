@@ -23,6 +23,8 @@ pub(crate) struct SizeResult {
     pub(crate) endpoints_each: u32,
     /// How long the API server took for the objects that were added for this size.
     pub(crate) created_seconds: f64,
+    /// The load averages when measuring began.
+    pub(crate) load_average: String,
     /// The lists alone, each in a fresh process, in milliseconds from its start.
     pub(crate) listing_ms: Vec<f64>,
     pub(crate) shunt: ProxyResult,

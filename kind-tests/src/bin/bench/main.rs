@@ -17,6 +17,7 @@ mod world;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -31,11 +32,11 @@ use crate::world::{Size, World};
 #[derive(Parser, Clone, Debug)]
 #[command(name = "bench", max_term_width = 100)]
 struct Arguments {
-    /// Services x endpoints of each, in growing order
-    #[arg(long, value_name = "NxM,...", value_delimiter = ',', default_value = "1000x10,10000x10")]
+    /// Services x endpoints of each, in growing order [default: 1000x10,10000x10]
+    #[arg(long, value_name = "NxM,...", value_delimiter = ',')]
     sizes: Vec<Size>,
-    /// 1000x10 only and few changes: less than a minute
-    #[arg(long, conflicts_with = "sizes")]
+    /// Few repetitions, and 1000x10 if no sizes are named: less than a minute
+    #[arg(long)]
     quick: bool,
     /// Measure shunt alone
     #[arg(long)]
@@ -87,10 +88,9 @@ fn bench(arguments: &Arguments) -> Result<()> {
     results.machine.load_after = machine::load();
     print!("{}", header(&results));
     print!("{}", table::terminal(&results));
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    save(&root.join("target/bench"), &results)?;
+    save(&directory(), &results)?;
     if arguments.write_docs {
-        page::write(&root.join("docs"), &results)?;
+        page::write(&checkout().join("docs"), &results)?;
     }
     for wrong in &results.wrong {
         eprintln!("bench: wrong: {wrong}");
@@ -105,16 +105,21 @@ fn run(
     kube_proxy: &Path,
     results: &mut Results,
 ) -> Result<()> {
-    let (mut sizes, mut effort) = (arguments.sizes.clone(), THOROUGH);
-    if arguments.quick {
-        sizes.truncate(1);
-        effort = QUICK;
+    let effort = if arguments.quick { QUICK } else { THOROUGH };
+    let mut sizes = arguments.sizes.clone();
+    if sizes.is_empty() {
+        let usual = if arguments.quick { &USUAL[..1] } else { &USUAL[..] };
+        sizes.extend(usual);
     }
     say("starting the API server");
-    let mut world = World::build(sizes.len(), shunt, kube_proxy)?;
+    let logs = directory().join("logs");
+    fs::create_dir_all(&logs)?;
+    let mut world = World::build(sizes.len(), shunt, kube_proxy, &logs)?;
     for (index, size) in sizes.iter().enumerate() {
         say(&format!("creating {} Services with {} endpoints each", size.services, size.endpoints));
         let created_seconds = world.load(*size, sizes.len())?;
+        // The API server tidies up after so many writes.
+        thread::sleep(effort.settle);
         let run = Run {
             world: &world,
             index,
@@ -129,10 +134,32 @@ fn run(
     Ok(())
 }
 
-const THOROUGH: Effort =
-    Effort { starts: 5, changes: 120, kube_proxy_changes: Duration::from_secs(60), floors: 7 };
-const QUICK: Effort =
-    Effort { starts: 2, changes: 20, kube_proxy_changes: Duration::from_secs(8), floors: 3 };
+/// The sizes where none are named.
+const USUAL: [Size; 2] =
+    [Size { services: 1000, endpoints: 10 }, Size { services: 10_000, endpoints: 10 }];
+const THOROUGH: Effort = Effort {
+    settle: Duration::from_secs(10),
+    starts: 5,
+    changes: 120,
+    kube_proxy_changes: Duration::from_secs(60),
+    floors: 7,
+};
+const QUICK: Effort = Effort {
+    settle: Duration::from_secs(1),
+    starts: 3,
+    changes: 20,
+    kube_proxy_changes: Duration::from_secs(8),
+    floors: 3,
+};
+
+fn checkout() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// Where raw figures and logs go.
+fn directory() -> PathBuf {
+    checkout().join("target/bench")
+}
 
 fn header(results: &Results) -> String {
     let (machine, versions) = (&results.machine, &results.versions);
@@ -159,6 +186,6 @@ fn save(directory: &Path, results: &Results) -> Result<()> {
     for name in [format!("{now}.json"), "latest.json".to_owned()] {
         fs::write(directory.join(name), &json)?;
     }
-    say(&format!("all figures are in {}", directory.join("latest.json").display()));
+    say("all figures are in target/bench/latest.json, logs in target/bench/logs");
     Ok(())
 }

@@ -15,12 +15,15 @@ use crate::figures::{
 };
 use crate::kernel::{self, Listener, Watch};
 use crate::lister;
+use crate::machine;
 use crate::proxy::{Kind, Proxy};
 use crate::world::{NAMESPACE, Size, World, node_name};
 
 /// How much is done.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Effort {
+    /// Until measuring begins after objects were created.
+    pub(crate) settle: Duration,
     /// Starts of shunt and of the lister; the median counts.
     pub(crate) starts: usize,
     /// Changes of each kind for shunt.
@@ -63,6 +66,7 @@ impl Run<'_> {
         let mut result = SizeResult {
             services: self.size.services,
             endpoints_each: self.size.endpoints,
+            load_average: machine::load(),
             ..SizeResult::default()
         };
         let node = self.world.node(Kind::Shunt, self.index)?;

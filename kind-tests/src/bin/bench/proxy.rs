@@ -96,7 +96,8 @@ impl Program {
         cidr: &str,
         log: PathBuf,
     ) -> Self {
-        let own = ["--proxy-mode=nftables", "--conntrack-max-per-core=0", "--conntrack-min=0"];
+        let own =
+            ["--proxy-mode=nftables", "--conntrack-max-per-core=0", "--conntrack-min=0", "--v=2"];
         let mut arguments = own.map(str::to_owned).to_vec();
         arguments.extend(shared_flags(kubeconfig, node, cidr));
         Self { kind: Kind::KubeProxy, path, arguments, log }

@@ -50,6 +50,7 @@ pub(crate) struct World {
     pub(crate) plane: Plane,
     shunt: PathBuf,
     kube_proxy: PathBuf,
+    logs: PathBuf,
     /// How many Services there are so far.
     loaded: u32,
     _servers: Vec<EchoServer>,
@@ -58,7 +59,12 @@ pub(crate) struct World {
 impl World {
     /// Builds the namespaces and starts the API server. Each size gets nodes of its own, so that
     /// nothing is measured on what another measurement has left.
-    pub(crate) fn build(sizes: usize, shunt: &Path, kube_proxy: &Path) -> Result<Self> {
+    pub(crate) fn build(
+        sizes: usize,
+        shunt: &Path,
+        kube_proxy: &Path,
+        logs: &Path,
+    ) -> Result<Self> {
         let mut nodes = Vec::new();
         for index in 0..sizes {
             let (client, pod) = (format!("client-{index}"), format!("pod-{index}"));
@@ -76,6 +82,7 @@ impl World {
             plane,
             shunt: shunt.to_owned(),
             kube_proxy: kube_proxy.to_owned(),
+            logs: logs.to_owned(),
             loaded: 0,
             _servers: servers,
         };
@@ -97,7 +104,7 @@ impl World {
     /// How to start a proxy on a size's node. All have the same credentials: an administrator's.
     pub(crate) fn program(&self, kind: Kind, index: usize) -> Program {
         let node = node_name(kind, index);
-        let log = self.plane.scratch().join(format!("{node}.log"));
+        let log = self.logs.join(format!("{node}.log"));
         let kubeconfig = self.kubeconfig();
         match kind {
             Kind::Shunt => {
