@@ -53,8 +53,10 @@ fn filter(args: &LogArgs) -> Result<EnvFilter, Failure> {
         _ => "trace",
     });
     let plain = ["error", "warn", "info", "debug", "trace"].contains(&level);
-    // The API client's libraries tell of every retry; that is for those who ask for it.
-    let directives = if plain { format!("warn,shunt={level}") } else { level.to_owned() };
+    // The API client's libraries tell of every retry, some with all they know; we say the same
+    // once a minute. That is for those who ask for it.
+    let quiet = "warn,kube_client=error,kube_runtime=error";
+    let directives = if plain { format!("{quiet},shunt={level}") } else { level.to_owned() };
     EnvFilter::try_new(directives)
         .map_err(|error| Failure::usage(anyhow::anyhow!("--log-level {level}: {error}")))
 }
@@ -71,10 +73,13 @@ mod tests {
 
     #[test]
     fn verbosity_is_kube_proxys() {
-        assert_eq!(of(2, None).unwrap(), "shunt=info,warn");
-        assert_eq!(of(4, None).unwrap(), "shunt=debug,warn");
-        assert_eq!(of(9, None).unwrap(), "shunt=trace,warn");
-        assert_eq!(of(0, Some("error")).unwrap(), "shunt=error,warn");
+        assert_eq!(of(2, None).unwrap(), "kube_runtime=error,kube_client=error,shunt=info,warn");
+        assert_eq!(of(4, None).unwrap(), "kube_runtime=error,kube_client=error,shunt=debug,warn");
+        assert_eq!(of(9, None).unwrap(), "kube_runtime=error,kube_client=error,shunt=trace,warn");
+        assert_eq!(
+            of(0, Some("error")).unwrap(),
+            "kube_runtime=error,kube_client=error,shunt=error,warn"
+        );
         assert_eq!(of(0, Some("kube=debug")).unwrap(), "kube=debug");
         assert!(of(0, Some("a=b=c")).is_err());
     }

@@ -31,8 +31,15 @@ impl Health {
     /// Whether clients can rely on us.
     #[must_use]
     pub fn is_healthy(&self, now: Instant) -> bool {
+        self.synced && self.is_alive(now)
+    }
+
+    /// Whether we get on with what there is to do. To wait for an API server is to be alive: a
+    /// restart would not bring it back.
+    #[must_use]
+    pub fn is_alive(&self, now: Instant) -> bool {
         let waited = self.waiting_since.map(|since| now.saturating_duration_since(since));
-        self.synced && waited.unwrap_or_default() <= PATIENCE
+        waited.unwrap_or_default() <= PATIENCE
     }
 }
 

@@ -189,7 +189,10 @@ struct HealthAnswer {
 
 fn health(probe: Probe, sources: &Sources) -> Answer {
     let health = *sources.health.borrow();
-    let healthy = health.is_healthy(Instant::now());
+    let healthy = match probe {
+        Probe::Healthz => health.is_healthy(Instant::now()),
+        Probe::Livez => health.is_alive(Instant::now()),
+    };
     let now = Timestamp::now();
     // As kube-proxy: who is healthy is up to date now, also if nothing has changed for long.
     let updated = if healthy { Some(now) } else { health.updated };

@@ -31,6 +31,9 @@ pub enum Error {
         /// Its own words; may be empty.
         detail: String,
     },
+    /// Another writer has changed our table.
+    #[error("another writer changed table inet shunt while it was written; it is read anew")]
+    Changed,
     /// Others kept writing while we did.
     #[error("other writers changed nftables during each of {attempts} attempts to write")]
     Contended {

@@ -200,9 +200,11 @@ impl Nftables {
             let steps = diff(&wanted, installed);
             report.diff = started.elapsed();
             if steps.fit(installed) {
-                match self.commit_steps(&steps, report)? {
-                    None => return Ok(()),
-                    Some(_) => self.installed = None,
+                match self.commit_steps(&steps, report) {
+                    Ok(None) => return Ok(()),
+                    // What the record says is not so (any more): the kernel is asked.
+                    Ok(Some(_)) | Err(Error::Changed) => self.installed = None,
+                    Err(error) => return Err(error),
                 }
             } else {
                 return self.rebuild("a set had to grow", report);
@@ -415,7 +417,7 @@ impl Nftables {
         self.generation = self.read_generation()?;
         match &self.installed {
             Some(installed) if !readback::still_holds(&mut self.socket, installed)? => {
-                Err(Error::Contended { attempts: 1 })
+                Err(Error::Changed)
             }
             _ => Ok(()),
         }

@@ -140,12 +140,7 @@ fn fill_in(
                 describe_pool(&[(*endpoint, *masqueraded)], setup)
             );
         };
-        // What the node itself receives never comes to the place where sources are hidden (the end of postrouting);
-        // with kube-proxy it is the same. The plan does not know all of the node's addresses, so the model's oracle
-        // cannot tell.
-        let stays = server.pod == node && from != node;
-        let hidden = *masqueraded && !stays;
-        let sees = if hidden { Source::Node(node.to_owned()) } else { Source::Kept };
+        let sees = if *masqueraded { Source::Node(node.to_owned()) } else { Source::Kept };
         // A process of the node has the node's address anyway.
         let same = |wanted: &Source| {
             *wanted == sees || (from == node && *wanted == Source::Node(from.to_owned()))

@@ -131,6 +131,10 @@ impl<'a> Oracle<'a> {
     }
 
     fn masqueraded(&self, found: Match<'a>, packet: &Packet, endpoint: &Endpoint) -> bool {
+        // Sources are hidden where packets leave. What others send to the node itself does not.
+        if self.node.own_addresses.contains(&endpoint.address) && !packet.from_node {
+            return false;
+        }
         // An endpoint that gets a packet of its own address back would answer itself directly,
         // past the connection that it believes to have.
         let hairpin =

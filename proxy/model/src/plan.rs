@@ -24,6 +24,9 @@ pub struct Plan {
 pub struct NodePlan {
     /// The node's addresses on which NodePorts are served.
     pub node_port_addresses: BTreeSet<IpAddr>,
+    /// All addresses of the machine. Nothing is programmed from them; the kernel knows its own.
+    /// What comes in for them leaves no more, so its source is never hidden.
+    pub own_addresses: BTreeSet<IpAddr>,
     /// Sources that count as local pods; traffic to a ClusterIP from elsewhere is masqueraded, and
     /// an external traffic policy is not for them.
     /// Empty: no such rule (nothing is known about who is local).

@@ -39,6 +39,8 @@ async fn health_is_503_until_the_first_sync() {
     assert_eq!(code, 503);
     assert!(body.starts_with(r#"{"lastUpdated":"1970-01-01T00:00:00Z","currentTime":""#), "{body}");
     assert!(body.ends_with(r#"","healthy":false}"#), "{body}");
+    // To wait for the first lists is no reason to be restarted.
+    assert_eq!(get(Site::Health, "/livez", &starting).await.0, 200);
     let synced = sources(Health { synced: true, ..Health::STARTING });
     assert_eq!(get(Site::Health, "/livez", &synced).await.0, 200);
     assert_eq!(get(Site::Metrics, "/healthz", &synced).await.0, 200);

@@ -97,7 +97,7 @@ pub(crate) fn node() -> Arc<NodePlan> {
         [[192, 168, 77, 11].into(), "fd00:77::11".parse().unwrap()].into();
     let local_sources =
         ["10.77.1.0/24", "fd00:10:77:1::/64"].map(|net| net.parse().unwrap()).into();
-    Arc::new(NodePlan { node_port_addresses: addresses, local_sources, masquerade_all: false })
+    Arc::new(NodePlan { node_port_addresses: addresses, local_sources, ..NodePlan::default() })
 }
 
 /// The delta from one plan to another.

@@ -17,6 +17,7 @@ pub(super) fn plan(settings: &Settings, snapshot: &Snapshot) -> NodePlan {
             NodePortAddresses::Primary => primary(settings, snapshot),
             NodePortAddresses::Within(networks) => within(networks, snapshot),
         },
+        own_addresses: own(settings, snapshot),
         local_sources: match &settings.local_sources {
             LocalSources::Unknown => BTreeSet::new(),
             LocalSources::Cidrs(networks) => disjoint(networks),
@@ -42,6 +43,12 @@ fn primary(settings: &Settings, snapshot: &Snapshot) -> BTreeSet<IpAddr> {
     }
     let usable = |ip: &&IpAddr| !ip.is_loopback() && !is_link_local(**ip);
     snapshot.local_addresses().iter().filter(usable).copied().collect()
+}
+
+/// The addresses on the machine's interfaces, and those that its Node says it has.
+fn own(settings: &Settings, snapshot: &Snapshot) -> BTreeSet<IpAddr> {
+    let said = snapshot.node(&settings.node_name).map_or(&[][..], |node| &node.addresses);
+    snapshot.local_addresses().iter().chain(said).copied().collect()
 }
 
 /// The machine's addresses in these networks; a family that is not mentioned matches wholly.

@@ -116,7 +116,8 @@ fn outcome(
     };
     let pool = chosen.into_iter().map(|(endpoint, state)| {
         let here = is_local(state) || state.node.is_none();
-        (endpoint, masquerade || (here && packet.source == endpoint.address))
+        let leaves = packet.from_node || !node.own_addresses.contains(&endpoint.address);
+        (endpoint, leaves && (masquerade || (here && packet.source == endpoint.address)))
     });
     Verdict::Forward(pool.collect())
 }
