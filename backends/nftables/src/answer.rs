@@ -9,7 +9,7 @@ use shunt_netlink::{Attribute, attributes};
 use crate::declaration::set_type;
 use crate::element::{Element, Key, Place, Target, Value, decode_endpoint, decode_key};
 use crate::expression::NFT_GOTO;
-use crate::message::{INET, INTERVAL_END, SET_ANONYMOUS, SET_INTERVAL, SET_MAP};
+use crate::message::{INET, INTERVAL_END, SET_ANONYMOUS, SET_CONCAT, SET_INTERVAL, SET_MAP};
 use crate::name::{SetId, TABLE};
 use crate::userdata;
 
@@ -86,7 +86,8 @@ pub(crate) fn read_set(payload: &[u8]) -> Option<SetInfo> {
         let declared = set_type(set);
         let map = if declared.data.is_some() { SET_MAP } else { 0 };
         let interval = if declared.interval { SET_INTERVAL } else { 0 };
-        number(3) == map | interval
+        let concat = if declared.fields.is_empty() { 0 } else { SET_CONCAT };
+        number(3) == map | interval | concat
             && number(5) == declared.key_length
             && find(6).and_then(Attribute::u32_be) == declared.data.map(|(data, _)| data)
     });
@@ -101,8 +102,17 @@ pub(crate) enum Found {
     Ours(Element),
     /// A bound of an interval.
     Bound(IpAddr, bool),
-    /// Anything else, by its key.
-    Stranger(Vec<u8>),
+    /// Anything else.
+    Stranger(Stranger),
+}
+
+/// An element that we would never write, by its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Stranger {
+    pub(crate) set: SetId,
+    pub(crate) key: Vec<u8>,
+    /// The other end of the key, if it is a range.
+    pub(crate) end: Option<Vec<u8>>,
 }
 
 /// The elements in one answer of a dump of a set.
@@ -117,8 +127,10 @@ pub(crate) fn read_elements(set: SetId, payload: &[u8], mut each: impl FnMut(Fou
 
 fn read_element(set: SetId, element: &Attribute<'_>) -> Option<Found> {
     let key = element.find(1)?.find(1)?.payload;
-    let stranger = || Found::Stranger(key.to_vec());
-    let Some(decoded) = decode_key(set, key) else {
+    let end = element.find(10).and_then(|end| end.find(1)).map(|end| end.payload);
+    let stranger =
+        || Found::Stranger(Stranger { set, key: key.to_vec(), end: end.map(<[u8]>::to_vec) });
+    let Some(decoded) = decode_key(set, key, end) else {
         return Some(stranger());
     };
     if let (true, Key::Address(address)) = (set.holds_networks(), decoded) {

@@ -29,6 +29,8 @@ pub(crate) struct SetType {
     /// The declaration of its type, as nft prints it.
     pub(crate) text: String,
     pub(crate) interval: bool,
+    /// The lengths of a key's parts, of a set of intervals over several of them.
+    pub(crate) fields: Vec<u32>,
     pub(crate) key: u32,
     pub(crate) key_length: u32,
     pub(crate) data: Option<(u32, u32)>,
@@ -43,12 +45,17 @@ pub(crate) fn set_type(set: SetId) -> SetType {
         | Kind::NodePortEndpoints
         | Kind::InsideEndpoints
         | Kind::InsideNodePortEndpoints => endpoint_type(set),
-        Kind::Frontends | Kind::NodePorts | Kind::InsideFrontends | Kind::InsideNodePorts => {
+        Kind::Frontends
+        | Kind::NodePorts
+        | Kind::InsideFrontends
+        | Kind::InsideNodePorts
+        | Kind::AllowedFrontends => {
             let (types, text, key_length) = frontend_key(set);
             SetType {
                 word: "map",
                 text: format!("type {text} : verdict"),
                 interval: false,
+                fields: Vec::new(),
                 key: concatenated(&types),
                 key_length,
                 data: Some((DATA_VERDICT, 16)),
@@ -61,6 +68,17 @@ pub(crate) fn set_type(set: SetId) -> SetType {
         | Kind::MasqueradeOwnNodePorts => {
             let (types, text, key_length) = frontend_key(set);
             plain(text, concatenated(&types), key_length, userdata::concat_set())
+        }
+        Kind::AllowedSources => {
+            let (mut types, text, key_length) = frontend_key(set);
+            let (address, name, width) = address_type(set.family);
+            types.push(address);
+            let text = format!("{text} . {name}");
+            let key = concatenated(&types);
+            let mut described = plain(text, key, key_length + width, userdata::concat_set());
+            described.interval = true;
+            described.fields = vec![width, 1, 2, width];
+            described
         }
         Kind::Hairpins => {
             let (address, name, width) = address_type(set.family);
@@ -78,7 +96,16 @@ pub(crate) fn set_type(set: SetId) -> SetType {
 
 fn plain(text: String, key: u32, key_length: u32, userdata: Vec<u8>) -> SetType {
     let text = format!("type {text}");
-    SetType { word: "set", text, interval: false, key, key_length, data: None, userdata }
+    SetType {
+        word: "set",
+        text,
+        interval: false,
+        fields: Vec::new(),
+        key,
+        key_length,
+        data: None,
+        userdata,
+    }
 }
 
 fn endpoint_type(set: SetId) -> SetType {
@@ -101,6 +128,7 @@ fn endpoint_type(set: SetId) -> SetType {
             "typeof {prefix}meta l4proto . th dport . numgen random mod 65536 : {daddr_text} . th dport"
         ),
         interval: false,
+        fields: Vec::new(),
         key: concatenated(&types),
         key_length: key_length + 4,
         data: Some((concatenated(&[address, datatype::INET_SERVICE]), width + 4)),

@@ -4,9 +4,10 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 use shunt_model::address::{Endpoint, Family, Frontend, FrontendAddress, Protocol};
 
-use crate::name::{Clients, PoolChain, REFUSE, SetId, SetKind};
+use crate::name::{Clients, PoolChain, REFUSE, SetId, SetKind, guard};
 
 /// The key of an element. Which variants a set has follows from its [`SetKind`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -17,6 +18,8 @@ pub enum Key {
     Frontend(Frontend),
     /// The same with a slot of its pool, counted from 0.
     Slot(Frontend, u32),
+    /// The same with a network of clients.
+    Source(Frontend, IpNet),
 }
 
 /// Who meets a frontend's verdict and pool.
@@ -24,6 +27,8 @@ pub enum Key {
 pub enum View {
     /// Everyone.
     Everyone,
+    /// Clients whom source ranges allow. They share the pool of everyone's view.
+    Allowed,
     /// Clients inside of the cluster, where a traffic policy is not for them.
     Inside,
 }
@@ -45,6 +50,8 @@ pub enum Target {
     /// The same for those outside; who is inside meets the frontend in the other view. Zero
     /// slots: there is none for those outside.
     OutsidePool(u32),
+    /// Source ranges decide: who is allowed meets the frontend in that view.
+    Guard,
     /// It is refused.
     Refuse,
     /// It is dropped.
@@ -77,6 +84,7 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let from = match self.view {
             View::Everyone => "",
+            View::Allowed => " if allowed",
             View::Inside => " from inside",
         };
         write!(f, "{}{from}", self.frontend)
@@ -95,6 +103,8 @@ impl Place {
     pub const fn verdicts(&self) -> SetId {
         match self.view {
             View::Everyone => by_address(&self.frontend, SetKind::Frontends, SetKind::NodePorts),
+            // NodePorts are not for load balancers.
+            View::Allowed => SetId::new(SetKind::AllowedFrontends, self.frontend.family()),
             View::Inside => {
                 by_address(&self.frontend, SetKind::InsideFrontends, SetKind::InsideNodePorts)
             }
@@ -105,7 +115,7 @@ impl Place {
     #[must_use]
     pub const fn endpoints(&self) -> SetId {
         let (ip, node_port) = match self.view {
-            View::Everyone => (SetKind::Endpoints, SetKind::NodePortEndpoints),
+            View::Everyone | View::Allowed => (SetKind::Endpoints, SetKind::NodePortEndpoints),
             View::Inside => (SetKind::InsideEndpoints, SetKind::InsideNodePortEndpoints),
         };
         by_address(&self.frontend, ip, node_port)
@@ -116,7 +126,7 @@ impl Place {
     pub const fn of(set: SetId, key: &Key) -> Option<Self> {
         let frontend = match key {
             Key::Frontend(frontend) | Key::Slot(frontend, _) => *frontend,
-            Key::Address(_) => return None,
+            Key::Address(_) | Key::Source(..) => return None,
         };
         let view = match set.kind {
             SetKind::Frontends
@@ -127,6 +137,7 @@ impl Place {
             | SetKind::InsideNodePorts
             | SetKind::InsideEndpoints
             | SetKind::InsideNodePortEndpoints => View::Inside,
+            SetKind::AllowedFrontends => View::Allowed,
             _ => return None,
         };
         Some(Self { frontend, view })
@@ -157,10 +168,10 @@ impl Target {
     #[must_use]
     pub const fn pool_chain(self, place: &Place) -> Option<PoolChain> {
         let (clients, slots) = match (self, place.view) {
-            (Self::Pool(slots), View::Everyone) => (Clients::All, slots),
+            (Self::Pool(slots), View::Everyone | View::Allowed) => (Clients::All, slots),
             (Self::Pool(slots), View::Inside) => (Clients::Inside, slots),
             (Self::OutsidePool(slots), _) => (Clients::Outside, slots),
-            (Self::Refuse | Self::Drop, _) => return None,
+            (Self::Guard | Self::Refuse | Self::Drop, _) => return None,
         };
         Some(PoolChain::of(&place.frontend, clients, slots))
     }
@@ -170,6 +181,7 @@ impl Target {
     pub fn chain(self, place: &Place) -> Option<String> {
         match self {
             Self::Refuse => Some(REFUSE.to_owned()),
+            Self::Guard => Some(guard(place.frontend.family())),
             _ => self.pool_chain(place).map(|chain| chain.to_string()),
         }
     }
@@ -179,6 +191,9 @@ impl Target {
     pub fn of_chain(name: &str) -> Option<Self> {
         if name == REFUSE {
             return Some(Self::Refuse);
+        }
+        if Family::ALL.into_iter().any(|family| name == guard(family)) {
+            return Some(Self::Guard);
         }
         let pool = PoolChain::parse(name)?;
         Some(match pool.clients {
@@ -199,7 +214,7 @@ impl Target {
     pub const fn slots(self) -> u32 {
         match self {
             Self::Pool(slots) | Self::OutsidePool(slots) => slots,
-            Self::Refuse | Self::Drop => 0,
+            Self::Guard | Self::Refuse | Self::Drop => 0,
         }
     }
 }
@@ -221,8 +236,22 @@ pub fn encode_key(set: SetId, key: &Key) -> Vec<u8> {
             put_frontend(&mut out, frontend);
             out.extend_from_slice(&slot.to_ne_bytes());
         }
+        Key::Source(frontend, network) => {
+            put_frontend(&mut out, frontend);
+            put_address(&mut out, network.network());
+        }
     }
     out
+}
+
+/// The bytes of the other end of a key that is a range; `None` for all others.
+#[must_use]
+pub fn encode_key_end(key: &Key) -> Option<Vec<u8>> {
+    let Key::Source(frontend, network) = key else { return None };
+    let mut out = Vec::with_capacity(40);
+    put_frontend(&mut out, frontend);
+    put_address(&mut out, network.broadcast());
+    Some(out)
 }
 
 /// The value's bytes in an endpoint map.
@@ -234,11 +263,18 @@ pub fn encode_endpoint(endpoint: &Endpoint) -> Vec<u8> {
     out
 }
 
-/// Reads a key. `None`: not a key that we write into this set.
+/// Reads a key, and its other end if it is a range. `None`: not a key that we write into this set.
 #[must_use]
-pub fn decode_key(set: SetId, bytes: &[u8]) -> Option<Key> {
+pub fn decode_key(set: SetId, bytes: &[u8], end: Option<&[u8]>) -> Option<Key> {
     let mut reader = Reader { bytes };
     let key = match set.kind {
+        SetKind::AllowedSources => {
+            let (frontend, start) = (reader.frontend(set.family)?, reader.address(set.family)?);
+            let mut last = Reader { bytes: end.unwrap_or(bytes) };
+            let same = last.frontend(set.family)? == frontend;
+            let network = network_between(start, last.address(set.family)?)?;
+            Key::Source(frontend, same.then_some(network)?)
+        }
         SetKind::NodeAddresses
         | SetKind::ClusterIps
         | SetKind::LocalSources
@@ -249,6 +285,7 @@ pub fn decode_key(set: SetId, bytes: &[u8]) -> Option<Key> {
         }
         SetKind::Frontends
         | SetKind::InsideFrontends
+        | SetKind::AllowedFrontends
         | SetKind::Masquerade
         | SetKind::MasqueradeOwn => Key::Frontend(reader.frontend(set.family)?),
         SetKind::NodePorts
@@ -263,6 +300,20 @@ pub fn decode_key(set: SetId, bytes: &[u8]) -> Option<Key> {
         }
     };
     reader.bytes.is_empty().then_some(key)
+}
+
+/// The network that begins and ends with these addresses, if there is one.
+fn network_between(first: IpAddr, last: IpAddr) -> Option<IpNet> {
+    let mut networks: Vec<IpNet> = match (first, last) {
+        (IpAddr::V4(first), IpAddr::V4(last)) => {
+            Ipv4Subnets::new(first, last, 0).map(IpNet::from).take(2).collect()
+        }
+        (IpAddr::V6(first), IpAddr::V6(last)) => {
+            Ipv6Subnets::new(first, last, 0).map(IpNet::from).take(2).collect()
+        }
+        _ => return None,
+    };
+    networks.pop().filter(|_| networks.is_empty())
 }
 
 /// Reads the value of an endpoint map.
@@ -347,6 +398,15 @@ impl fmt::Display for Element {
                 write_frontend(f, frontend)?;
                 write!(f, " . {slot}")?;
             }
+            Key::Source(frontend, network) => {
+                write_frontend(f, frontend)?;
+                // nft prints the network of one address as the address.
+                if network.prefix_len() == network.max_prefix_len() {
+                    write!(f, " . {}", network.addr())?;
+                } else {
+                    write!(f, " . {network}")?;
+                }
+            }
         }
         match &self.value {
             Value::Member => Ok(()),
@@ -378,8 +438,9 @@ mod tests {
     fn check(set: SetId, key: Key, length: usize) {
         let bytes = encode_key(set, &key);
         assert_eq!(bytes.len(), length);
-        assert_eq!(decode_key(set, &bytes), Some(key));
-        assert_eq!(decode_key(set, &bytes[1..]), None);
+        let end = encode_key_end(&key);
+        assert_eq!(decode_key(set, &bytes, end.as_deref()), Some(key));
+        assert_eq!(decode_key(set, &bytes[1..], None), None);
     }
 
     #[test]
@@ -397,6 +458,8 @@ mod tests {
             check(set(SetKind::NodePorts), Key::Frontend(node), 8);
             check(set(SetKind::Endpoints), Key::Slot(frontend, 70_000), width + 12);
             check(set(SetKind::NodePortEndpoints), Key::Slot(node, 3), 12);
+            let network = IpNet::new(ip, 8).expect("a network").trunc();
+            check(set(SetKind::AllowedSources), Key::Source(frontend, network), 2 * width + 8);
             let endpoint = Endpoint { address: ip, port: 8080 };
             let bytes = encode_endpoint(&endpoint);
             assert_eq!(decode_endpoint(family, &bytes), Some(endpoint));

@@ -429,6 +429,7 @@ impl Nftables {
         let frontend = match operation {
             Operation::Add(element) => match element.key {
                 Key::Frontend(frontend) | Key::Slot(frontend, _) => Some(frontend),
+                Key::Source(frontend, _) => Some(frontend),
                 Key::Address(_) => None,
             },
             _ => None,

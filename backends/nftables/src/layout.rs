@@ -53,6 +53,7 @@ const SOURCES: i32 = 100;
 pub(crate) fn chains() -> Vec<Chain> {
     let mut chains = vec![refuse()];
     for family in Family::ALL {
+        chains.push(guard(family));
         chains.push(services(family));
         chains.push(sources(family));
     }
@@ -94,10 +95,7 @@ pub(crate) fn pool(chain: PoolChain) -> Chain {
             rules.push(draw(chain, slots / 2));
         }
     }
-    rules.push(Rule::new(
-        "counter packets 0 bytes 0 drop",
-        [Expression::Counter, Expression::End(Verdict::Drop)],
-    ));
+    rules.push(lost());
     Chain { name: chain.to_string(), hook: None, rules }
 }
 
@@ -218,6 +216,30 @@ fn refuse() -> Chain {
         Rule::new("reject", [Expression::Reject(Rejection::PortUnreachable)]),
     ];
     Chain { name: name::REFUSE.to_owned(), hook: None, rules }
+}
+
+/// Lets in whom the source ranges of a Service allow.
+fn guard(family: Family) -> Chain {
+    let ip = ip(family);
+    let key = Register(0);
+    let sources = SetId::new(SetKind::AllowedSources, family);
+    let frontends = SetId::new(SetKind::AllowedFrontends, family);
+    let mut expressions = vec![Expression::FamilyIs(family)];
+    expressions.extend(load_frontend(family));
+    expressions.push(Expression::LoadSource(family, after_frontend(family)));
+    expressions.push(Expression::In { set: sources, key, inverted: false });
+    expressions.extend(load_frontend(family));
+    expressions.push(Expression::VerdictMap { set: frontends, key });
+    let frontend = format!("{ip} daddr . meta l4proto . th dport");
+    let text = format!("{frontend} . {ip} saddr @{sources} {frontend} vmap @{frontends}");
+    let rules = vec![Rule::new(text, expressions), lost()];
+    Chain { name: name::guard(family), hook: None, rules }
+}
+
+/// The end of a chain that should not be reached, or only by those who are to be dropped.
+fn lost() -> Rule {
+    let drop = [Expression::Counter, Expression::End(Verdict::Drop)];
+    Rule::new("counter packets 0 bytes 0 drop", drop)
 }
 
 /// From a new connection's destination to its frontend: the exact address first, then what is

@@ -156,8 +156,17 @@ fn targets(
         };
     }
     let place = Place::everyone(plan.frontend);
+    let mut allowed = None;
+    if plan.sources.is_some() {
+        // The slots stay with the view of everyone; the verdict that draws from them moves.
+        let pool = Arc::clone(&everyone.pool);
+        let guard = FrontendTarget { target: Target::Guard, pool, comment: Arc::clone(&comment) };
+        let target = std::mem::replace(&mut everyone, guard).target;
+        let target = FrontendTarget { target, pool: Arc::from([]), comment };
+        allowed = Some((Place { view: View::Allowed, ..place }, Some(target)));
+    }
     let inside = inside.map(|target| (Place { view: View::Inside, ..place }, Some(target)));
-    [(place, Some(everyone))].into_iter().chain(inside)
+    [(place, Some(everyone))].into_iter().chain(allowed).chain(inside)
 }
 
 fn target(action: &Action, comment: &Arc<str>) -> FrontendTarget {
@@ -183,9 +192,14 @@ fn service_members(service: &ServicePlan) -> impl Iterator<Item = (SetId, Key)> 
         };
         Some((set, Key::Frontend(plan.frontend)))
     });
+    let allowed = service.frontends.iter().flat_map(|plan| {
+        let set = SetId::new(SetKind::AllowedSources, plan.frontend.family());
+        let sources = plan.sources.as_deref().unwrap_or_default();
+        sources.iter().map(move |network| (set, Key::Source(plan.frontend, *network)))
+    });
     let cluster_ips = service.cluster_ips.iter().map(of_address(SetKind::ClusterIps));
     let hairpins = service.hairpins.iter().map(of_address(SetKind::Hairpins));
-    masqueraded.chain(cluster_ips).chain(hairpins)
+    masqueraded.chain(allowed).chain(cluster_ips).chain(hairpins)
 }
 
 fn node_members(node: &NodePlan) -> impl Iterator<Item = (SetId, Key)> + '_ {

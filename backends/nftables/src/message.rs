@@ -7,7 +7,7 @@ use shunt_model::address::Family;
 use shunt_netlink::{Mark, Message, nfnetlink};
 
 use crate::declaration::{self, set_type};
-use crate::element::{Element, Key, Place, Value, encode_endpoint, encode_key};
+use crate::element::{Element, Key, Place, Value, encode_endpoint, encode_key, encode_key_end};
 use crate::expression::{Expression, Verdict};
 use crate::layout::{Chain, Rule, layout_fingerprint};
 use crate::name::{SetId, TABLE, TABLE_COMMENT};
@@ -47,6 +47,7 @@ pub(crate) const PERSIST: u32 = 0x4;
 pub(crate) const OWNED: u32 = 0x2 | PERSIST;
 pub(crate) const SET_INTERVAL: u32 = 0x4;
 pub(crate) const SET_MAP: u32 = 0x8;
+pub(crate) const SET_CONCAT: u32 = 0x80;
 pub(crate) const SET_ANONYMOUS: u32 = 0x1;
 const SET_CONSTANT: u32 = 0x2;
 pub(crate) const INTERVAL_END: u32 = 1;
@@ -183,6 +184,9 @@ pub(crate) fn new_set(set: SetId, capacity: u32, id: u32) -> Message {
     if described.interval {
         flags |= SET_INTERVAL;
     }
+    if !described.fields.is_empty() {
+        flags |= SET_CONCAT;
+    }
     if let Some((data, length)) = described.data {
         flags |= SET_MAP;
         out.u32(6, data);
@@ -192,7 +196,16 @@ pub(crate) fn new_set(set: SetId, capacity: u32, id: u32) -> Message {
     out.u32(4, described.key);
     out.u32(5, described.key_length);
     out.u32(10, id);
-    out.nest(9, |out| out.u32(1, capacity));
+    out.nest(9, |out| {
+        out.u32(1, capacity);
+        if !described.fields.is_empty() {
+            out.nest(2, |out| {
+                for length in &described.fields {
+                    out.nest(LIST_ELEMENT, |out| out.u32(1, *length));
+                }
+            });
+        }
+    });
     out.bytes(13, &described.userdata);
     out
 }
@@ -222,13 +235,14 @@ impl ElementList {
         self.message.len() > LIST_LIMIT
     }
 
-    pub(crate) fn push_key(&mut self, key: &[u8]) {
-        self.push(key, |_| {});
+    /// A key alone, with its other end if it is a range.
+    pub(crate) fn push_key(&mut self, key: &[u8], end: Option<&[u8]>) {
+        self.push(key, |message| write_end(message, end));
     }
 
     pub(crate) fn push_element(&mut self, element: &Element) {
         self.push(&encode_key(element.set, &element.key), |message| match &element.value {
-            Value::Member => {}
+            Value::Member => write_end(message, encode_key_end(&element.key).as_deref()),
             Value::Endpoint(endpoint) => {
                 message.nest(2, |data| data.bytes(1, &encode_endpoint(endpoint)));
             }
@@ -261,6 +275,12 @@ impl ElementList {
     pub(crate) fn finish(mut self) -> Message {
         self.message.end(self.list);
         self.message
+    }
+}
+
+fn write_end(message: &mut Message, end: Option<&[u8]>) {
+    if let Some(end) = end {
+        message.nest(10, |data| data.bytes(1, end));
     }
 }
 

@@ -30,6 +30,10 @@ pub enum SetKind {
     InsideFrontends,
     /// Verdict map: as `node_ports`, for clients inside.
     InsideNodePorts,
+    /// Verdict map: as `frontends`, for clients whom a Service with source ranges allows.
+    AllowedFrontends,
+    /// Address . protocol . port . network: whom a Service with source ranges allows.
+    AllowedSources,
     /// Addresses on which NodePorts are served.
     NodeAddresses,
     /// ClusterIPs: what is no frontend there is refused.
@@ -52,7 +56,7 @@ pub enum SetKind {
 
 impl SetKind {
     /// All kinds, in the order of the listing.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::Endpoints,
         Self::NodePortEndpoints,
         Self::Frontends,
@@ -61,6 +65,8 @@ impl SetKind {
         Self::InsideNodePortEndpoints,
         Self::InsideFrontends,
         Self::InsideNodePorts,
+        Self::AllowedFrontends,
+        Self::AllowedSources,
         Self::NodeAddresses,
         Self::ClusterIps,
         Self::LocalSources,
@@ -82,6 +88,8 @@ impl SetKind {
             Self::InsideNodePortEndpoints => "inside_node_port_endpoints",
             Self::InsideFrontends => "inside_frontends",
             Self::InsideNodePorts => "inside_node_ports",
+            Self::AllowedFrontends => "allowed_frontends",
+            Self::AllowedSources => "allowed_sources",
             Self::NodeAddresses => "node_addresses",
             Self::ClusterIps => "cluster_ips",
             Self::LocalSources => "local_sources",
@@ -228,6 +236,12 @@ impl fmt::Display for PoolChain {
 
 /// The chain that refuses: TCP reset, or ICMP port unreachable.
 pub const REFUSE: &str = "refuse";
+
+/// The chain that lets in whom source ranges allow.
+#[must_use]
+pub fn guard(family: Family) -> String {
+    format!("guard_{}", suffix(family))
+}
 
 /// The chain that finds the frontend of a new connection.
 #[must_use]

@@ -7,7 +7,7 @@ use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 use nix::errno::Errno;
 use shunt_netlink::Socket;
 
-use crate::answer::{self, Found, SetInfo, TableInfo};
+use crate::answer::{self, Found, SetInfo, Stranger, TableInfo};
 use crate::error::Error;
 use crate::installed::Installed;
 use crate::layout;
@@ -21,7 +21,7 @@ pub(crate) enum ReadBack {
     /// A table that is not as this release makes it: replaced in one transaction.
     Unfit(&'static str, TableInfo),
     /// Ours, with elements that are none of ours.
-    Ours(Box<Installed>, Vec<(SetId, Vec<u8>)>, TableInfo),
+    Ours(Box<Installed>, Vec<Stranger>, TableInfo),
 }
 
 /// Reads the whole table.
@@ -140,7 +140,7 @@ fn elements(
     socket: &mut Socket,
     set: SetId,
     installed: &mut Installed,
-    strangers: &mut Vec<(SetId, Vec<u8>)>,
+    strangers: &mut Vec<Stranger>,
 ) -> Result<(), Error> {
     let request = message::get_elements(set);
     // Elements go straight into the record; what an interrupted dump left there is set right by
@@ -156,7 +156,7 @@ fn elements(
                 *installed.count.entry(set).or_default() += 1;
                 bounds.push((address, end));
             }
-            Found::Stranger(key) => strangers.push((set, key)),
+            Found::Stranger(stranger) => strangers.push(stranger),
         }
     }
     if set.holds_networks() {

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use shunt_netlink::{Message, Rejection};
 
+use crate::answer::Stranger;
 use crate::diff::Operation;
-use crate::element::encode_key;
+use crate::element::{encode_key, encode_key_end};
 use crate::installed::Installed;
 use crate::layout::{self, Chain};
 use crate::message::{self, ElementList};
@@ -134,7 +135,9 @@ impl Transaction {
         for (count, position) in positions.iter().enumerate() {
             match &operations[*position] {
                 Operation::Add(element) => list.push_element(element),
-                Operation::Delete(set, key) => list.push_key(&encode_key(*set, key)),
+                Operation::Delete(set, key) => {
+                    list.push_key(&encode_key(*set, key), encode_key_end(key).as_deref());
+                }
                 _ => {}
             }
             if list.is_full() {
@@ -155,10 +158,10 @@ impl Transaction {
     }
 
     /// Removes elements that are none of ours by their keys.
-    pub(crate) fn remove_strangers(&mut self, strangers: &[(SetId, Vec<u8>)]) {
-        for (set, key) in strangers {
-            let mut list = ElementList::new(*set, true);
-            list.push_key(key);
+    pub(crate) fn remove_strangers(&mut self, strangers: &[Stranger]) {
+        for stranger in strangers {
+            let mut list = ElementList::new(stranger.set, true);
+            list.push_key(&stranger.key, stranger.end.as_deref());
             self.messages.push(list.finish());
         }
     }

@@ -12,7 +12,7 @@ use proptest::test_runner::FileFailurePersistence;
 use shunt_cluster::Netns;
 use shunt_model::plan::{NodePlan, Plan};
 use shunt_nftables::diff::{Operation, Steps, diff};
-use shunt_nftables::element::{Place, Target};
+use shunt_nftables::element::{Place, Target, View};
 use shunt_nftables::installed::Installed;
 use shunt_nftables::kernel::{Nftables, Options, inventory};
 use shunt_nftables::lower::{References, Wanted};
@@ -45,7 +45,12 @@ fn needed(verdict: Option<&(Target, Arc<str>)>) -> usize {
 
 /// Whether so many of a frontend's first slots are filled.
 fn filled(installed: &Installed, place: &Place, needed: usize) -> bool {
-    let slots = installed.frontends.get(place).map_or(&[][..], |there| &there.slots);
+    // Whom source ranges allow draws from the slots of everyone's view.
+    let home = match place.view {
+        View::Allowed => Place::everyone(place.frontend),
+        View::Everyone | View::Inside => *place,
+    };
+    let slots = installed.frontends.get(&home).map_or(&[][..], |there| &there.slots);
     (0..needed).all(|slot| slots.get(slot).copied().flatten().is_some())
 }
 

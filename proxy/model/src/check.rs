@@ -91,6 +91,13 @@ fn check_frontend(service: &ServicePlan, plan: &FrontendPlan, findings: &mut Vec
     if !fits {
         findings.push(format!("{frontend} cannot be a {:?}", plan.kind));
     }
+    let sources = plan.sources.as_deref().unwrap_or_default();
+    if !sources.is_sorted_by(|a, b| a < b && !a.contains(b)) {
+        findings.push(format!("{frontend}: sources overlap, or are not sorted"));
+    }
+    for net in sources.iter().filter(|net| Family::of(net.addr()) != frontend.family()) {
+        findings.push(format!("{frontend}: source {net} is of the other family"));
+    }
     if plan.from_inside.as_ref() == Some(&plan.action) {
         findings.push(format!("{frontend}: from inside is no different"));
     }

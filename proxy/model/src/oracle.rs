@@ -106,6 +106,11 @@ impl<'a> Oracle<'a> {
                 false => Verdict::Pass,
             };
         };
+        if let Some(sources) = &found.frontend.sources
+            && !sources.iter().any(|net| net.contains(&packet.source))
+        {
+            return Verdict::Drop;
+        }
         match self.action(found, packet) {
             Action::Reject => Verdict::Reject,
             Action::Drop => Verdict::Drop,

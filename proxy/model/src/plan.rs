@@ -73,6 +73,9 @@ pub struct FrontendPlan {
     pub kind: FrontendKind,
     /// The name of the ServicePort; may be empty.
     pub port_name: Arc<str>,
+    /// Whose connections are not dropped at once; `None`: everyone's. Disjoint, sorted, of the
+    /// frontend's family.
+    pub sources: Option<Arc<[IpNet]>>,
     /// What happens to a new connection.
     pub action: Action,
     /// What happens to one from this node or one of its pods, where that differs: an external

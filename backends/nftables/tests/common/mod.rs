@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use shunt_model::address::{Endpoint, Family, Frontend, FrontendAddress, Protocol};
 use shunt_model::object::{ObjectKey, ServiceType};
 use shunt_model::plan::{
@@ -11,7 +12,8 @@ use shunt_model::plan::{
 };
 
 /// A Service number `n` with these endpoints, of both families, with a NodePort. Each fifth has the
-/// external traffic policy Local and an external IP; even endpoints are local.
+/// external traffic policy Local and an address of a load balancer; even endpoints are local. Each
+/// tenth also has source ranges.
 pub(crate) fn service(n: u16, endpoints: &[u16]) -> (ObjectKey, Arc<ServicePlan>) {
     let [high, low] = n.to_be_bytes();
     let ips: [IpAddr; 2] = [[10, 96, high, low].into(), [0xfd00, 0x96, 0, 0, 0, 0, 0, n].into()];
@@ -35,7 +37,11 @@ pub(crate) fn service(n: u16, endpoints: &[u16]) -> (ObjectKey, Arc<ServicePlan>
                 IpAddr::from([0xfd02, 0, 0, 0, 0, 0, 0, n])
             };
             let external = Frontend { address: FrontendAddress::Ip(external), ..cluster_ip };
-            frontends.push(local(external, FrontendKind::ExternalIp, n, endpoints));
+            let mut external = local(external, FrontendKind::LoadBalancer, n, endpoints);
+            // One range for each endpoint, so that they come and go.
+            let ranges = endpoints.iter().map(|e| source_range(family, *e));
+            external.sources = n.is_multiple_of(2).then(|| ranges.collect());
+            frontends.push(external);
             frontends.push(local(node_port, FrontendKind::NodePort, n, endpoints));
         } else if n < 2000 {
             frontends.push(plan(node_port, FrontendKind::NodePort, &action, Masquerade::Always));
@@ -59,7 +65,17 @@ fn plan(
     masquerade: Masquerade,
 ) -> FrontendPlan {
     let (action, from_inside) = (action.clone(), None);
-    FrontendPlan { frontend, kind, port_name: "http".into(), action, from_inside, masquerade }
+    let (port_name, sources) = ("http".into(), None);
+    FrontendPlan { frontend, kind, port_name, sources, action, from_inside, masquerade }
+}
+
+fn source_range(family: Family, n: u16) -> IpNet {
+    let [_, low] = n.to_be_bytes();
+    match family {
+        Family::V4 if low % 2 == 0 => format!("198.51.{low}.0/24").parse().unwrap(),
+        Family::V4 => format!("198.51.{low}.7/32").parse().unwrap(),
+        Family::V6 => format!("2001:db8:{low:x}::/48").parse().unwrap(),
+    }
 }
 
 fn local(frontend: Frontend, kind: FrontendKind, n: u16, endpoints: &[u16]) -> FrontendPlan {

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 use super::claims::{Claimant, Claims, Strength};
 use super::frontends::{problem, wanted};
 use super::pools::Pools;
@@ -19,7 +21,6 @@ pub(super) fn plan(
 ) -> ServicePlan {
     let mut problems = Vec::new();
     problems.extend(affinity_unsupported(service));
-    problems.extend(source_ranges_unsupported(service));
     let mut pools = Pools::new(&service.ports, slices, node_name);
     let mut frontends = Vec::new();
     for (frontend, wanted) in wanted(service, &mut problems) {
@@ -32,15 +33,12 @@ pub(super) fn plan(
         let kind = wanted.kind();
         let policy = policy(service, kind);
         let (action, from_inside) =
-            if kind == FrontendKind::LoadBalancer && has_source_ranges(service) {
-                (Action::Drop, None)
-            } else {
-                actions(&mut pools, wanted.port, frontend.family(), (kind, policy))
-            };
+            actions(&mut pools, wanted.port, frontend.family(), (kind, policy));
         frontends.push(FrontendPlan {
             frontend,
             kind,
             port_name: Arc::clone(&service.ports[wanted.port].name),
+            sources: sources(service, kind, frontend.family()),
             action,
             from_inside,
             masquerade: masquerade(kind, policy),
@@ -115,15 +113,17 @@ fn affinity_unsupported(service: &Service) -> Option<Problem> {
     })
 }
 
-fn source_ranges_unsupported(service: &Service) -> Option<Problem> {
-    has_source_ranges(service).then(|| {
-        let reason = "source ranges are not supported yet; load-balancer traffic is dropped";
-        problem(service, "spec.loadBalancerSourceRanges", reason)
-    })
-}
-
-/// Whether only some clients may use the load balancer's addresses. To ignore that would let
-/// everyone in.
-const fn has_source_ranges(service: &Service) -> bool {
-    !service.load_balancer_source_ranges.is_empty()
+/// Who may use a frontend: `loadBalancerSourceRanges` are for the load balancer's addresses only.
+/// With ranges of the other family alone no one may: who restricts a Service does not expect one
+/// family to stay open. A range of everyone is no restriction.
+fn sources(service: &Service, kind: FrontendKind, family: Family) -> Option<Arc<[IpNet]>> {
+    let ranges = &service.load_balancer_source_ranges;
+    if kind != FrontendKind::LoadBalancer || ranges.is_empty() {
+        return None;
+    }
+    let of_family = ranges.iter().filter(|net| Family::of(net.addr()) == family);
+    let mut allowed = IpNet::aggregate(&of_family.map(IpNet::trunc).collect());
+    allowed.sort_unstable();
+    let everyone = allowed.iter().any(|net| net.prefix_len() == 0);
+    (!everyone).then(|| allowed.into())
 }

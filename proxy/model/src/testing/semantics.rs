@@ -86,7 +86,9 @@ fn outcome(
     packet: &Packet,
     (service, port, way): (&Service, &ServicePort, Way),
 ) -> Verdict {
-    if way == Way::LoadBalancer && !service.load_balancer_source_ranges.is_empty() {
+    let ranges = &service.load_balancer_source_ranges;
+    let allowed = ranges.is_empty() || ranges.iter().any(|net| net.contains(&packet.source));
+    if way == Way::LoadBalancer && !allowed {
         return Verdict::Drop;
     }
     let family = Family::of(packet.destination);

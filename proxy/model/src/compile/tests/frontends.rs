@@ -143,14 +143,21 @@ fn the_external_policy_local_is_for_clients_outside() {
 }
 
 #[test]
-fn a_load_balancer_with_source_ranges_lets_no_one_in() {
-    let web = service("ns/web").cluster_ip("10.0.0.1").port("http", 80).node_port(30080);
-    let web = web.external_ip("203.0.113.1").load_balancer_ip("203.0.113.2");
+fn source_ranges_are_for_the_addresses_of_the_load_balancer() {
+    let web = service("ns/web").cluster_ip("10.0.0.1").cluster_ip("fd00::1").port("http", 80);
+    let web = web.node_port(30080).external_ip("203.0.113.1");
+    let web = web.load_balancer_ip("203.0.113.2").load_balancer_ip("2001:db8::2");
     let web_1 = slice("ns/web-1").port("http", 8080).endpoint("10.244.0.1", HERE);
-    let world = World::with([web.source_ranges(&["198.51.100.0/24"]).into(), web_1.into()]);
-    assert_eq!(world.flow("198.51.100.1", "203.0.113.2:80"), "drop");
-    assert_eq!(world.flow("198.51.100.1", "203.0.113.1:80"), "10.244.0.1:8080*");
-    assert_eq!(world.flow("198.51.100.1", "192.168.0.1:30080"), "10.244.0.1:8080*");
-    let expected = "spec.loadBalancerSourceRanges: source ranges are not supported yet; load-balancer traffic is dropped";
-    assert_eq!(world.problems("ns/web"), [expected]);
+    let web_2 = slice("ns/web-2").port("http", 8080).endpoint("fd01::1", HERE);
+    let ranges = ["198.51.100.0/25", "198.51.100.64/26", "192.0.2.1/32"];
+    let mut world =
+        World::with([web.clone().source_ranges(&ranges).into(), web_1.into(), web_2.into()]);
+    assert_eq!(world.flow("198.51.100.1", "203.0.113.2:80"), "10.244.0.1:8080*");
+    assert_eq!(world.flow("198.51.100.128", "203.0.113.2:80"), "drop");
+    assert_eq!(world.flow("198.51.100.128", "203.0.113.1:80"), "10.244.0.1:8080*");
+    assert_eq!(world.flow("198.51.100.128", "192.168.0.1:30080"), "10.244.0.1:8080*");
+    assert_eq!(world.flow("2001:db8:1::1", "[2001:db8::2]:80"), "drop", "no range of this family");
+    assert!(world.problems("ns/web").is_empty());
+    world.apply(web.source_ranges(&["0.0.0.0/0", "10.0.0.0/8"]));
+    assert_eq!(world.flow("198.51.100.128", "203.0.113.2:80"), "10.244.0.1:8080*");
 }
