@@ -38,6 +38,7 @@ scenarios! {
     host_network_endpoints
     internal_traffic_policy_local
     load_balancer_ip
+    load_balancer_source_ranges
     masquerade_all
     no_endpoints_is_refused
     node_cidr_masquerades_outsiders

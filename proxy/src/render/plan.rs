@@ -29,6 +29,9 @@ fn print_frontend(yaml: &mut Yaml, frontend: &FrontendPlan) {
     yaml.field("kind", kind(frontend.kind));
     yaml.field("port", &frontend.port_name);
     yaml.field("masquerade", masquerade(frontend.masquerade));
+    if let Some(sources) = &frontend.sources {
+        yaml.words("allowedSources", sources.iter());
+    }
     yaml.field("action", action(&frontend.action));
     if let Action::Forward(pool) = &frontend.action {
         yaml.words("endpoints", pool.iter());

@@ -2,7 +2,7 @@
 
 use shunt_model::address::FrontendAddress;
 use shunt_nftables::element::{Place, Target, View};
-use shunt_nftables::installed::InstalledFrontend;
+use shunt_nftables::installed::Installed;
 use shunt_nftables::kernel::{Error, TableState, inventory};
 
 use super::FrontendRow;
@@ -22,8 +22,9 @@ pub(super) struct InKernel {
 /// If it cannot be read.
 pub(super) fn read() -> Result<InKernel, Error> {
     let inventory = inventory()?;
-    let held = inventory.installed.frontends.iter();
-    let mut rows: Vec<_> = held.filter_map(|(place, held)| row(place, held)).collect();
+    let installed = &inventory.installed;
+    let mut rows: Vec<_> =
+        installed.frontends.keys().filter_map(|place| row(place, installed)).collect();
     rows.sort_unstable_by(|a, b| {
         (&a.namespace, &a.name, &a.frontend).cmp(&(&b.namespace, &b.name, &b.frontend))
     });
@@ -40,15 +41,24 @@ fn describe(table: &TableState) -> String {
 }
 
 /// One frontend. Of the Service the kernel only knows the comment: namespace/name:port.
-fn row(place: &Place, held: &InstalledFrontend) -> Option<FrontendRow> {
-    let (target, comment) = held.verdict.as_ref()?;
-    let (service, port) = comment.split_once(':').unwrap_or((comment, ""));
+fn row(place: &Place, installed: &Installed) -> Option<FrontendRow> {
+    let held = installed.frontends.get(place)?;
+    let (mut target, comment) = held.verdict.clone()?;
+    if target == Target::Guard {
+        // What those meet who are allowed draws from these slots.
+        let allowed = Place { view: View::Allowed, ..*place };
+        target = installed.frontends.get(&allowed)?.verdict.as_ref()?.0;
+    }
+    if place.view == View::Allowed {
+        return None;
+    }
+    let (service, port) = comment.split_once(':').unwrap_or((&*comment, ""));
     let (namespace, name) = service.split_once('/').unwrap_or(("", service));
     let (action, slots) = match target {
         Target::OutsidePool(0) => ("drop", 0),
-        Target::Pool(slots) | Target::OutsidePool(slots) => ("forward", *slots as usize),
+        Target::Pool(slots) | Target::OutsidePool(slots) => ("forward", slots as usize),
         Target::Refuse => ("reject", 0),
-        Target::Drop => ("drop", 0),
+        Target::Guard | Target::Drop => ("drop", 0),
     };
     let mut endpoints: Vec<_> = held.slots.iter().take(slots).flatten().copied().collect();
     endpoints.sort_unstable();
