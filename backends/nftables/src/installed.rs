@@ -94,6 +94,19 @@ impl Installed {
         }
     }
 
+    /// Takes over what was read of one set.
+    pub(crate) fn absorb(&mut self, read: Self) {
+        for (place, read) in read.frontends {
+            let held = self.frontends.entry(place).or_default();
+            held.verdict = read.verdict.or(held.verdict.take());
+            if !read.slots.is_empty() {
+                held.slots = read.slots;
+            }
+        }
+        self.members.extend(read.members);
+        self.count.extend(read.count);
+    }
+
     fn delete(&mut self, set: SetId, key: &Key) {
         if let Some(count) = self.count.get_mut(&set) {
             *count = count.saturating_sub(1);

@@ -20,7 +20,7 @@ use crate::element::Key;
 pub use crate::error::Error;
 use crate::installed::Installed;
 pub use crate::inventory::{Inventory, TableState, inventory};
-use crate::lower::{References, Wanted};
+use crate::lower::{References, Wanted, counts, portions};
 use crate::message::{self, PERSIST, SUBSYSTEM, kind};
 use crate::name::PoolChain;
 use crate::readback::{self, ReadBack};
@@ -281,25 +281,41 @@ impl Nftables {
         Ok(())
     }
 
-    /// Makes the table where there is none: the empty table first, then slots, frontends last,
-    /// in transactions of bounded size.
+    /// Makes the table where there is none: the empty table first, then a portion of the Services
+    /// after the other, in transactions of bounded size.
     fn create(&mut self, report: &mut Report) -> Result<(), Error> {
         let started = Instant::now();
-        let mut installed = Installed::default();
-        let wanted = Wanted::full(&self.plan, &self.references, &installed);
-        let steps = diff(&wanted, &installed);
-        installed.capacity = capacities(&steps.added());
-        report.diff += started.elapsed();
         report.rebuilt = Some("there was no table");
+        let counts = counts(&self.plan, &self.references);
+        let installed = Installed { capacity: capacities(&counts), ..Installed::default() };
+        report.diff += started.elapsed();
         self.make_table(&installed, false, &[], report)?;
         self.installed = Some(installed);
-        match self.commit_steps(&steps, report)? {
+        match self.fill(report)? {
             None => Ok(()),
             Some((operation, reason)) => {
                 self.set_aside(&operation, reason)?;
                 self.full_sync(report)
             }
         }
+    }
+
+    /// Writes the whole plan into an empty table.
+    fn fill(&mut self, report: &mut Report) -> Result<Option<(Operation, String)>, Error> {
+        let (nothing, mut references) = (Plan::default(), References::default());
+        let whole =
+            Plan { node: Arc::clone(&self.plan.node), services: self.plan.services.clone() };
+        for delta in portions(&whole) {
+            let started = Instant::now();
+            let wanted = Wanted::change(&nothing, &delta, &mut references);
+            let steps = self.installed.as_ref().map(|installed| diff(&wanted, installed));
+            report.diff += started.elapsed();
+            let rejected = self.commit_steps(&steps.unwrap_or_default(), report)?;
+            if rejected.is_some() {
+                return Ok(rejected);
+            }
+        }
+        Ok(None)
     }
 
     /// Replaces the table by what the plan asks for, in one transaction: packets see the old

@@ -8,6 +8,7 @@ use shunt_model::address::{Endpoint, Family};
 use shunt_model::object::ObjectKey;
 use shunt_model::plan::{Action, FrontendPlan, Masquerade, NodePlan, Plan, PlanDelta, ServicePlan};
 
+use crate::diff::interval_elements;
 use crate::element::{Key, Place, Target, View, masquerade_own_set, masquerade_set};
 use crate::installed::{Installed, family_of};
 use crate::name::{SetId, SetKind};
@@ -117,6 +118,49 @@ impl Wanted {
         members.extend(references.counts.keys().map(|member| (*member, true)));
         Self { frontends, members, networks: networks(&plan.node) }
     }
+}
+
+/// How many elements each set has when a whole plan is installed.
+#[must_use]
+pub fn counts(plan: &Plan, references: &References) -> HashMap<SetId, u32> {
+    let mut counts: HashMap<SetId, u32> = HashMap::new();
+    for (key, service) in &plan.services {
+        for (place, target) in service.frontends.iter().flat_map(|plan| targets(key, plan)) {
+            *counts.entry(place.verdicts()).or_default() += 1;
+            let slots = target.map_or(0, |target| target.pool.len());
+            *counts.entry(place.endpoints()).or_default() +=
+                u32::try_from(slots).unwrap_or(u32::MAX);
+        }
+    }
+    for (set, _) in references.counts.keys() {
+        *counts.entry(*set).or_default() += 1;
+    }
+    for (set, networks) in networks(&plan.node) {
+        counts.insert(set, interval_elements(networks.len()));
+    }
+    counts
+}
+
+/// A whole plan as deltas from nothing, so that what is made on the way to the kernel is never
+/// large. What every pod needs comes first: the API server's Service, and those of the cluster's
+/// own namespace, DNS among them.
+pub fn portions(plan: &Plan) -> impl Iterator<Item = PlanDelta> + '_ {
+    const SERVICES: usize = 2000;
+    let is_first = |key: &ObjectKey| {
+        &*key.namespace == "kube-system"
+            || (&*key.namespace == "default" && &*key.name == "kubernetes")
+    };
+    let (first, rest): (Vec<_>, Vec<_>) = plan.services.iter().partition(|(key, _)| is_first(key));
+    let all: Vec<_> = first.into_iter().chain(rest).collect();
+    let mut node = Some(Arc::clone(&plan.node));
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let portion = &all[at..all.len().min(at + SERVICES)];
+        at += portion.len();
+        let services = portion.iter().map(|(key, plan)| ((*key).clone(), Some(Arc::clone(plan))));
+        let delta = PlanDelta { node: node.take(), services: services.collect() };
+        (!delta.is_empty()).then_some(delta)
+    })
 }
 
 fn exchange(

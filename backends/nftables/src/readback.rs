@@ -142,25 +142,27 @@ fn elements(
     installed: &mut Installed,
     strangers: &mut Vec<Stranger>,
 ) -> Result<(), Error> {
-    let request = message::get_elements(set);
-    // Elements go straight into the record; what an interrupted dump left there is set right by
-    // the dump that follows it, which says of each key what is so.
-    let found = socket.dump("list elements", &request, |found: &mut Vec<Found>, payload| {
-        answer::read_elements(set, payload, |element| found.push(element));
-    })?;
-    let mut bounds = Vec::new();
-    for found in found {
-        match found {
-            Found::Ours(element) => installed.add(&element),
-            Found::Bound(address, end) => {
-                *installed.count.entry(set).or_default() += 1;
-                bounds.push((address, end));
-            }
-            Found::Stranger(stranger) => strangers.push(stranger),
-        }
+    #[derive(Default)]
+    struct Read {
+        installed: Installed,
+        bounds: Vec<(IpAddr, bool)>,
+        strangers: Vec<Stranger>,
     }
+    let request = message::get_elements(set);
+    // A dump that is interrupted starts with an empty hand again.
+    let read = socket.dump("list elements", &request, |read: &mut Read, payload| {
+        answer::read_elements(set, payload, |found| match found {
+            Found::Ours(element) => read.installed.add(&element),
+            Found::Bound(address, end) => read.bounds.push((address, end)),
+            Found::Stranger(stranger) => read.strangers.push(stranger),
+        });
+    })?;
+    installed.absorb(read.installed);
+    strangers.extend(read.strangers);
     if set.holds_networks() {
-        installed.networks.insert(set, networks(bounds));
+        let bounds = u32::try_from(read.bounds.len()).unwrap_or(u32::MAX);
+        installed.count.insert(set, bounds);
+        installed.networks.insert(set, networks(read.bounds));
     }
     Ok(())
 }
