@@ -3,7 +3,8 @@
 HOST := $(shell rustc -vV | sed -n 's/^host: //p')
 # One static binary: the C library is linked in. The target is named so that the flag does not
 # reach build scripts and procedural macros, which cannot be static.
-STATIC := RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --release --target $(HOST) -p shunt
+STATIC := RUSTFLAGS="-C target-feature=+crt-static"
+RELEASE := --locked --release --target $(HOST)
 BINARY := target/$(HOST)/release/shunt
 CONTROLPLANE := target/controlplane
 
@@ -13,7 +14,7 @@ help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 build: ## Build the static release binary
-	$(STATIC)
+	$(STATIC) cargo build $(RELEASE) -p shunt
 	@ls -l $(BINARY) | awk '{ printf "%s: %.1f MB\n", $$NF, $$5 / 1e6 }'
 
 demo: build ## Build, then show the main job in network namespaces of its own
@@ -45,8 +46,8 @@ unit: controlplane ## The tests alone; they need root, nft, and the control plan
 controlplane: ## Build the real API server, the controllers and kube-proxy (minutes, once)
 	kind-tests/controlplane/build.sh $(CONTROLPLANE)
 
-bench: build controlplane ## shunt beside kube-proxy in one run; prints ratios, draws a picture
-	cargo run --locked --release -p shunt-kind-tests --bin bench -- --shunt $(BINARY) $(BENCH)
+bench: build controlplane ## shunt beside kube-proxy in one run (BENCH='--quick' for less); prints ratios
+	$(STATIC) cargo run $(RELEASE) -p shunt-kind-tests --bin bench -- --shunt $(BINARY) $(BENCH)
 
 clean: ## Remove everything that was built
 	cargo clean

@@ -117,7 +117,7 @@ pub(crate) struct RestartResult {
     pub(crate) reported: FirstSync,
     pub(crate) operations: u64,
     pub(crate) transactions: u64,
-    /// By how much the kernel's generation went up: taking the table over is one.
+    /// By how much the generation of the kernel's ruleset went up.
     pub(crate) generations: u32,
     pub(crate) connections: u64,
     pub(crate) lost: u64,

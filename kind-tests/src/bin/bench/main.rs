@@ -113,6 +113,8 @@ fn run(
     }
     say("starting the API server");
     let logs = directory().join("logs");
+    // Those of the run before are none of ours.
+    let _ = fs::remove_dir_all(&logs);
     fs::create_dir_all(&logs)?;
     let mut world = World::build(sizes.len(), shunt, kube_proxy, &logs)?;
     for (index, size) in sizes.iter().enumerate() {

@@ -228,6 +228,10 @@ impl Run<'_> {
         if status.counters.operations > 0 {
             wrong.push(format!("{} operations written at the restart", status.counters.operations));
         }
+        // The kernel's own word for it; taking the table over changes no generation.
+        if generations > 0 {
+            wrong.push(format!("{generations} changes of the ruleset at the restart"));
+        }
         let reported = status.first_sync.unwrap_or_default();
         Ok(RestartResult {
             synced_ms,
