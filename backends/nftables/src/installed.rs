@@ -28,6 +28,8 @@ impl InstalledFrontend {
     fn set_slot(&mut self, slot: u32, endpoint: Option<Endpoint>) {
         let slot = slot as usize;
         if endpoint.is_some() && slot >= self.slots.len() {
+            // Exactly: most pools never change their size, and there are many.
+            self.slots.reserve_exact(slot + 1 - self.slots.len());
             self.slots.resize(slot + 1, None);
         }
         if let Some(place) = self.slots.get_mut(slot) {
