@@ -228,6 +228,20 @@ impl Log {
     }
 }
 
+/// tracing remembers of each line of code whether anyone listens, for all threads: a test that
+/// comes to a line at the wrong moment would silence it for another. With this, someone does.
+fn hear_everything() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let listener = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_writer(std::io::sink)
+            .finish();
+        // Another test's may be there already, which will do.
+        let _ = tracing::subscriber::set_global_default(listener);
+    });
+}
+
 /// Does something while a log is kept, without times.
 fn logged(act: impl FnOnce(&Log)) {
     let log = Log::default();
@@ -238,6 +252,7 @@ fn logged(act: impl FnOnce(&Log)) {
         .without_time()
         .with_target(false)
         .finish();
+    hear_everything();
     tracing::subscriber::with_default(subscriber, || act(&log));
 }
 
