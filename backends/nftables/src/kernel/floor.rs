@@ -37,7 +37,7 @@ pub struct BareLoad {
 pub enum Spread {
     /// All in the one that makes the table.
     One,
-    /// As the executor spreads them.
+    /// In transactions of the executor's size.
     Bounded,
 }
 

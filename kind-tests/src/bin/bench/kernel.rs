@@ -26,6 +26,7 @@ const EVERY: Duration = Duration::from_millis(1);
 /// `NFT_MSG_*`.
 mod kind {
     pub(super) const DELTABLE: u16 = 2;
+    pub(super) const NEWCHAIN: u16 = 3;
     pub(super) const GETCHAIN: u16 = 4;
     pub(super) const NEWRULE: u16 = 6;
     pub(super) const GETRULE: u16 = 7;
@@ -146,12 +147,19 @@ pub(crate) enum Sign {
     EndpointMap,
     /// A rule is written, as kube-proxy does for each endpoint and for each pick of one.
     Rule,
+    /// Anything is written or removed but a table and its flags.
+    Content,
 }
 
 impl Sign {
     fn is_shown_by(self, message: u16, payload: &[u8]) -> bool {
         match self {
             Self::Rule => message == SUBSYSTEM << 8 | kind::NEWRULE,
+            // All events between are of chains, rules, sets and their elements.
+            Self::Content => {
+                let content = SUBSYSTEM << 8 | kind::NEWCHAIN..=SUBSYSTEM << 8 | kind::DELSETELEM;
+                content.contains(&message)
+            }
             Self::EndpointMap => {
                 let written =
                     [kind::NEWSETELEM, kind::DELSETELEM].map(|kind| SUBSYSTEM << 8 | kind);

@@ -89,13 +89,13 @@ fn bench(arguments: &Arguments) -> Result<()> {
     print!("{}", header(&results));
     print!("{}", table::terminal(&results));
     save(&directory(), &results)?;
-    if arguments.write_docs {
-        page::write(&checkout().join("docs"), &results)?;
-    }
     for wrong in &results.wrong {
         eprintln!("bench: wrong: {wrong}");
     }
-    ensure!(results.wrong.is_empty(), "there are wrong results");
+    ensure!(results.wrong.is_empty(), "there are wrong results; no page is written of them");
+    if arguments.write_docs {
+        page::write(&checkout().join("docs"), &results)?;
+    }
     Ok(())
 }
 

@@ -13,7 +13,7 @@ use shunt_nftables::kernel::floor::{BareLoad, Spread, bare_load};
 use crate::figures::{
     Change, ChangeKind, FloorResult, ProxyResult, RestartResult, SizeResult, Start, milliseconds,
 };
-use crate::kernel::{self, Listener, Watch};
+use crate::kernel::{self, Listener, Sign, Watch};
 use crate::lister;
 use crate::machine;
 use crate::proxy::{Kind, Proxy};
@@ -211,6 +211,7 @@ impl Run<'_> {
         )?;
         thread::sleep(Duration::from_millis(300));
         let before = kernel::generation(node)?;
+        let listener = Listener::start(node, Sign::Content)?;
         proxy.stop()?;
         let watch = Watch::start(node)?;
         let started = Instant::now();
@@ -229,7 +230,7 @@ impl Run<'_> {
             wrong.push(format!("{} operations written at the restart", status.counters.operations));
         }
         // The kernel's own word for it. Claiming the table again is one change, of its flags alone.
-        if generations > 1 {
+        if generations > 1 || listener.next(Duration::ZERO)?.is_some() {
             wrong.push(format!("{generations} changes of the ruleset at the restart"));
         }
         let reported = status.first_sync.unwrap_or_default();

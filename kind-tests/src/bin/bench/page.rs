@@ -65,10 +65,11 @@ Every tenth Service has a node port, and one endpoint in a hundred is on the nod
 - **Start to last rule**: from the start of the process to the last change of the kernel's ruleset before the proxy calls itself synced. \
 An observer asks the kernel for the ruleset's generation every millisecond, for both alike. For shunt the median of several starts, for kube-proxy one. \
 What stands indented below comes from shunt's own `/status`.
-- kube-proxy's start is one `nft -f` that walks a growing list in the kernel for each anonymous map: \
-it takes 15 s to 55 s on the same machine, as the caches of its neighbours allow.
+- kube-proxy's start at 10,000 Services is one `nft -f` for which the kernel walks a growing list for each anonymous map. \
+Of all figures it varies most from run to run, up to twice: its ratio is worth its order of magnitude.
 - **The lists alone**: shunt's source of objects in a process of its own, with nobody who wants them; the median.
-- **Bare netlink**: the same elements in messages made beforehand, in one transaction that makes the table; the time in the kernel; the median.
+- **Bare netlink**: the same elements in messages made beforehand, in one transaction and in several; the time in the kernel; the medians, of which the lower one is compared. \
+Neither that nor shunt's commit contains the encoding, which is part of _all else_.
 - **API's answer to kernel**: an endpoint of a Service is replaced, added or removed through the API. \
 An nftables event listener in the node's namespace tells when the kernel has committed it. A negative time means that the kernel was ahead of the API server's answer. \
 kube-proxy syncs at most once a second: its changes come after that, so no such wait counts.
