@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crate::address::{Endpoint, Family, Frontend, FrontendAddress};
+use crate::balancing::{GREATEST_WEIGHT, WEIGHT};
 use crate::object::ObjectKey;
 use crate::plan::{Action, FrontendKind, FrontendPlan, NodePlan, Plan, ServicePlan};
 
@@ -63,6 +64,17 @@ fn check_service(key: &ObjectKey, service: &ServicePlan) -> Vec<String> {
     for ip in service.hairpins.iter().filter(|ip| !in_a_pool(service, **ip)) {
         findings.push(format!("hairpin {ip} is in no pool"));
     }
+    if !service.weights.is_sorted_by(|a, b| a.0 < b.0) {
+        findings.push("weights are not sorted, each once".into());
+    }
+    for (endpoint, weight) in &service.weights {
+        if *weight == WEIGHT || !(1..=GREATEST_WEIGHT).contains(weight) {
+            findings.push(format!("{endpoint} has the weight {weight}"));
+        }
+        if !service.frontends.iter().any(|plan| plan.uses(endpoint)) {
+            findings.push(format!("{endpoint} has a weight and is in no pool"));
+        }
+    }
     for problem in service.problems.iter().filter(|problem| problem.object != *key) {
         findings.push(format!("holds another's problem: {problem}"));
     }
@@ -73,7 +85,7 @@ fn check_service(key: &ObjectKey, service: &ServicePlan) -> Vec<String> {
 }
 
 fn in_a_pool(service: &ServicePlan, ip: IpAddr) -> bool {
-    let mut actions = service.frontends.iter().flat_map(actions);
+    let mut actions = service.frontends.iter().flat_map(FrontendPlan::actions);
     actions.any(|action| match action {
         Action::Forward(pool) => pool.iter().any(|endpoint| endpoint.address == ip),
         Action::Reject | Action::Drop => false,
@@ -101,16 +113,11 @@ fn check_frontend(service: &ServicePlan, plan: &FrontendPlan, findings: &mut Vec
     if plan.from_inside.as_ref() == Some(&plan.action) {
         findings.push(format!("{frontend}: from inside is no different"));
     }
-    for action in actions(plan) {
+    for action in plan.actions() {
         if let Action::Forward(pool) = action {
             check_pool(frontend, pool, findings);
         }
     }
-}
-
-/// Everything that can happen at a frontend.
-fn actions(plan: &FrontendPlan) -> impl Iterator<Item = &Action> {
-    [&plan.action].into_iter().chain(&plan.from_inside)
 }
 
 fn check_pool(frontend: Frontend, pool: &[Endpoint], findings: &mut Vec<String>) {

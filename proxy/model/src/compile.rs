@@ -7,6 +7,7 @@ mod pools;
 mod service;
 #[cfg(test)]
 mod tests;
+mod weights;
 
 use std::sync::Arc;
 

@@ -5,6 +5,7 @@
 //! does with a packet. Nothing here does I/O, reads a clock or knows Kubernetes' wire types.
 
 pub mod address;
+pub mod balancing;
 mod check;
 pub mod compile;
 pub mod object;

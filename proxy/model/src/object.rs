@@ -10,6 +10,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use crate::address::{Family, Protocol};
+use crate::balancing::Balancing;
 
 /// Namespace and name. The namespace is empty for cluster-wide objects.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -92,8 +93,8 @@ pub struct Service {
     pub external_traffic_policy: TrafficPolicy,
     /// `spec.internalTrafficPolicy`.
     pub internal_traffic_policy: TrafficPolicy,
-    /// `spec.sessionAffinity: ClientIP` with its timeout in seconds (1-86400).
-    pub affinity_seconds: Option<u32>,
+    /// `spec.sessionAffinity` and what annotations say of balancing; `None`: the default.
+    pub balancing: Option<Arc<Balancing>>,
     /// `spec.loadBalancerSourceRanges`; empty means everyone.
     pub load_balancer_source_ranges: Vec<IpNet>,
 }
@@ -155,6 +156,8 @@ pub struct SliceEndpoint {
     pub serving: bool,
     /// `conditions.terminating`; absent means no.
     pub terminating: bool,
+    /// The annotation `shunt.dev/weight` of its slice (1-100); absent means 1.
+    pub weight: u8,
     /// `nodeName`, shared by all endpoints of the node.
     pub node: Option<Arc<str>>,
 }

@@ -35,7 +35,7 @@ pub struct Packet {
 pub enum Verdict {
     /// No Service is concerned: it goes on as it is.
     Pass,
-    /// It goes to one of these, each with the same chance. The flag says whether that endpoint
+    /// It goes to one of these, by [`ServicePlan::weight`]. The flag says whether that endpoint
     /// sees the node's address in place of the client's.
     Forward(Vec<(Endpoint, bool)>),
     /// It is refused.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use crate::address::{Endpoint, Frontend};
+use crate::balancing::{Affinity, Balancing, Method, WEIGHT};
 use crate::object::{ObjectKey, ServiceType};
 use crate::problem::Problem;
 
@@ -47,8 +48,33 @@ pub struct ServicePlan {
     /// Addresses of endpoints that may reach themselves through the Service, sorted: those on
     /// this node, and those whose node is unknown.
     pub hairpins: Vec<IpAddr>,
+    /// How connections are spread, as the Service says; `None`: the default.
+    pub balancing: Option<Arc<Balancing>>,
+    /// The endpoints with another weight than 1, sorted.
+    pub weights: Box<[(Endpoint, u8)]>,
     /// What is wrong with the Service.
     pub problems: Vec<Problem>,
+}
+
+impl ServicePlan {
+    /// Whether a client comes back to the same endpoint.
+    #[must_use]
+    pub fn affinity(&self) -> Option<Affinity> {
+        self.balancing.as_ref()?.affinity
+    }
+
+    /// How an endpoint is picked.
+    #[must_use]
+    pub fn method(&self) -> Method {
+        self.balancing.as_ref().map_or_else(Method::default, |balancing| balancing.method)
+    }
+
+    /// An endpoint's weight: its share of the connections, beside the other endpoints' weights.
+    #[must_use]
+    pub fn weight(&self, endpoint: &Endpoint) -> u8 {
+        let at = self.weights.binary_search_by_key(endpoint, |(endpoint, _)| *endpoint);
+        at.map_or(WEIGHT, |at| self.weights[at].1)
+    }
 }
 
 /// What a frontend is to its users.
@@ -85,10 +111,26 @@ pub struct FrontendPlan {
     pub masquerade: Masquerade,
 }
 
+impl FrontendPlan {
+    /// Everything that can happen to a new connection.
+    pub fn actions(&self) -> impl Iterator<Item = &Action> {
+        [&self.action].into_iter().chain(&self.from_inside)
+    }
+
+    /// Whether an endpoint is in one of the pools.
+    #[must_use]
+    pub fn uses(&self, endpoint: &Endpoint) -> bool {
+        self.actions().any(|action| match action {
+            Action::Forward(pool) => pool.binary_search(endpoint).is_ok(),
+            Action::Reject | Action::Drop => false,
+        })
+    }
+}
+
 /// What happens to a new connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// It goes to one of these endpoints, each with the same chance. Sorted, never empty, each
+    /// It goes to one of these endpoints, by [`ServicePlan::weight`]. Sorted, never empty, each
     /// once, of the frontend's family. Shared between frontends of one ServicePort.
     Forward(Arc<[Endpoint]>),
     /// It is refused: TCP reset or ICMP port unreachable. There is no endpoint at all.

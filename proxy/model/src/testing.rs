@@ -11,6 +11,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use crate::address::Protocol;
+use crate::balancing::{Affinity, AffinityScope, Balancing, WEIGHT};
 use crate::compile::{Compiler, LocalSources, NodePortAddresses, Settings, full};
 use crate::object::{
     EndpointSlice, Node, ObjectKey, Service, ServicePort, ServiceType, SliceEndpoint, SlicePort,
@@ -63,7 +64,7 @@ pub(crate) fn service(name: &str) -> ServiceBuilder {
         ports: Vec::new(),
         external_traffic_policy: TrafficPolicy::Cluster,
         internal_traffic_policy: TrafficPolicy::Cluster,
-        affinity_seconds: None,
+        balancing: None,
         load_balancer_source_ranges: Vec::new(),
     })
 }
@@ -127,8 +128,13 @@ impl ServiceBuilder {
         self
     }
 
-    pub(crate) fn affinity(mut self, seconds: u32) -> Self {
-        self.0.affinity_seconds = Some(seconds);
+    pub(crate) fn affinity(self, seconds: u32) -> Self {
+        let affinity = Some(Affinity { seconds, scope: AffinityScope::Port });
+        self.balancing(Balancing { affinity, ..Balancing::default() })
+    }
+
+    pub(crate) fn balancing(mut self, balancing: Balancing) -> Self {
+        self.0.balancing = Some(Arc::new(balancing));
         self
     }
 }
@@ -177,6 +183,7 @@ impl SliceBuilder {
             ready: true,
             serving: true,
             terminating: false,
+            weight: WEIGHT,
             node: (node != "?").then(|| node.into()),
         });
         self
@@ -193,6 +200,12 @@ impl SliceBuilder {
     pub(crate) fn ending(mut self) -> Self {
         let endpoint = self.0.endpoints.last_mut().unwrap();
         (endpoint.ready, endpoint.serving, endpoint.terminating) = (false, true, true);
+        self
+    }
+
+    /// The weight of the last endpoint.
+    pub(crate) fn weight(mut self, weight: u8) -> Self {
+        self.0.endpoints.last_mut().unwrap().weight = weight;
         self
     }
 

@@ -46,7 +46,7 @@ fn service(name: &str, last: u8) -> Service {
         }],
         external_traffic_policy: TrafficPolicy::Cluster,
         internal_traffic_policy: TrafficPolicy::Cluster,
-        affinity_seconds: None,
+        balancing: None,
         load_balancer_source_ranges: Vec::new(),
     }
 }
@@ -57,6 +57,7 @@ fn slice(service: &str, addresses: &[u8]) -> EndpointSlice {
         ready: true,
         serving: true,
         terminating: false,
+        weight: 1,
         node: None,
     };
     EndpointSlice {

@@ -87,6 +87,8 @@ pub(super) fn services(names: &[&str], service_type: ServiceType) -> PlanDelta {
         frontends: Vec::new(),
         cluster_ips: Vec::new(),
         hairpins: Vec::new(),
+        balancing: None,
+        weights: Box::default(),
         problems: Vec::new(),
     });
     let named =

@@ -2,6 +2,7 @@
 
 use shunt_model::plan::{Action, FrontendPlan, Plan};
 
+use super::snapshot::{print_balancing, weight};
 use super::yaml::Yaml;
 use crate::status::{action, kind, masquerade};
 
@@ -18,6 +19,12 @@ pub(super) fn print(plan: &Plan) -> String {
         yaml.field("type", service.service_type);
         yaml.words("clusterIPs", &service.cluster_ips);
         yaml.words("hairpins", &service.hairpins);
+        if let Some(balancing) = &service.balancing {
+            print_balancing(yaml, balancing);
+        }
+        if !service.weights.is_empty() {
+            yaml.words("weights", service.weights.iter().map(weight));
+        }
         yaml.list("frontends", &service.frontends, print_frontend);
         yaml.words("problems", &service.problems);
     });

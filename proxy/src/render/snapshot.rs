@@ -1,5 +1,6 @@
 //! The snapshot as text.
 
+use shunt_model::balancing::{Balancing, Method, WEIGHT};
 use shunt_model::object::{
     EndpointSlice, Node, Service, ServicePort, SliceEndpoint, SlicePort, TrafficPolicy,
 };
@@ -33,8 +34,9 @@ fn print_service(yaml: &mut Yaml, service: &Service) {
     yaml.words("loadBalancerSourceRanges", &service.load_balancer_source_ranges);
     yaml.field("externalTrafficPolicy", policy(service.external_traffic_policy));
     yaml.field("internalTrafficPolicy", policy(service.internal_traffic_policy));
-    if let Some(seconds) = service.affinity_seconds {
-        yaml.field("affinitySeconds", seconds);
+    if let Some(balancing) = &service.balancing {
+        print_balancing(yaml, balancing);
+        yaml.words("nodeWeights", balancing.node_weights.iter().map(weight));
     }
     yaml.list("ports", &service.ports, |yaml, port: &ServicePort| {
         yaml.field("port", format_args!("{}/{}", port.port, port.protocol));
@@ -60,12 +62,37 @@ fn print_endpoint(yaml: &mut Yaml, endpoint: &SliceEndpoint) {
     if let Some(node) = &endpoint.node {
         yaml.field("node", node);
     }
+    if endpoint.weight != WEIGHT {
+        yaml.field("weight", endpoint.weight);
+    }
     let conditions = [
         ("ready", endpoint.ready),
         ("serving", endpoint.serving),
         ("terminating", endpoint.terminating),
     ];
     yaml.words("conditions", conditions.iter().filter(|(_, holds)| *holds).map(|(name, _)| name));
+}
+
+/// Prints what is not the default.
+pub(super) fn print_balancing(yaml: &mut Yaml, balancing: &Balancing) {
+    if let Some(affinity) = balancing.affinity {
+        yaml.field("affinitySeconds", affinity.seconds);
+        yaml.field("affinityScope", affinity.scope);
+    }
+    if balancing.method != Method::Random {
+        yaml.field("balancing", balancing.method);
+    }
+    if let Some(scheduler) = balancing.scheduler {
+        yaml.field("ipvsScheduler", scheduler);
+    }
+    if let Some(seconds) = balancing.drain_seconds {
+        yaml.field("drainSeconds", seconds);
+    }
+}
+
+/// A weight, as an annotation has it.
+pub(super) fn weight<T: std::fmt::Display>((whose, weight): &(T, u8)) -> String {
+    format!("{whose}={weight}")
 }
 
 const fn policy(policy: TrafficPolicy) -> &'static str {

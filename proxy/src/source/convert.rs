@@ -5,6 +5,7 @@
 //! the API server would have refused a value, the API server's: a directory of manifests has
 //! nobody else to check it.
 
+mod balancing;
 mod endpoints;
 mod fields;
 mod names;

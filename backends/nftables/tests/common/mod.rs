@@ -53,6 +53,8 @@ pub(crate) fn service(n: u16, endpoints: &[u16]) -> (ObjectKey, Arc<ServicePlan>
         frontends,
         cluster_ips: ips.to_vec(),
         hairpins: endpoints.iter().take(2).map(|e| endpoint(Family::V4, n, *e).address).collect(),
+        balancing: None,
+        weights: Box::default(),
         problems: Vec::new(),
     };
     (ObjectKey::new("default", &format!("web-{n}")), Arc::new(service))

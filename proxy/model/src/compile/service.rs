@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use super::claims::{Claimant, Claims, Strength};
 use super::frontends::{problem, wanted};
 use super::pools::Pools;
+use super::weights::weights;
 use crate::address::Family;
 use crate::object::{EndpointSlice, Service, TrafficPolicy};
 use crate::plan::{Action, FrontendKind, FrontendPlan, Masquerade, ServicePlan};
@@ -51,9 +52,11 @@ pub(super) fn plan(
     cluster_ips.dedup();
     ServicePlan {
         service_type: service.service_type,
+        weights: weights(service.balancing.as_deref(), slices, &frontends),
         frontends,
         cluster_ips,
         hairpins: pools.hairpins(),
+        balancing: service.balancing.clone(),
         problems,
     }
 }
@@ -107,7 +110,7 @@ const fn masquerade(kind: FrontendKind, policy: TrafficPolicy) -> Masquerade {
 }
 
 fn affinity_unsupported(service: &Service) -> Option<Problem> {
-    service.affinity_seconds.map(|_| {
+    service.balancing.as_ref().and_then(|balancing| balancing.affinity).map(|_| {
         let reason = "ClientIP is not supported yet; connections are spread";
         problem(service, "spec.sessionAffinity", reason)
     })

@@ -2,3 +2,4 @@ mod claims;
 mod frontends;
 mod node;
 mod pools;
+mod weights;

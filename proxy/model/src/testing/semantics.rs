@@ -11,7 +11,7 @@ use super::{HERE, World};
 use crate::address::{Endpoint, Family, Protocol};
 use crate::compile::Settings;
 use crate::object::{Service, ServicePort, ServiceType, SliceEndpoint, TrafficPolicy};
-use crate::oracle::{Packet, Verdict, verdict};
+use crate::oracle::{Oracle, Packet, Verdict, verdict};
 use crate::plan::NodePlan;
 use crate::snapshot::{Change, Object, Snapshot};
 
@@ -160,6 +160,21 @@ fn best<'a>(
     others.into_iter().filter(|(_, e)| e.serving && e.terminating).collect()
 }
 
+/// An endpoint's weight in a Service, by the objects: the least that is said of it.
+fn weight(snapshot: &Snapshot, service: &Service, endpoint: &Endpoint) -> u8 {
+    let mut said = Vec::new();
+    for slice in snapshot.slices().filter(|slice| slice.service == service.key) {
+        let has_port = slice.ports.iter().any(|port| port.port == endpoint.port);
+        for each in slice.endpoints.iter().filter(|e| has_port && e.address == endpoint.address) {
+            let balancing = service.balancing.as_deref();
+            let nodes = balancing.map_or(&[][..], |balancing| &balancing.node_weights);
+            let by_node = nodes.iter().find(|(node, _)| each.node.as_ref() == Some(node));
+            said.push(by_node.map_or(each.weight, |(_, weight)| *weight));
+        }
+    }
+    said.into_iter().min().unwrap()
+}
+
 /// Gives each endpoint the node that belongs to its address. Where slices disagree on it, whether
 /// an endpoint can meet itself has no one answer to compare with.
 fn agree_on_nodes(mut change: Change) -> Change {
@@ -187,6 +202,29 @@ proptest! {
         for packet in packets {
             let expected = meaning(&world.snapshot, &world.settings, &world.plan.node, &packet);
             prop_assert_eq!(verdict(&world.plan, &packet), expected, "{:?}", packet);
+        }
+    }
+
+    /// Each endpoint that a packet may meet has the weight that the objects say, and its Service
+    /// their balancing.
+    #[test]
+    fn the_plan_balances_as_the_objects_say(
+        settings in settings(),
+        changes in vec(change(), 0..30),
+        packets in vec(packet(), 40),
+    ) {
+        let mut world = World::empty(settings);
+        changes.into_iter().for_each(|change| drop(world.apply(change)));
+        let oracle = Oracle::new(&world.plan);
+        for packet in packets {
+            let Verdict::Forward(pool) = oracle.verdict(&packet) else { continue };
+            let found = oracle.find(&packet).unwrap();
+            let service = world.snapshot.service(found.key).unwrap();
+            prop_assert_eq!(&found.service.balancing, &service.balancing);
+            for (endpoint, _) in pool {
+                let expected = weight(&world.snapshot, service, &endpoint);
+                prop_assert_eq!(found.service.weight(&endpoint), expected, "{:?}", packet);
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Random objects from few keys, addresses and ports, so that they collide often.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use proptest::collection::{btree_set, vec};
 use proptest::option;
@@ -9,6 +10,7 @@ use proptest::sample::{select, subsequence};
 
 use super::{HERE, found, ip, key, nets};
 use crate::address::{Family, Protocol};
+use crate::balancing::{Affinity, AffinityScope, Balancing, Method};
 use crate::compile::{LocalSources, NodePortAddresses, Settings};
 use crate::object::{
     EndpointSlice, Node, Service, ServicePort, ServiceType, SliceEndpoint, SlicePort, TrafficPolicy,
@@ -46,6 +48,21 @@ fn policy() -> impl Strategy<Value = TrafficPolicy> {
 }
 
 prop_compose! {
+    fn balancing()(
+        affinity in option::of((1_u32..3, select(&[AffinityScope::Port, AffinityScope::Service]))),
+        method in select(&[Method::Random, Method::HashAddress, Method::HashConnection]),
+        here in option::of(2_u8..4),
+    ) -> Balancing {
+        Balancing {
+            affinity: affinity.map(|(seconds, scope)| Affinity { seconds, scope }),
+            method,
+            node_weights: here.map(|weight| (HERE.into(), weight)).into_iter().collect(),
+            ..Balancing::default()
+        }
+    }
+}
+
+prop_compose! {
     fn service_port()(
         name in name(),
         protocol in protocol(),
@@ -67,7 +84,7 @@ prop_compose! {
         load_balancer_ips in ips(&EXTERNAL_IPS, 2),
         ports in vec(service_port(), 0..4),
         policies in (policy(), policy()),
-        affinity_seconds in option::weighted(0.1, 1_u32..3),
+        balancing in option::weighted(0.2, balancing()),
         filtered in prop::bool::weighted(0.2),
     ) -> Service {
         Service {
@@ -80,7 +97,7 @@ prop_compose! {
             ports,
             external_traffic_policy: policies.0,
             internal_traffic_policy: policies.1,
-            affinity_seconds,
+            balancing: balancing.map(Arc::new),
             load_balancer_source_ranges: nets(if filtered { &CIDRS[..1] } else { &[] }),
         }
     }
@@ -100,9 +117,11 @@ prop_compose! {
     fn slice_endpoint()(
         address in select(&PODS),
         (ready, serving, terminating) in any::<(bool, bool, bool)>(),
+        weight in prop_oneof![3 => Just(1_u8), 1 => 2_u8..4],
         node in option::of(select(&NODES)),
     ) -> SliceEndpoint {
-        SliceEndpoint { address: ip(address), ready, serving, terminating, node: node.map(Into::into) }
+        let node = node.map(Into::into);
+        SliceEndpoint { address: ip(address), ready, serving, terminating, weight, node }
     }
 }
 

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use shunt_model::address::Family;
+use shunt_model::balancing::WEIGHT;
 use shunt_model::object::{EndpointSlice, ObjectKey, SliceEndpoint, SlicePort};
 use shunt_model::problem::Kind;
 use shunt_model::snapshot::Object;
 
+use super::balancing::slice_weight;
 use super::fields::{Report, port, protocol, quoted, usable_address};
 use super::{Converted, Converter, HEADLESS, SERVICE_NAME, label};
 use crate::source::wire;
@@ -37,7 +39,9 @@ impl Converter {
         let service =
             ObjectKey { namespace: Arc::clone(&key.namespace), name: self.names.shared(service) };
         let ports = self.slice_ports(&wire.ports, &mut report);
-        let endpoints = self.slice_endpoints(&wire.endpoints, family, &mut report);
+        let mut endpoints = self.slice_endpoints(&wire.endpoints, family, &mut report);
+        let weight = slice_weight(&wire.metadata, &mut report);
+        endpoints.iter_mut().for_each(|endpoint| endpoint.weight = weight);
         report.converted(Some(Object::EndpointSlice(EndpointSlice {
             key,
             service,
@@ -108,6 +112,7 @@ impl Converter {
             // Not "as ready": kube-proxy takes absence for yes (endpointslicecache.go).
             serving: conditions.serving.unwrap_or(true),
             terminating: conditions.terminating.unwrap_or(false),
+            weight: WEIGHT,
             node: node.map(|name| self.names.shared(name)),
         })
     }

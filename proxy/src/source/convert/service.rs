@@ -14,10 +14,6 @@ use crate::source::wire;
 
 /// `clusterIP` of a headless Service.
 const NONE: &str = "None";
-/// The API's default for `sessionAffinityConfig.clientIP.timeoutSeconds`: three hours.
-const AFFINITY_SECONDS: u32 = 10_800;
-/// The API's longest.
-const LONGEST_AFFINITY_SECONDS: u32 = 86_400;
 
 impl Converter {
     /// Converts a Service.
@@ -49,7 +45,7 @@ impl Converter {
             internal_traffic_policy: policy("internalTrafficPolicy", &spec.internal_traffic_policy),
             external_ips: frontends("spec.externalIPs", spec.external_ips.iter(), &mut report),
             load_balancer_ips,
-            affinity_seconds: affinity_seconds(spec, &mut report),
+            balancing: self.balancing(wire, &mut report),
             load_balancer_source_ranges,
         };
         report.converted(Some(Object::Service(service)))
@@ -201,32 +197,6 @@ fn traffic_policy(field: &str, value: &Option<String>, report: &mut Report) -> T
             TrafficPolicy::Cluster
         }
     }
-}
-
-fn affinity_seconds(spec: &wire::ServiceSpec, report: &mut Report) -> Option<u32> {
-    match spec.session_affinity.as_deref() {
-        None | Some("" | "None") => return None,
-        Some("ClientIP") => {}
-        Some(other) => {
-            let other = quoted(other);
-            report.add(
-                "spec.sessionAffinity",
-                format!("{other} is not None or ClientIP; None is used"),
-            );
-            return None;
-        }
-    }
-    let Some(wanted) = spec.session_affinity_config.client_ip.timeout_seconds else {
-        return Some(AFFINITY_SECONDS);
-    };
-    let seconds = u32::try_from(wanted).ok();
-    seconds.filter(|seconds| (1..=LONGEST_AFFINITY_SECONDS).contains(seconds)).or_else(|| {
-        report.add(
-            "spec.sessionAffinityConfig.clientIP.timeoutSeconds",
-            format!("{wanted} is not 1-{LONGEST_AFFINITY_SECONDS}; {AFFINITY_SECONDS} is used"),
-        );
-        Some(AFFINITY_SECONDS)
-    })
 }
 
 /// The load balancer's addresses, and who may use them.

@@ -1,3 +1,4 @@
+mod balancing;
 mod endpoints;
 mod node;
 mod service;

@@ -48,6 +48,7 @@ fn a_whole_slice() {
                     ready: true,
                     serving: true,
                     terminating: false,
+                    weight: 1,
                     node: node.clone(),
                 },
                 SliceEndpoint {
@@ -55,6 +56,7 @@ fn a_whole_slice() {
                     ready: false,
                     serving: true,
                     terminating: true,
+                    weight: 1,
                     node,
                 },
             ],
@@ -170,5 +172,21 @@ fn endpoints_that_are_wrong_are_skipped() {
             [format!("endpoints[1].addresses[0]: {expected}; this endpoint is skipped")]
         );
         assert_eq!(slice(value).endpoints.len(), 1);
+    }
+}
+
+#[test]
+fn a_slice_gives_its_weight_to_its_endpoints() {
+    let weighted =
+        |text: &str| with(base(), "metadata.annotations", json!({"shunt.dev/weight": text}));
+    assert!(slice(weighted("7")).endpoints.iter().all(|endpoint| endpoint.weight == 7));
+    for wrong in ["0", "101", "heavy", "-1", ""] {
+        assert!(slice(weighted(wrong)).endpoints.iter().all(|endpoint| endpoint.weight == 1));
+        assert_eq!(
+            problems(&convert::<wire::EndpointSlice>(weighted(wrong))),
+            [format!(
+                "metadata.annotations[shunt.dev/weight]: {wrong:?} is not a number from 1 to 100; skipped"
+            )]
+        );
     }
 }

@@ -1,4 +1,7 @@
+use std::sync::Arc;
+
 use shunt_model::address::Protocol;
+use shunt_model::balancing::{Affinity, AffinityScope, Balancing};
 use shunt_model::object::{Service, ServicePort, ServiceType, TrafficPolicy};
 
 use super::*;
@@ -68,7 +71,10 @@ fn a_whole_service() {
             ],
             external_traffic_policy: TrafficPolicy::Local,
             internal_traffic_policy: TrafficPolicy::Cluster,
-            affinity_seconds: Some(10_800),
+            balancing: Some(Arc::new(Balancing {
+                affinity: Some(Affinity { seconds: 10_800, scope: AffinityScope::Port }),
+                ..Balancing::default()
+            })),
             load_balancer_source_ranges: cidrs(&["203.0.113.0/24", "2001:db8::/32"]),
         }))
     );
@@ -82,7 +88,7 @@ fn the_least_of_a_service() {
     assert_eq!((service.created, service.service_type), (0, ServiceType::ClusterIp));
     assert_eq!(service.cluster_ips, ips(&["10.0.0.1"]));
     assert_eq!((&*service.ports[0].name, service.ports[0].protocol), ("", Protocol::Tcp));
-    assert_eq!(service.affinity_seconds, None);
+    assert_eq!(service.balancing, None);
 }
 
 #[test]
@@ -267,25 +273,6 @@ fn words_that_are_wrong_mean_the_default() {
         problems(&converted),
         ["spec.type: \"Magic\" is not a type of Service; served as ClusterIP"]
     );
-}
-
-#[test]
-fn affinity_has_a_timeout() {
-    let config = |seconds: i64| {
-        let config = json!({"clientIP": {"timeoutSeconds": seconds}});
-        with(base(), "spec.sessionAffinityConfig", config)
-    };
-    assert_eq!(service(config(1)).affinity_seconds, Some(1));
-    assert_eq!(service(config(86_400)).affinity_seconds, Some(86_400));
-    for wrong in [0, -5, 86_401, i64::MAX] {
-        assert_eq!(service(config(wrong)).affinity_seconds, Some(10_800));
-        assert_eq!(
-            problems(&convert::<wire::Service>(config(wrong))),
-            [format!(
-                "spec.sessionAffinityConfig.clientIP.timeoutSeconds: {wrong} is not 1-86400; 10800 is used"
-            )]
-        );
-    }
 }
 
 #[test]
