@@ -2,14 +2,12 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::config::{self, Effective, GoDuration, KubeProxyArgs, PlanArgs};
 use crate::demo::{self, DemoArgs};
 use crate::failure::{EXIT_CODES, Failure};
-use crate::logging::LogArgs;
-use crate::settings::{Bind, PlanArgs, duration, healthz_bind, metrics_bind};
 use crate::{render, run, status};
 
 /// A Kubernetes service proxy
@@ -22,48 +20,87 @@ pub struct Cli {
 }
 
 /// What to do.
-#[derive(Subcommand, Clone, Debug, PartialEq, Eq)]
+#[derive(Subcommand, Clone, Debug, PartialEq)]
 pub enum Command {
     /// Watch Services and keep the kernel's rules as they ask
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Print what would be done for a directory of manifests; needs neither a kernel nor root
     Render(RenderArgs),
     /// Show what the running daemon and the kernel hold
     Status(StatusArgs),
+    /// Look at a configuration file
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Show the main job in network namespaces of its own; needs neither a cluster nor root
     Demo(DemoArgs),
     /// Print the version
     Version,
 }
 
-/// The flags of `shunt run`.
-#[derive(Args, Clone, Debug, PartialEq, Eq)]
-#[command(after_help = EXIT_CODES)]
+/// The flags of `shunt run`: kube-proxy's, and below them our own.
+#[derive(Args, Clone, Debug, Default, PartialEq)]
+#[command(after_help = EXIT_CODES, args_override_self = true)]
 pub struct RunArgs {
-    /// How to reach the API server [default: as a pod, by its service account]
+    /// kube-proxy's configuration file; then its flags are ignored, but those of logging,
+    /// --hostname-override and --master
     #[arg(long, value_name = "FILE", conflicts_with = "manifests")]
-    pub kubeconfig: Option<PathBuf>,
+    pub config: Option<PathBuf>,
+    /// Write the configuration, with what flags and defaults make of it, to this file, and end
+    #[arg(long, value_name = "FILE")]
+    pub write_config_to: Option<PathBuf>,
+    /// kube-proxy's flags.
+    #[command(flatten)]
+    pub kube_proxy: KubeProxyArgs,
+    /// Our own flags.
+    #[command(flatten)]
+    pub own: OwnArgs,
+}
+
+/// The flags that kube-proxy does not have. They count beside `--config` too.
+#[derive(Args, Clone, Debug, Default, PartialEq)]
+#[command(next_help_heading = "Options of shunt's own")]
+pub struct OwnArgs {
     /// Take the objects from this directory of manifests, and follow its changes
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", conflicts_with = "kubeconfig")]
     pub manifests: Option<PathBuf>,
-    /// What decides about the plan.
-    #[command(flatten)]
-    pub plan: PlanArgs,
-    /// Where /metrics, /status and /proxyMode are served; empty: nowhere
-    #[arg(long, value_name = "IP:PORT", value_parser = metrics_bind, default_value = "127.0.0.1:10249")]
-    pub metrics_bind_address: Bind,
-    /// Where /healthz and /livez are served; empty: nowhere
-    #[arg(long, value_name = "IP:PORT", value_parser = healthz_bind, default_value = "0.0.0.0:10256")]
-    pub healthz_bind_address: Bind,
     /// Whether to claim our nftables table, so that no one else can change it (kernel 6.9)
-    #[arg(long, value_enum, default_value_t = TableOwner::Auto)]
-    pub table_owner: TableOwner,
-    /// How often all that is installed is compared with the plan; 0: never
-    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "15m")]
-    pub verify_interval: Duration,
-    /// What is logged.
-    #[command(flatten)]
-    pub log: LogArgs,
+    /// [default: auto]
+    #[arg(long, value_enum)]
+    pub table_owner: Option<TableOwner>,
+    /// How often all that is installed is compared with the plan; 0: never [default: 15m]
+    #[arg(long, value_name = "DURATION")]
+    pub verify_interval: Option<GoDuration>,
+    /// error, warn, info, debug, trace, or directives such as info,shunt::event_loop=debug
+    #[arg(long, value_name = "LEVEL", conflicts_with = "verbosity")]
+    pub log_level: Option<String>,
+}
+
+impl RunArgs {
+    /// What file and flags come to, and remarks on the file for the log.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or something in it or in the flags is invalid.
+    pub fn effective(&self) -> Result<(Effective, Vec<String>), Failure> {
+        let (mut made, remarks) = match &self.config {
+            None => (self.kube_proxy.configuration(), Vec::new()),
+            Some(path) => {
+                let loaded = config::load::file(path).map_err(Failure::Usage)?;
+                let (mut made, mut remarks) = (loaded.configuration, loaded.remarks);
+                self.kube_proxy.apply_beside_file(&mut made);
+                if self.kube_proxy.has_ignored() {
+                    remarks.push("--config is given: kube-proxy's other flags are ignored".into());
+                }
+                (made, remarks)
+            }
+        };
+        let shunt = &mut made.shunt;
+        if let Some(owner) = self.own.table_owner {
+            shunt.table_owner = owner.to_possible_value().map(|value| value.get_name().to_owned());
+        }
+        shunt.verify_interval = self.own.verify_interval.or(shunt.verify_interval);
+        shunt.log_level = self.own.log_level.clone().or_else(|| shunt.log_level.take());
+        Ok((Effective::new(made)?, remarks))
+    }
 }
 
 /// Whether to claim the table.
@@ -73,6 +110,17 @@ pub enum TableOwner {
     Auto,
     /// Never.
     Off,
+}
+
+/// What to do with a configuration file.
+#[derive(Subcommand, Clone, Debug, PartialEq, Eq)]
+pub enum ConfigCommand {
+    /// Tell what a KubeProxyConfiguration would do, without doing it
+    Check {
+        /// The file
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
 }
 
 /// The flags of `shunt render`.
@@ -134,6 +182,7 @@ impl Command {
             Self::Run(args) => run::run(args),
             Self::Render(args) => render::render(args),
             Self::Status(args) => status::show::show(args),
+            Self::Config(ConfigCommand::Check { file }) => config::check::check(file),
             Self::Demo(args) => demo::demo(args),
             Self::Version => print(&format!("shunt {}\n", env!("CARGO_PKG_VERSION"))),
         }

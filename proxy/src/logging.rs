@@ -2,27 +2,23 @@
 
 use std::io::IsTerminal;
 
-use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
 use crate::failure::Failure;
 
 /// What of the program's life is logged, and how.
-#[derive(Args, Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogArgs {
-    /// Verbosity as kube-proxy counts it: 0-3 info, 4-5 debug, 6 and more trace
-    #[arg(short = 'v', long = "v", value_name = "N", default_value_t = 0)]
-    pub verbosity: u8,
-    /// error, warn, info, debug, trace, or directives such as info,shunt::event_loop=debug
-    #[arg(long, value_name = "LEVEL", conflicts_with = "verbosity")]
+    /// Verbosity as kube-proxy counts it: 0-3 info, 4-5 debug, 6 and more trace.
+    pub verbosity: u32,
+    /// A level, or directives such as `info,shunt::event_loop=debug`; outweighs the verbosity.
     pub log_level: Option<String>,
-    /// How lines are written
-    #[arg(long, value_enum, default_value_t = Format::Text)]
+    /// How lines are written.
     pub logging_format: Format,
 }
 
 /// How lines are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// For people.
     Text,
@@ -65,7 +61,7 @@ fn filter(args: &LogArgs) -> Result<EnvFilter, Failure> {
 mod tests {
     use super::*;
 
-    fn of(verbosity: u8, log_level: Option<&str>) -> Result<String, Failure> {
+    fn of(verbosity: u32, log_level: Option<&str>) -> Result<String, Failure> {
         let log_level = log_level.map(ToOwned::to_owned);
         let args = LogArgs { verbosity, log_level, logging_format: Format::Text };
         filter(&args).map(|filter| filter.to_string())

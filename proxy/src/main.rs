@@ -1,5 +1,7 @@
 //! The shunt binary.
 
+use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -7,11 +9,21 @@ use shunt::cli::Cli;
 
 fn main() -> ExitCode {
     shunt::demo::end_with_demo();
-    match Cli::parse().command.execute() {
+    match Cli::parse_from(arguments(std::env::args_os())).command.execute() {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("shunt: {failure}");
             failure.code()
         }
     }
+}
+
+/// The command line. Under kube-proxy's name we are called as kube-proxy is: with its flags alone.
+fn arguments(given: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut arguments: Vec<_> = given.collect();
+    let name = arguments.first().map(Path::new).and_then(Path::file_name);
+    if name.is_some_and(|name| name == "kube-proxy") {
+        arguments.insert(1, "run".into());
+    }
+    arguments
 }

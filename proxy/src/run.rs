@@ -1,18 +1,20 @@
 //! `shunt run`: everything is made here and wired to each other.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, anyhow};
 use jiff::Timestamp;
-use shunt_model::compile::Settings;
 use shunt_nftables::kernel::{Nftables, Options};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::cli::{RunArgs, TableOwner};
+use crate::config::watch::Watched;
+use crate::config::{Effective, Mode, load};
 use crate::event_loop::{EventLoop, Identity, Inputs};
 use crate::failure::Failure;
 use crate::kernel::{Kernel, Policy};
@@ -20,7 +22,6 @@ use crate::logging;
 use crate::metrics::Metrics;
 use crate::progress::Health;
 use crate::server::{Site, Sources, serve};
-use crate::settings::Bind;
 use crate::source::{SourceEvent, api, client, local, manifests};
 
 /// How many source events may wait for the loop. Sources wait when it is full: a first list must
@@ -29,15 +30,27 @@ const SOURCE_QUEUE: usize = 256;
 /// How many HTTP questions may wait for the loop.
 const QUESTION_QUEUE: usize = 16;
 
+/// Why the daemon ends when its file changes: as kube-proxy, it is started again with the new one.
+const CONFIG_CHANGED: &str = "the content of the configuration file was updated";
+
 /// Runs the daemon until a signal ends it. What is installed stays installed.
 ///
 /// # Errors
 /// If it is asked for wrongly, the machine lacks something, or a part of it ends.
 pub fn run(args: &RunArgs) -> Result<(), Failure> {
     let started = Instant::now();
-    logging::start(&args.log)?;
-    let settings = args.plan.settings()?;
-    let owner = args.table_owner == TableOwner::Auto;
+    let (effective, remarks) = args.effective()?;
+    if let Some(path) = &args.write_config_to {
+        return write_config(path, &effective);
+    }
+    logging::start(&effective.log)?;
+    let watched = args.config.as_deref().map(Watched::new);
+    remarks.iter().for_each(|remark| warn!("--config: {remark}"));
+    effective.notes.iter().for_each(|note| info!("{note}"));
+    if effective.mode == Mode::Ipvs {
+        return Err(Failure::usage(anyhow!("mode ipvs is not there yet: use nftables")));
+    }
+    let owner = effective.table_owner == TableOwner::Auto;
     let nftables = Nftables::open(Options { owner }).map_err(Failure::machine)?;
     // One thread for the loop, the sources and HTTP. Threads for what can only block (reading
     // files, resolving names) cost memory for as long as they live: one is enough.
@@ -49,7 +62,8 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     let result = runtime.block_on(async {
         let mut end = End::new()?;
         tokio::select! {
-            result = work(args, settings, nftables, started) => result,
+            result = work(args, &effective, nftables, started) => result,
+            () = config_changed(watched) => Err(anyhow!(CONFIG_CHANGED).into()),
             signal = end.signal() => {
                 info!("{signal}: ending; what is installed stays");
                 Ok(())
@@ -86,18 +100,18 @@ impl End {
 
 async fn work(
     args: &RunArgs,
-    settings: Settings,
+    effective: &Effective,
     nftables: Nftables,
     started: Instant,
 ) -> Result<(), Failure> {
     let (changes, sources) = mpsc::channel(SOURCE_QUEUE);
-    let node = settings.node_name.to_string();
+    let node = effective.settings.node_name.to_string();
     let mut tasks = JoinSet::new();
-    let source = start_sources(args, &node, changes, &mut tasks).await?;
+    let source = start_sources(args, effective, changes, &mut tasks).await?;
     info!(version = env!("CARGO_PKG_VERSION"), node, source, "shunt is starting");
 
     let (reports, kernel_reports) = mpsc::unbounded_channel();
-    let verify_every = (!args.verify_interval.is_zero()).then_some(args.verify_interval);
+    let verify_every = Some(effective.verify_interval).filter(|every| !every.is_zero());
     let kernel = Kernel::start(nftables, Policy { verify_every }, reports)
         .context("the kernel thread cannot be started")?;
 
@@ -106,12 +120,12 @@ async fn work(
     let (questions, asked) = mpsc::channel(QUESTION_QUEUE);
     let registry = Arc::new(registry);
     let served = Sources { questions, health: health_seen, metrics: metrics.clone(), registry };
-    start_servers(args, &served);
+    start_servers(effective, &served);
     drop(served);
 
     let identity = Identity { started, started_at: Timestamp::now(), node, source };
     let inputs = Inputs { sources, kernel: kernel_reports, questions: asked };
-    let event_loop = EventLoop::new(identity, settings, metrics, health);
+    let event_loop = EventLoop::new(identity, effective.settings.clone(), metrics, health);
     tokio::select! {
         stopped = event_loop.run(inputs, &kernel) => Ok(stopped?),
         failure = source_ended(&mut tasks) => Err(failure),
@@ -121,7 +135,7 @@ async fn work(
 /// Starts what objects come from, each on a task of its own; returns its name for people.
 async fn start_sources(
     args: &RunArgs,
-    node: &str,
+    effective: &Effective,
     changes: mpsc::Sender<SourceEvent>,
     tasks: &mut JoinSet<Result<(), Failure>>,
 ) -> Result<String, Failure> {
@@ -130,13 +144,15 @@ async fn start_sources(
         local.await;
         Ok(())
     });
-    if let Some(directory) = &args.manifests {
+    if let Some(directory) = &args.own.manifests {
         let watched = manifests::watch(directory.clone(), changes);
         tasks.spawn(async { watched.await.map_err(Failure::usage) });
         return Ok(format!("manifests in {}", directory.display()));
     }
-    let client = client::client(args.kubeconfig.as_deref()).await.map_err(Failure::usage)?;
-    let node = node.to_owned();
+    let master = args.kube_proxy.master.as_deref();
+    let client = client::client(effective.kubeconfig.as_deref(), master);
+    let client = client.await.map_err(Failure::usage)?;
+    let node = effective.settings.node_name.to_string();
     tasks.spawn(async move {
         api::watch(client, &node, changes).await;
         Ok(())
@@ -153,12 +169,26 @@ async fn source_ended(tasks: &mut JoinSet<Result<(), Failure>>) -> Failure {
     }
 }
 
-fn start_servers(args: &RunArgs, sources: &Sources) {
-    let sites =
-        [(Site::Metrics, args.metrics_bind_address), (Site::Health, args.healthz_bind_address)];
-    for (site, bind) in sites {
-        if let Bind::At(address) = bind {
+fn start_servers(effective: &Effective, sources: &Sources) {
+    let sites = [(Site::Metrics, effective.metrics), (Site::Health, effective.healthz)];
+    for (site, address) in sites {
+        if let Some(address) = address {
             tokio::spawn(serve(site, address, sources.clone()));
         }
+    }
+}
+
+fn write_config(path: &Path, effective: &Effective) -> Result<(), Failure> {
+    let text = load::print(&effective.configuration)?;
+    std::fs::write(path, text)
+        .with_context(|| format!("--write-config-to {}", path.display()))
+        .map_err(Failure::Usage)
+}
+
+/// Waits until the configuration file has changed; for ever without one.
+async fn config_changed(watched: Option<Watched>) {
+    match watched {
+        Some(watched) => watched.changed().await,
+        None => std::future::pending().await,
     }
 }

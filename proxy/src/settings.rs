@@ -1,99 +1,127 @@
-//! The flags that decide what the plan looks like, and what is made of them.
+//! What decides what the plan looks like: flags, and the compiler's settings made of them.
 
-use std::net::{IpAddr, SocketAddr};
-use std::str::FromStr;
-use std::time::Duration;
+use std::net::SocketAddr;
 
 use anyhow::{Context, anyhow, bail};
-use clap::{Args, ValueEnum};
-use ipnet::IpNet;
-use shunt_model::address::Family;
+use clap::{ArgAction, Args};
 use shunt_model::compile::{LocalSources, NodePortAddresses, Settings};
 
+use crate::config::kube_proxy::PRIMARY;
+use crate::config::validate::NOBODY;
+use crate::config::{Effective, KubeProxyConfiguration};
 use crate::failure::Failure;
 
-/// The flags that decide what the plan looks like.
-#[derive(Args, Clone, Debug, PartialEq, Eq)]
+/// The flags that decide what the plan looks like. All but the first are kube-proxy's.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
 pub struct PlanArgs {
     /// The name of this machine's Node [default: $NODE_NAME, then the host name, in lower case]
     #[arg(long, value_name = "NAME", visible_alias = "hostname-override")]
     pub node_name: Option<String>,
     /// Where NodePorts are served: primary (the Node's own addresses), or networks
-    #[arg(long, value_name = "primary|CIDR,...", value_delimiter = ',', default_value = "primary")]
-    pub nodeport_addresses: Vec<String>,
+    /// [default: primary; with --proxy-mode=iptables all addresses]
+    #[arg(long, value_name = "primary|CIDR,...", value_delimiter = ',')]
+    pub nodeport_addresses: Option<Vec<String>>,
     /// The pods' network, or one of each family; used by --detect-local-mode=ClusterCIDR
-    #[arg(long, value_name = "CIDR,...", value_delimiter = ',')]
-    pub cluster_cidr: Vec<IpNet>,
-    /// What tells local pods from others, whose traffic to ClusterIPs is masqueraded
-    #[arg(long, value_enum, value_name = "MODE", default_value_t = DetectLocal::ClusterCidr)]
-    pub detect_local_mode: DetectLocal,
+    #[arg(long, value_name = "CIDR,...")]
+    pub cluster_cidr: Option<String>,
+    /// What tells local pods from others, whose traffic to ClusterIPs is masqueraded: ClusterCIDR,
+    /// NodeCIDR (the Node's podCIDRs), BridgeInterface, InterfaceNamePrefix or none
+    /// [default: ClusterCIDR]
+    #[arg(long, value_name = "MODE")]
+    pub detect_local_mode: Option<String>,
+    /// The pods' bridge; used by --detect-local-mode=BridgeInterface
+    #[arg(long, value_name = "NAME")]
+    pub pod_bridge_interface: Option<String>,
+    /// How the names of pods' interfaces begin; used by --detect-local-mode=InterfaceNamePrefix
+    #[arg(long, value_name = "PREFIX")]
+    pub pod_interface_name_prefix: Option<String>,
     /// Masquerade all traffic to ClusterIPs
-    #[arg(long)]
-    pub masquerade_all: bool,
-}
-
-/// What tells local pods from others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum DetectLocal {
-    /// Their source is in `--cluster-cidr`; without that flag nothing is known.
-    #[value(name = "ClusterCIDR")]
-    ClusterCidr,
-    /// Their source is in the Node's `spec.podCIDRs`.
-    #[value(name = "NodeCIDR")]
-    NodeCidr,
-    /// Nothing does: only hairpins, NodePorts and external traffic are masqueraded.
-    #[value(name = "none")]
-    None,
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub masquerade_all: Option<bool>,
 }
 
 impl PlanArgs {
-    /// The settings of the compiler.
+    /// Sets what was given in a configuration whose mode is set already.
+    pub fn apply(&self, to: &mut KubeProxyConfiguration) {
+        self.apply_name(to);
+        to.node_port_addresses.clone_from(&self.nodeport_addresses);
+        set(&mut to.cluster_cidr, self.cluster_cidr.as_ref());
+        set(&mut to.detect_local_mode, self.detect_local_mode.as_ref());
+        set(&mut to.detect_local.bridge_interface, self.pod_bridge_interface.as_ref());
+        let prefix = &mut to.detect_local.interface_name_prefix;
+        set(prefix, self.pod_interface_name_prefix.as_ref());
+        let all = self.masquerade_all.unwrap_or_default();
+        match to.mode.as_str() {
+            "nftables" => to.nftables.masquerade_all = all,
+            _ => to.iptables.masquerade_all = all,
+        }
+    }
+
+    /// Sets the Node's name, which counts beside a file too.
+    pub fn apply_name(&self, to: &mut KubeProxyConfiguration) {
+        if let Some(name) = &self.node_name {
+            to.hostname_override = name.trim().to_lowercase();
+        }
+    }
+
+    /// The settings of the compiler, from these flags alone.
     ///
     /// # Errors
     /// If a value is wrong, or the host name cannot be read.
     pub fn settings(&self) -> Result<Settings, Failure> {
-        Ok(Settings {
-            node_name: node_name(self.node_name.as_deref()).map_err(Failure::Usage)?.into(),
-            node_port_addresses: self.node_ports().map_err(Failure::Usage)?,
-            local_sources: self.local_sources().map_err(Failure::Usage)?,
-            masquerade_all: self.masquerade_all,
-        })
-    }
-
-    fn node_ports(&self) -> anyhow::Result<NodePortAddresses> {
-        let given: Vec<_> = self.nodeport_addresses.iter().map(|value| value.trim()).collect();
-        if given == ["primary"] {
-            return Ok(NodePortAddresses::Primary);
-        }
-        if given.contains(&"primary") {
-            bail!("--nodeport-addresses: primary stands alone, or there are networks");
-        }
-        let parse = |value: &&str| {
-            let network = value.parse::<IpNet>();
-            network.with_context(|| format!("--nodeport-addresses: {value} is not a network"))
-        };
-        Ok(NodePortAddresses::Within(given.iter().map(parse).collect::<Result<_, _>>()?))
-    }
-
-    fn local_sources(&self) -> anyhow::Result<LocalSources> {
-        let families = self.cluster_cidr.iter().map(|network| Family::of(network.addr()));
-        let families: Vec<_> = families.collect();
-        if families.len() > 2 || (families.len() == 2 && families[0] == families[1]) {
-            bail!("--cluster-cidr: one network, or one of each family");
-        }
-        Ok(match self.detect_local_mode {
-            DetectLocal::ClusterCidr if self.cluster_cidr.is_empty() => LocalSources::Unknown,
-            DetectLocal::ClusterCidr => LocalSources::Cidrs(self.cluster_cidr.clone()),
-            DetectLocal::NodeCidr => LocalSources::NodePodCidrs,
-            DetectLocal::None => LocalSources::Unknown,
-        })
+        let flags = crate::config::KubeProxyArgs { plan: self.clone(), ..Default::default() };
+        Ok(Effective::new(flags.configuration())?.settings)
     }
 }
 
+/// Puts a value in place of another, if there is one.
+pub fn set<T: Clone>(target: &mut T, value: Option<&T>) {
+    if let Some(value) = value {
+        target.clone_from(value);
+    }
+}
+
+/// The settings of the compiler.
+///
+/// # Errors
+/// If a value that validation lets pass cannot be had here, or the host name cannot be read.
+pub fn of(given: &KubeProxyConfiguration) -> anyhow::Result<Settings> {
+    Ok(Settings {
+        node_name: node_name(&given.hostname_override)?.into(),
+        node_port_addresses: node_ports(given)?,
+        local_sources: local_sources(given)?,
+        masquerade_all: given.masquerade_all(),
+    })
+}
+
+/// Where NodePorts are served. No list at all is every address, as in kube-proxy.
+fn node_ports(given: &KubeProxyConfiguration) -> anyhow::Result<NodePortAddresses> {
+    let given = given.node_port_addresses.as_deref().unwrap_or_default();
+    if given == [PRIMARY] {
+        return Ok(NodePortAddresses::Primary);
+    }
+    let networks = given.iter().map(|network| network.parse());
+    Ok(NodePortAddresses::Within(networks.collect::<Result<_, _>>()?))
+}
+
+fn local_sources(given: &KubeProxyConfiguration) -> anyhow::Result<LocalSources> {
+    Ok(match given.detect_local_mode.as_str() {
+        "ClusterCIDR" if given.cluster_cidr.is_empty() => LocalSources::Unknown,
+        "ClusterCIDR" => {
+            let networks = given.cluster_cidr.split(',').map(str::parse);
+            LocalSources::Cidrs(networks.collect::<Result<_, _>>()?)
+        }
+        "NodeCIDR" => LocalSources::NodePodCidrs,
+        NOBODY => LocalSources::Unknown,
+        other => bail!("detectLocalMode: {other} is not there yet; use ClusterCIDR or NodeCIDR"),
+    })
+}
+
 /// The Node's name: as told, or from the environment of a DaemonSet, or the host's.
-fn node_name(told: Option<&str>) -> anyhow::Result<String> {
-    let from_environment = std::env::var("NODE_NAME").ok();
-    let name = match told.map(ToOwned::to_owned).or(from_environment) {
+fn node_name(told: &str) -> anyhow::Result<String> {
+    let from_environment = || std::env::var("NODE_NAME").ok();
+    let told = Some(told.to_owned()).filter(|name| !name.is_empty());
+    let name = match told.or_else(from_environment) {
         Some(name) if !name.trim().is_empty() => name,
         _ => {
             let host = nix::unistd::gethostname().context("the host name cannot be read")?;
@@ -107,53 +135,16 @@ fn node_name(told: Option<&str>) -> anyhow::Result<String> {
     Ok(name)
 }
 
-/// An address to listen on; nothing (an empty flag) means not to listen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Bind {
-    /// Do not listen.
-    Off,
-    /// Listen here.
-    At(SocketAddr),
-}
-
-/// An address to listen on, with a port of its own if it names none.
-fn bind(text: &str, port: u16) -> Result<Bind, String> {
-    if text.is_empty() {
-        return Ok(Bind::Off);
-    }
-    SocketAddr::from_str(text)
-        .or_else(|_| IpAddr::from_str(text).map(|ip| SocketAddr::new(ip, port)))
-        .map(Bind::At)
-        .map_err(|_| format!("not ADDRESS:PORT; the default port is {port}"))
-}
-
-/// The value of `--metrics-bind-address`.
+/// The value of a flag that says where to listen: an address, with a port or without; empty:
+/// nowhere.
 ///
 /// # Errors
-/// If it is no address.
-pub fn metrics_bind(text: &str) -> Result<Bind, String> {
-    bind(text, 10249)
-}
-
-/// The value of `--healthz-bind-address`.
-///
-/// # Errors
-/// If it is no address.
-pub fn healthz_bind(text: &str) -> Result<Bind, String> {
-    bind(text, 10256)
-}
-
-/// A duration such as `15m`, `1h30m` or `0`.
-///
-/// # Errors
-/// If it is none, or negative.
-pub fn duration(text: &str) -> Result<Duration, String> {
-    if text == "0" {
-        return Ok(Duration::ZERO);
-    }
-    let parsed = jiff::SignedDuration::from_str(text).ok();
-    let positive = parsed.and_then(|duration| Duration::try_from(duration).ok());
-    positive.ok_or_else(|| "not a duration such as 15m, 1h30m or 0".to_owned())
+/// If it is none.
+pub fn bind(text: &str) -> Result<String, String> {
+    let known = text.is_empty()
+        || text.parse::<SocketAddr>().is_ok()
+        || text.parse::<std::net::IpAddr>().is_ok();
+    if known { Ok(text.to_owned()) } else { Err("not ADDRESS or ADDRESS:PORT".to_owned()) }
 }
 
 #[cfg(test)]
@@ -161,26 +152,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_are_gos() {
-        assert_eq!(duration("15m"), Ok(Duration::from_secs(900)));
-        assert_eq!(duration("1h30m"), Ok(Duration::from_secs(5400)));
-        assert_eq!(duration("0"), Ok(Duration::ZERO));
-        assert_eq!(duration("0s"), Ok(Duration::ZERO));
-        assert!(duration("-1s").is_err());
-        assert!(duration("soon").is_err());
+    fn node_names_are_in_lower_case() {
+        assert_eq!(node_name(" Worker-1 ").unwrap(), "worker-1");
     }
 
     #[test]
     fn bind_addresses_may_leave_out_the_port_or_be_off() {
-        assert_eq!(metrics_bind(""), Ok(Bind::Off));
-        assert_eq!(metrics_bind("0.0.0.0"), Ok(Bind::At("0.0.0.0:10249".parse().unwrap())));
-        assert_eq!(healthz_bind("[::]:1"), Ok(Bind::At("[::]:1".parse().unwrap())));
-        assert_eq!(healthz_bind("::"), Ok(Bind::At("[::]:10256".parse().unwrap())));
-        assert!(healthz_bind("localhost:1").is_err());
-    }
-
-    #[test]
-    fn node_names_are_in_lower_case() {
-        assert_eq!(node_name(Some(" Worker-1 ")).unwrap(), "worker-1");
+        for good in ["", "0.0.0.0", "[::]:1", "::", "127.0.0.1:10249"] {
+            assert_eq!(bind(good).as_deref(), Ok(good));
+        }
+        assert!(bind("localhost:1").is_err());
     }
 }

@@ -33,7 +33,8 @@ pub(super) fn plan(node: &str, directory: &Path, setup: &Setup) -> Result<Plan> 
     let arguments = arguments(node, directory, &setup.flags);
     let cli = Cli::try_parse_from(["shunt".to_owned()].into_iter().chain(arguments))?;
     let Command::Run(run) = cli.command else { bail!("`run` is something else") };
-    let settings = run.plan.settings().map_err(|error| anyhow!("the daemon's flags: {error}"))?;
+    let settings = run.effective().map(|(effective, _)| effective.settings);
+    let settings = settings.map_err(|error| anyhow!("the daemon's flags: {error}"))?;
     let mut snapshot = Snapshot::new();
     let events =
         manifests::load_once(directory).map_err(|error| anyhow!("the manifests: {error}"))?;

@@ -4,7 +4,7 @@ use expect_test::expect;
 use shunt_model::compile::Settings;
 
 use super::{plan, snapshot};
-use crate::settings::{DetectLocal, PlanArgs};
+use crate::settings::PlanArgs;
 use shunt_model::compile::full;
 use shunt_model::snapshot::Snapshot;
 
@@ -48,10 +48,8 @@ endpoints:
 fn settings() -> Settings {
     let args = PlanArgs {
         node_name: Some("worker-1".into()),
-        nodeport_addresses: vec!["primary".into()],
-        cluster_cidr: Vec::new(),
-        detect_local_mode: DetectLocal::NodeCidr,
-        masquerade_all: false,
+        detect_local_mode: Some("NodeCIDR".into()),
+        ..PlanArgs::default()
     };
     args.settings().unwrap()
 }

@@ -40,6 +40,14 @@ pub enum Error {
         /// Why, in one clause.
         reason: String,
     },
+    /// The URL of `--master` cannot be used.
+    #[error("--master {url}: {reason}")]
+    Master {
+        /// The URL.
+        url: String,
+        /// Why, in one clause.
+        reason: String,
+    },
     /// There is no kubeconfig, and what a pod has in its place is incomplete.
     #[error("no kubeconfig is given and {reason}")]
     InCluster {
@@ -48,19 +56,29 @@ pub enum Error {
     },
 }
 
-/// A client for the API server that a kubeconfig names, or that of the cluster we are a pod of.
-/// Nothing is sent yet. Must be called in a tokio runtime.
+/// A client for the API server that a kubeconfig names, or that of the cluster we are a pod of;
+/// `master` is a URL that outweighs the kubeconfig's, or stands alone. Nothing is sent yet. Must be called in a tokio runtime.
 ///
 /// # Errors
 /// If the configuration cannot be used; the error says in one sentence why.
-pub async fn client(kubeconfig: Option<&Path>) -> Result<Client, Error> {
-    match kubeconfig {
-        Some(path) => {
+pub async fn client(kubeconfig: Option<&Path>, master: Option<&str>) -> Result<Client, Error> {
+    let master = master.map(|url| {
+        let fail = |error| Error::Master { url: url.to_owned(), reason: format!("{error}") };
+        url.parse::<hyper::Uri>().map_err(fail)
+    });
+    let master = master.transpose()?;
+    match (kubeconfig, master) {
+        (Some(path), master) => {
             let fail = |reason| Error::Kubeconfig { path: path.to_owned(), reason };
-            let config = from_kubeconfig(path).await.map_err(fail)?;
+            let mut config = from_kubeconfig(path).await.map_err(fail)?;
+            config.cluster_url = master.unwrap_or(config.cluster_url);
             build(config).map_err(|error| fail(credentials(&error)))
         }
-        None => {
+        (None, Some(url)) => {
+            let fail = |reason| Error::Master { url: url.to_string(), reason };
+            build(Config::new(url.clone())).map_err(|error| fail(error.to_string()))
+        }
+        (None, None) => {
             let fail = |reason| Error::InCluster { reason };
             let config = Config::incluster().map_err(|error| fail(in_cluster(&error)))?;
             build(config).map_err(|error| fail(credentials(&error)))

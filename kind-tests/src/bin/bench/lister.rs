@@ -40,7 +40,7 @@ pub(crate) fn measure(netns: &Netns, kubeconfig: &str, node: &str) -> Result<f64
 pub(crate) fn run(kubeconfig: &Path, node: &str) -> Result<()> {
     let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(1).build()?;
     runtime.block_on(async {
-        let client = client::client(Some(kubeconfig)).await?;
+        let client = client::client(Some(kubeconfig), None).await?;
         let (changes, mut arriving) = mpsc::channel(QUEUE);
         let node = node.to_owned();
         tokio::spawn(async move { api::watch(client, &node, changes).await });

@@ -1,0 +1,103 @@
+//! What a configuration comes to: all that the rest of the daemon knows of it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{anyhow, bail};
+use shunt_model::compile::Settings;
+
+use super::kube_proxy::{Conntrack, KubeProxyConfiguration, Mode};
+use super::notes::notes;
+use super::validate::validate;
+use crate::cli::TableOwner;
+use crate::failure::Failure;
+use crate::logging::{Format, LogArgs};
+use crate::settings;
+
+/// How often all that is installed is compared with the plan, if nothing else is said.
+const VERIFY_INTERVAL: Duration = Duration::from_secs(900);
+
+/// The effective configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Effective {
+    /// kube-proxy's mode; iptables is carried out by the nftables backend.
+    pub mode: Mode,
+    /// What the plan depends on.
+    pub settings: Settings,
+    /// How to reach the API server; `None`: as a pod.
+    pub kubeconfig: Option<PathBuf>,
+    /// Where `/metrics` is served; `None`: nowhere.
+    pub metrics: Option<SocketAddr>,
+    /// Where `/healthz` is served; `None`: nowhere.
+    pub healthz: Option<SocketAddr>,
+    /// Whether an address that cannot be had ends the daemon.
+    pub bind_hard_fail: bool,
+    /// Our score for the out-of-memory killer.
+    pub oom_score_adj: i32,
+    /// The limits of connection tracking.
+    pub conntrack: Conntrack,
+    /// Whether to claim our nftables table.
+    pub table_owner: TableOwner,
+    /// How often all is compared; zero: never.
+    pub verify_interval: Duration,
+    /// What is logged.
+    pub log: LogArgs,
+    /// The configuration it was made of, for `/configz` and `--write-config-to`.
+    pub configuration: KubeProxyConfiguration,
+    /// Settings that do nothing, in words.
+    pub notes: Vec<String>,
+}
+
+impl Effective {
+    /// Validates a configuration whose defaults are filled in, and makes the best of it.
+    ///
+    /// # Errors
+    /// All that is wrong with it, a line for each field.
+    pub fn new(configuration: KubeProxyConfiguration) -> Result<Self, Failure> {
+        let invalid = validate(&configuration);
+        if !invalid.is_empty() {
+            let lines: Vec<_> = invalid.iter().map(ToString::to_string).collect();
+            return Err(Failure::usage(anyhow!("{}", lines.join("\n"))));
+        }
+        Self::of_valid(configuration).map_err(Failure::Usage)
+    }
+
+    fn of_valid(given: KubeProxyConfiguration) -> anyhow::Result<Self> {
+        let kubeconfig = &given.client_connection.kubeconfig;
+        let shunt = &given.shunt;
+        Ok(Self {
+            mode: given.mode(),
+            settings: settings::of(&given)?,
+            kubeconfig: (!kubeconfig.is_empty()).then(|| kubeconfig.into()),
+            metrics: listen(&given.metrics_bind_address)?,
+            healthz: listen(&given.healthz_bind_address)?,
+            bind_hard_fail: given.bind_address_hard_fail,
+            oom_score_adj: given.oom_score_adj.unwrap_or_default(),
+            conntrack: given.conntrack.clone(),
+            table_owner: match shunt.table_owner.as_deref() {
+                None | Some("auto") => TableOwner::Auto,
+                Some("off") => TableOwner::Off,
+                Some(other) => bail!("shunt.tableOwner: {other:?} is invalid: auto or off"),
+            },
+            verify_interval: shunt
+                .verify_interval
+                .map_or(VERIFY_INTERVAL, super::GoDuration::to_duration),
+            log: LogArgs {
+                verbosity: given.logging.verbosity,
+                log_level: shunt.log_level.clone(),
+                logging_format: if given.logging.format == "json" {
+                    Format::Json
+                } else {
+                    Format::Text
+                },
+            },
+            notes: notes(&given),
+            configuration: given,
+        })
+    }
+}
+
+fn listen(address: &str) -> anyhow::Result<Option<SocketAddr>> {
+    if address.is_empty() { Ok(None) } else { Ok(Some(address.parse()?)) }
+}

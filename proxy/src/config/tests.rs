@@ -1,0 +1,182 @@
+//! Configuration files: what is read from them, and how they are refused.
+
+use shunt_model::compile::{LocalSources, NodePortAddresses};
+
+use super::*;
+use crate::failure::Failure;
+
+const HEAD: &str = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
+
+fn loaded(body: &str) -> load::Loaded {
+    load::parse(&format!("{HEAD}{body}")).unwrap()
+}
+
+fn refused(text: &str) -> String {
+    format!("{:#}", load::parse(text).unwrap_err())
+}
+
+fn invalid(body: &str) -> String {
+    match Effective::new(loaded(body).configuration) {
+        Err(failure @ Failure::Usage(_)) => failure.to_string(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The ConfigMap that kubeadm makes.
+const KUBEADM: &str = r#"bindAddress: 0.0.0.0
+bindAddressHardFail: false
+clientConnection:
+  acceptContentTypes: ""
+  burst: 0
+  contentType: ""
+  kubeconfig: /var/lib/kube-proxy/kubeconfig.conf
+  qps: 0
+clusterCIDR: 10.244.0.0/16,fd00:10:244::/56
+configSyncPeriod: 0s
+conntrack:
+  maxPerCore: null
+  min: null
+  tcpBeLiberal: false
+  tcpCloseWaitTimeout: null
+  tcpEstablishedTimeout: null
+  udpStreamTimeout: 0s
+  udpTimeout: 0s
+detectLocal:
+  bridgeInterface: ""
+  interfaceNamePrefix: ""
+detectLocalMode: ""
+enableProfiling: false
+healthzBindAddress: ""
+hostnameOverride: ""
+iptables:
+  localhostNodePorts: null
+  masqueradeAll: false
+  masqueradeBit: null
+  minSyncPeriod: 0s
+  syncPeriod: 0s
+ipvs:
+  excludeCIDRs: null
+  minSyncPeriod: 0s
+  scheduler: ""
+  strictARP: false
+  syncPeriod: 0s
+  tcpFinTimeout: 0s
+  tcpTimeout: 0s
+  udpTimeout: 0s
+logging:
+  flushFrequency: 0
+  options:
+    json:
+      infoBufferSize: "0"
+    text:
+      infoBufferSize: "0"
+  verbosity: 0
+metricsBindAddress: ""
+mode: ""
+nftables:
+  masqueradeAll: false
+  masqueradeBit: null
+  minSyncPeriod: 0s
+  syncPeriod: 0s
+nodePortAddresses: null
+oomScoreAdj: null
+portRange: ""
+showHiddenMetricsForVersion: ""
+winkernel:
+  enableDSR: false
+  forwardHealthCheckVip: false
+  networkName: ""
+  rootHnsEndpointName: ""
+  sourceVip: ""
+"#;
+
+#[test]
+fn kubeadms_configuration_is_taken_as_it_is() {
+    let loaded = loaded(KUBEADM);
+    assert!(loaded.remarks.is_empty(), "{:?}", loaded.remarks);
+    let made = Effective::new(loaded.configuration).unwrap();
+    assert_eq!(made.mode, Mode::Iptables);
+    assert_eq!(made.kubeconfig, Some("/var/lib/kube-proxy/kubeconfig.conf".into()));
+    assert_eq!(made.settings.node_port_addresses, NodePortAddresses::Within(Vec::new()));
+    assert!(matches!(made.settings.local_sources, LocalSources::Cidrs(nets) if nets.len() == 2));
+    assert_eq!(made.conntrack.max_per_core, Some(32768));
+    assert!(made.notes.is_empty(), "{:?}", made.notes);
+}
+
+#[test]
+fn what_is_written_is_read_again_as_the_same() {
+    let first = loaded("mode: nftables\nclusterCIDR: 10.0.0.0/8\nshunt: {tableOwner: \"off\"}\n");
+    let text = load::print(&first.configuration).unwrap();
+    let second = load::parse(&text).unwrap();
+    assert_eq!(second.configuration, first.configuration);
+    assert!(text.contains("tcpEstablishedTimeout: 24h0m0s"), "{text}");
+}
+
+#[test]
+fn unknown_and_doubled_fields_are_named_and_do_no_harm() {
+    let loaded =
+        loaded("mode: ipvs\nmode: nftables\nflubber: 1\nconntrack: {mni: 7}\nipvs: {a: {b: 1}}\n");
+    assert_eq!(loaded.configuration.mode, "nftables");
+    expect_test::expect![[r#"
+        line 4: duplicate mapping key: mode; the last one counts
+        conntrack.mni: unknown field
+        flubber: unknown field
+        ipvs.a: unknown field"#]]
+    .assert_eq(&loaded.remarks.join("\n"));
+}
+
+#[test]
+fn what_is_no_configuration_is_refused() {
+    let with = |body: &str| refused(&format!("{HEAD}{body}"));
+    expect_test::expect!["kind: must be KubeProxyConfiguration: the file is empty"]
+        .assert_eq(&refused(""));
+    expect_test::expect![[r#"kind: "Pod" is not known: must be KubeProxyConfiguration"#]]
+        .assert_eq(&refused("kind: Pod\n"));
+    expect_test::expect!["apiVersion: is missing: must be kubeproxy.config.k8s.io/v1alpha1"]
+        .assert_eq(&refused("kind: KubeProxyConfiguration\n"));
+    expect_test::expect![[r#"conntrack.min: invalid type: string "many", expected i32"#]]
+        .assert_eq(&with("conntrack: {min: many}"));
+    expect_test::expect![[
+        r#"iptables.syncPeriod: "soon" is not a duration such as 15m, 1h30m or 0s"#
+    ]]
+    .assert_eq(&with("iptables: {syncPeriod: soon}"));
+    expect_test::expect!["line 3: unclosed bracket '['"].assert_eq(&with("conntrack: [\n"));
+}
+
+#[test]
+fn invalid_fields_are_named_by_their_path() {
+    expect_test::expect![[r#"
+        bindAddress: "localhost" is invalid: not a valid textual representation of an IP address
+        metricsBindAddress: "localhost:1" is invalid: must be IP:port
+        ipvs.tcpTimeout: -1s is invalid: must be greater than or equal to 0
+        ipvs.excludeCIDRs[0]: "x" is invalid: must be a valid CIDR
+        ipvs.syncPeriod: 1s is invalid: must be greater than or equal to ipvs.minSyncPeriod"#]]
+    .assert_eq(&invalid(
+        "mode: ipvs\nbindAddress: localhost\nmetricsBindAddress: localhost:1\n\
+         ipvs: {tcpTimeout: -1s, excludeCIDRs: [x], syncPeriod: 1s, minSyncPeriod: 2s}\n",
+    ));
+    expect_test::expect![[r#"mode: "ebpf" is invalid: must be iptables, ipvs, nftables or blank"#]]
+        .assert_eq(&invalid("mode: ebpf\n"));
+}
+
+#[test]
+fn a_file_is_explained() {
+    let loaded =
+        loaded("mode: iptables\nclusterCIDR: 10.0.0.0/8\nhostnameOverride: node-1\nx: 1\n");
+    let made = Effective::new(loaded.configuration).unwrap();
+    expect_test::expect![[r#"
+        mode:              nftables, in place of iptables
+        node:              node-1
+        NodePorts on:      all addresses but loopback; nodePortAddresses: [primary] would be safer
+        local pods:        sources in 10.0.0.0/8
+        masqueraded:       traffic to ClusterIPs from others than local pods
+        API server:        as a pod, by its service account
+        metrics:           http://127.0.0.1:10249
+        health:            http://0.0.0.0:10256
+        verified:          every 900s
+        table owner:       auto
+        oom_score_adj:     -999
+        note:              x: unknown field
+    "#]]
+    .assert_eq(&check::explain(&made, &loaded.remarks));
+}
