@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs the Debian packages that the tests read the kernel with, where they are missing.
+# Installs the Debian packages that the tests read the kernel with, where they are missing, and builds
+# the guest's kernel.
 # The daemon and `make demo` need none of them.
 set -eu
 
@@ -12,13 +13,23 @@ need conntrack conntrack
 need setpriv util-linux
 need ip iproute2
 need cc gcc
+need ipvsadm ipvsadm
+# For the guest's kernel; the rest is in every Debian.
+need make make
+need flex flex
+need bison bison
+need bc bc
+need xz xz-utils
 
-[ -z "$missing" ] && exit 0
-if [ "$(id -u)" != 0 ]; then
+if [ -n "$missing" ] && [ "$(id -u)" != 0 ]; then
 	echo "install-tools: missing:$missing; install them as root (apt-get install$missing)" >&2
 	exit 1
 fi
-export DEBIAN_FRONTEND=noninteractive
-apt-get update -qq
-# shellcheck disable=SC2086
-apt-get install -y -qq --no-install-recommends $missing
+if [ -n "$missing" ]; then
+	export DEBIAN_FRONTEND=noninteractive
+	apt-get update -qq
+	# shellcheck disable=SC2086
+	apt-get install -y -qq --no-install-recommends $missing
+fi
+# Minutes, once.
+"$(dirname "$0")/guest/build-kernel.sh"
