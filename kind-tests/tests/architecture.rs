@@ -11,6 +11,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("shunt-model", &["ipnet"]),
     ("shunt-netlink", &["netlink-sys", "nix", "thiserror"]),
     ("shunt-nftables", &["ipnet", "nix", "shunt-model", "shunt-netlink", "thiserror"]),
+    ("ipvs-rs", &["netlink-sys", "nix", "thiserror"]),
     ("shunt-cluster", &["anyhow", "ipnet", "nix"]),
     ("shunt-guest", &["anyhow", "clap", "nix", "tempfile"]),
 ];
