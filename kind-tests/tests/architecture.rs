@@ -12,6 +12,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("shunt-netlink", &["netlink-sys", "nix", "thiserror"]),
     ("shunt-nftables", &["ipnet", "nix", "shunt-model", "shunt-netlink", "thiserror"]),
     ("ipvs-rs", &["netlink-sys", "nix", "thiserror"]),
+    ("shunt-netpolicy", &["ipnet", "shunt-model"]),
     ("shunt-cluster", &["anyhow", "ipnet", "nix"]),
     ("shunt-guest", &["anyhow", "clap", "nix", "tempfile"]),
 ];

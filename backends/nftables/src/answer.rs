@@ -6,20 +6,22 @@ use std::sync::Arc;
 
 use shunt_netlink::{Attribute, attributes};
 
-use crate::declaration::set_type;
+use crate::declaration::{SetType, set_type};
 use crate::element::{Element, Key, Place, Target, Value, decode_endpoint, decode_key};
 use crate::expression::NFT_GOTO;
-use crate::message::{INET, INTERVAL_END, SET_ANONYMOUS, SET_CONCAT, SET_INTERVAL, SET_MAP};
-use crate::name::{SetId, TABLE};
+use crate::message::{INET, INTERVAL_END, OURS, SET_ANONYMOUS, Table};
+use crate::name::SetId;
 use crate::userdata;
 
 /// What the kernel says of a table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct TableInfo {
-    pub(crate) flags: u32,
-    pub(crate) comment: String,
+pub struct TableInfo {
+    /// `NFT_TABLE_F_*`.
+    pub flags: u32,
+    /// Its comment.
+    pub comment: String,
     /// The port of the socket that owns it, 0 for none.
-    pub(crate) owner: u32,
+    pub owner: u32,
 }
 
 pub(crate) fn read_table(payload: &[u8]) -> TableInfo {
@@ -38,30 +40,80 @@ pub(crate) fn read_table(payload: &[u8]) -> TableInfo {
     info
 }
 
-/// Whether an answer is about our table, and its attributes if so.
-fn of_our_table(payload: &[u8]) -> Option<Vec<Attribute<'_>>> {
+/// Whether an answer is about a table, and its attributes if so.
+fn of_table(table: Table, payload: &[u8]) -> Option<Vec<Attribute<'_>>> {
     if payload.first() != Some(&INET) {
         return None;
     }
     let all: Vec<_> = body(payload).collect();
-    let ours = all.iter().any(|attribute| attribute.kind == 1 && attribute.text() == Some(TABLE));
+    let ours =
+        all.iter().any(|attribute| attribute.kind == 1 && attribute.text() == Some(table.name));
     ours.then_some(all)
 }
 
-/// The name of a chain of ours, and whether it is a base chain.
-pub(crate) fn read_chain(payload: &[u8]) -> Option<(String, bool)> {
-    let all = of_our_table(payload)?;
+/// The name of a chain of the table, and whether it is a base chain.
+#[must_use]
+pub fn read_chain(table: Table, payload: &[u8]) -> Option<(String, bool)> {
+    let all = of_table(table, payload)?;
     let name = all.iter().find(|attribute| attribute.kind == 3)?.text()?.to_owned();
     Some((name, all.iter().any(|attribute| attribute.kind == 4)))
 }
 
-/// Chain and fingerprint of a rule in our table; 0 for a rule that is not ours.
-pub(crate) fn read_rule(payload: &[u8]) -> Option<(String, u64)> {
-    let all = of_our_table(payload)?;
+/// Chain and fingerprint of a rule in the table; 0 for a rule that is not ours.
+#[must_use]
+pub fn read_rule(table: Table, payload: &[u8]) -> Option<(String, u64)> {
+    let all = of_table(table, payload)?;
     let chain = all.iter().find(|attribute| attribute.kind == 2)?.text()?.to_owned();
     let userdata = all.iter().find(|attribute| attribute.kind == 7);
     let fingerprint = userdata.and_then(|data| userdata::read_fingerprint(data.payload));
     Some((chain, fingerprint.unwrap_or_default()))
+}
+
+/// What the kernel says of a set of any table.
+#[derive(Clone, Debug)]
+pub struct RawSet {
+    /// Its name.
+    pub name: String,
+    flags: u32,
+    key_length: u32,
+    data: Option<u32>,
+    /// How many elements it has room for.
+    pub capacity: u32,
+    /// How many elements it has, if the kernel is new enough to say (`NFTA_SET_COUNT`).
+    pub count: Option<u32>,
+}
+
+impl RawSet {
+    /// Whether it belongs to a rule.
+    #[must_use]
+    pub const fn is_anonymous(&self) -> bool {
+        self.flags & SET_ANONYMOUS != 0
+    }
+
+    /// Whether its type is this.
+    #[must_use]
+    pub fn is(&self, declared: &SetType) -> bool {
+        self.flags == declared.flags()
+            && self.key_length == declared.key_length
+            && self.data == declared.data.map(|(data, _)| data)
+    }
+}
+
+/// A set of the table.
+#[must_use]
+pub fn read_raw_set(table: Table, payload: &[u8]) -> Option<RawSet> {
+    let all = of_table(table, payload)?;
+    let find = |kind| all.iter().find(|attribute| attribute.kind == kind);
+    let number = |kind| find(kind).and_then(Attribute::u32_be);
+    let capacity = find(9).and_then(|desc| desc.find(1)).and_then(|size| size.u32_be());
+    Some(RawSet {
+        name: find(2)?.text()?.to_owned(),
+        flags: number(3).unwrap_or_default(),
+        key_length: number(5).unwrap_or_default(),
+        data: number(6),
+        capacity: capacity.unwrap_or_default(),
+        count: number(20),
+    })
 }
 
 /// What the kernel says of a set.
@@ -77,23 +129,40 @@ pub(crate) struct SetInfo {
 }
 
 pub(crate) fn read_set(payload: &[u8]) -> Option<SetInfo> {
-    let all = of_our_table(payload)?;
-    let find = |kind| all.iter().find(|attribute| attribute.kind == kind);
-    let number = |kind| find(kind).and_then(Attribute::u32_be).unwrap_or_default();
-    let name = find(2)?.text()?.to_owned();
-    let capacity = find(9).and_then(|desc| desc.find(1)).and_then(|size| size.u32_be());
-    let as_declared = SetId::parse(&name).is_some_and(|set| {
-        let declared = set_type(set);
-        let map = if declared.data.is_some() { SET_MAP } else { 0 };
-        let interval = if declared.interval { SET_INTERVAL } else { 0 };
-        let concat = if declared.fields.is_empty() { 0 } else { SET_CONCAT };
-        number(3) == map | interval | concat
-            && number(5) == declared.key_length
-            && find(6).and_then(Attribute::u32_be) == declared.data.map(|(data, _)| data)
-    });
-    let anonymous = number(3) & SET_ANONYMOUS != 0;
-    let count = find(20).and_then(Attribute::u32_be);
-    Some(SetInfo { name, capacity: capacity.unwrap_or_default(), as_declared, anonymous, count })
+    let set = read_raw_set(OURS, payload)?;
+    let as_declared = SetId::parse(&set.name).is_some_and(|id| set.is(&set_type(id)));
+    let anonymous = set.is_anonymous();
+    let RawSet { name, capacity, count, .. } = set;
+    Some(SetInfo { name, capacity, as_declared, anonymous, count })
+}
+
+/// An element of any set, as the kernel tells it.
+#[derive(Clone, Copy, Debug)]
+pub struct RawElement<'a> {
+    /// The key.
+    pub key: &'a [u8],
+    /// The other end of the key, if it is a range.
+    pub end: Option<&'a [u8]>,
+    /// The value, of a data map.
+    pub value: Option<&'a [u8]>,
+    /// Whether it only ends an interval.
+    pub ends_interval: bool,
+}
+
+/// The elements in one answer of a dump of a set.
+pub fn read_raw_elements(payload: &[u8], mut each: impl FnMut(RawElement<'_>)) {
+    let lists = body(payload).filter(|attribute| attribute.kind == 3);
+    for element in lists.flat_map(|list| list.nested()) {
+        let Some(key) = element.find(1).and_then(|key| key.find(1)) else { continue };
+        let part = |kind| element.find(kind).and_then(|part| part.find(1)).map(|data| data.payload);
+        let flags = element.find(3).and_then(|flags| flags.u32_be()).unwrap_or_default();
+        each(RawElement {
+            key: key.payload,
+            end: part(10),
+            value: part(2),
+            ends_interval: flags & INTERVAL_END != 0,
+        });
+    }
 }
 
 /// One element read back.
@@ -198,8 +267,9 @@ mod tests {
             ours.extend_from_slice(&payload);
             for payload in [&payload, &ours] {
                 read_table(payload);
-                read_chain(payload);
-                read_rule(payload);
+                let _ = read_chain(OURS, payload);
+                let _ = read_rule(OURS, payload);
+                read_raw_elements(payload, |_| {});
                 read_set(payload);
                 read_generation(payload);
                 for set in SetId::all() {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use shunt_model::address::Family;
 
+use crate::message::{SET_CONCAT, SET_INTERVAL, SET_MAP};
 use crate::name::{SetId, SetKind};
 use crate::userdata::{self, Typeof};
 
@@ -13,28 +14,51 @@ const DATA_VERDICT: u32 = 0xffff_ff00;
 pub(crate) const INET_PROTO: u32 = datatype::INET_PROTO;
 
 /// nft's numbers of data types; a concatenation is six bits for each.
-mod datatype {
-    pub(super) const INTEGER: u32 = 4;
-    pub(super) const IPV4_ADDR: u32 = 7;
-    pub(super) const IPV6_ADDR: u32 = 8;
-    pub(super) const INET_PROTO: u32 = 12;
-    pub(super) const INET_SERVICE: u32 = 13;
+pub mod datatype {
+    /// `integer`
+    pub const INTEGER: u32 = 4;
+    /// `ipv4_addr`
+    pub const IPV4_ADDR: u32 = 7;
+    /// `ipv6_addr`
+    pub const IPV6_ADDR: u32 = 8;
+    /// `inet_proto`
+    pub const INET_PROTO: u32 = 12;
+    /// `inet_service`
+    pub const INET_SERVICE: u32 = 13;
+    /// `classid`, of `meta priority`
+    pub const CLASSID: u32 = 23;
 }
 
 /// How a set is declared.
 #[derive(Clone, Debug)]
-pub(crate) struct SetType {
+pub struct SetType {
     /// `map` or `set`.
-    pub(crate) word: &'static str,
+    pub word: &'static str,
     /// The declaration of its type, as nft prints it.
-    pub(crate) text: String,
-    pub(crate) interval: bool,
+    pub text: String,
+    /// It holds ranges.
+    pub interval: bool,
     /// The lengths of a key's parts, of a set of intervals over several of them.
-    pub(crate) fields: Vec<u32>,
-    pub(crate) key: u32,
-    pub(crate) key_length: u32,
-    pub(crate) data: Option<(u32, u32)>,
-    pub(crate) userdata: Vec<u8>,
+    pub fields: Vec<u32>,
+    /// The number of the key's type.
+    pub key: u32,
+    /// The length of a key in bytes.
+    pub key_length: u32,
+    /// The number of the value's type and its length, of a map.
+    pub data: Option<(u32, u32)>,
+    /// How nft prints it.
+    pub userdata: Vec<u8>,
+}
+
+impl SetType {
+    /// `NFTA_SET_FLAGS`.
+    #[must_use]
+    pub const fn flags(&self) -> u32 {
+        let interval = if self.interval { SET_INTERVAL } else { 0 };
+        let concatenated = if self.fields.is_empty() { 0 } else { SET_CONCAT };
+        let map = if self.data.is_some() { SET_MAP } else { 0 };
+        interval | concatenated | map
+    }
 }
 
 /// The declaration of each set.
@@ -148,14 +172,18 @@ fn frontend_key(set: SetId) -> (Vec<u32>, String, u32) {
     (types, text.to_owned(), 8)
 }
 
-const fn address_type(family: Family) -> (u32, &'static str, u32) {
+/// Number, name and length of a family's type of addresses.
+#[must_use]
+pub const fn address_type(family: Family) -> (u32, &'static str, u32) {
     match family {
         Family::V4 => (datatype::IPV4_ADDR, "ipv4_addr", 4),
         Family::V6 => (datatype::IPV6_ADDR, "ipv6_addr", 16),
     }
 }
 
-fn concatenated(types: &[u32]) -> u32 {
+/// The number of the type of a concatenation.
+#[must_use]
+pub fn concatenated(types: &[u32]) -> u32 {
     types.iter().fold(0, |all, one| all << 6 | one)
 }
 

@@ -17,9 +17,11 @@ pub enum Error {
     Unsupported,
     /// Another process holds our table.
     #[error(
-        "table inet shunt belongs to another running process (netlink port {port}): only one shunt can run in a network namespace"
+        "table inet {table} belongs to another running process (netlink port {port}): only one shunt can run in a network namespace"
     )]
     Owned {
+        /// Its name.
+        table: &'static str,
         /// The netlink port of its owner.
         port: u32,
     },
@@ -32,7 +34,7 @@ pub enum Error {
         detail: String,
     },
     /// Another writer has changed our table.
-    #[error("another writer changed table inet shunt while it was written; it is read anew")]
+    #[error("another writer changed our table while it was written; it is read anew")]
     Changed,
     /// Others kept writing while we did.
     #[error("other writers changed nftables during each of {attempts} attempts to write")]

@@ -1,6 +1,8 @@
 //! The kernel's expressions: the instructions that rules are made of
 //! (`include/uapi/linux/netfilter/nf_tables.h`).
 
+use std::fmt::Display;
+
 use shunt_model::address::Family;
 use shunt_netlink::Message;
 
@@ -8,7 +10,7 @@ use crate::name::SetId;
 
 /// A register of four bytes, counted from 0 (`NFT_REG32_00`); longer values fill the next ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Register(pub(crate) u32);
+pub struct Register(pub u32);
 
 impl Register {
     const fn number(self) -> u32 {
@@ -18,38 +20,55 @@ impl Register {
 
 /// Where a rule ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub enum Verdict {
+    /// `drop`
     Drop,
+    /// `accept`
+    Accept,
+    /// `goto`: not to return here.
     Goto(String),
+    /// `jump`: to return here.
+    Jump(String),
 }
 
 impl Verdict {
     /// Writes `NFTA_DATA_VERDICT` into a data nest.
     pub(crate) fn write(&self, message: &mut Message) {
-        message.nest(2, |message| match self {
-            Self::Drop => message.u32(1, 0),
-            Self::Goto(chain) => {
-                message.u32(1, NFT_GOTO);
+        let mut to = |code, chain: &str| {
+            message.nest(2, |message| {
+                message.u32(1, code);
                 message.text(2, chain);
-            }
-        });
+            });
+        };
+        match self {
+            Self::Drop => message.nest(2, |message| message.u32(1, NF_DROP)),
+            Self::Accept => message.nest(2, |message| message.u32(1, NF_ACCEPT)),
+            Self::Goto(chain) => to(NFT_GOTO, chain),
+            Self::Jump(chain) => to(NFT_JUMP, chain),
+        }
     }
 }
 
+const NF_DROP: u32 = 0;
+const NF_ACCEPT: u32 = 1;
+/// `NFT_JUMP`, -3.
+const NFT_JUMP: u32 = 0xffff_fffd;
 /// `NFT_GOTO`, -4.
 pub(crate) const NFT_GOTO: u32 = 0xffff_fffc;
 
 /// What `reject` answers with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Rejection {
+pub enum Rejection {
+    /// A TCP reset.
     TcpReset,
+    /// ICMP port unreachable.
     PortUnreachable,
 }
 
 /// One instruction. `Mixed` bits of meaning (key sizes, header offsets) are resolved when the
-/// layout is made, so that encoding has no choice left.
+/// layout is made, so that encoding has no choice left. `S` names the sets of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Expression {
+pub enum Expression<S = SetId> {
     /// `meta nfproto` is this family: the rule is for its packets only.
     FamilyIs(Family),
     /// `meta l4proto` is this number.
@@ -72,22 +91,84 @@ pub(crate) enum Expression {
     LoadOriginalDestination(Family, Register),
     /// `ct original proto-dst`
     LoadOriginalPort(Register),
+    /// `ct original ip saddr`: who opened the connection, before any translation.
+    LoadOriginalSource(Family, Register),
+    /// `ct reply ip saddr`: who answers, after a translation of the destination.
+    LoadReplySource(Family, Register),
+    /// `ct reply proto-src`: the port that answers.
+    LoadReplyPort(Register),
+    /// `meta priority`
+    LoadPriority(Register),
+    /// `meta priority set`
+    SetPriority(Register),
+    /// `meta priority set 0`
+    ClearPriority,
+    /// `meta priority 0`
+    PriorityIsClear,
+    /// `ct state`: one of these bits (`NF_CT_STATE_BIT`).
+    StateIs(u32),
+    /// `icmpv6 type 133-137`: neighbours and routers being found.
+    NeighbourDiscovery,
+    /// `tcp flags & (syn | ack) != syn`: not the first packet of a connection.
+    NotFirstOfTcp,
     /// `numgen random mod N`
     Random(Register, u32),
     /// Continue only if the key is in the set (or is not, if inverted).
-    In { set: SetId, key: Register, inverted: bool },
+    In {
+        /// The set.
+        set: S,
+        /// The first register of the key.
+        key: Register,
+        /// Continue if it is not.
+        inverted: bool,
+    },
     /// Replace the key by its value in the map; do not continue without one.
-    Map { set: SetId, key: Register, value: Register },
+    Map {
+        /// The map.
+        set: S,
+        /// The first register of the key.
+        key: Register,
+        /// The first register of the value.
+        value: Register,
+    },
     /// End with the verdict that the map has for the key, if any.
-    VerdictMap { set: SetId, key: Register },
+    VerdictMap {
+        /// The map.
+        set: S,
+        /// The first register of the key.
+        key: Register,
+    },
     /// `dnat to`, address and port.
-    TranslateDestination { family: Family, address: Register, port: Register },
+    TranslateDestination {
+        /// Of the address.
+        family: Family,
+        /// Where the address is.
+        address: Register,
+        /// Where the port is.
+        port: Register,
+    },
     /// `masquerade fully-random`: ports are drawn, so that racing connections do not collide.
     Masquerade,
     /// `reject with`
     Reject(Rejection),
     /// `counter`
     Counter,
+    /// `limit rate N/second burst M packets`: continue so often at most.
+    Limit {
+        /// Packets a second.
+        rate: u32,
+        /// Packets at once.
+        burst: u32,
+    },
+    /// `log prefix ... group N snaplen M`, to whoever listens to that group (`NFLOG`).
+    Log {
+        /// The prefix.
+        prefix: &'static str,
+        /// The group.
+        group: u16,
+        /// How much of a packet, in bytes.
+        length: u32,
+    },
     /// End.
     End(Verdict),
 }
@@ -95,7 +176,7 @@ pub(crate) enum Expression {
 /// The name by which the anonymous set of a rule is known within its transaction.
 const ANONYMOUS: &str = "__set%d";
 
-impl Expression {
+impl<S: Display> Expression<S> {
     /// Writes the expression, or the few that it stands for, as list elements. `anonymous` is
     /// the id of the rule's anonymous set.
     pub(crate) fn write(&self, message: &mut Message, anonymous: u32) {
@@ -130,9 +211,31 @@ impl Expression {
             Self::LoadPort(register) => payload(message, TRANSPORT, (2, 2), *register),
             Self::LoadOriginalDestination(family, register) => {
                 let key = if *family == Family::V4 { CT_DST_IP } else { CT_DST_IP6 };
-                conntrack(message, key, *register);
+                conntrack(message, key, ORIGINAL, *register);
             }
-            Self::LoadOriginalPort(register) => conntrack(message, CT_PROTO_DST, *register),
+            Self::LoadOriginalPort(register) => {
+                conntrack(message, CT_PROTO_DST, ORIGINAL, *register);
+            }
+            Self::LoadOriginalSource(family, register) => {
+                conntrack(message, source_of(*family), ORIGINAL, *register);
+            }
+            Self::LoadReplySource(family, register) => {
+                conntrack(message, source_of(*family), REPLY, *register);
+            }
+            Self::LoadReplyPort(register) => conntrack(message, CT_PROTO_SRC, REPLY, *register),
+            Self::LoadPriority(register) => meta(message, META_PRIORITY, *register),
+            Self::SetPriority(register) => set_priority(message, *register),
+            Self::ClearPriority => {
+                immediate(message, SCRATCH, &[0; 4]);
+                set_priority(message, SCRATCH);
+            }
+            Self::PriorityIsClear => {
+                meta(message, META_PRIORITY, SCRATCH);
+                compare(message, EQUAL, &[0; 4]);
+            }
+            Self::StateIs(bits) => state_is(message, *bits),
+            Self::NeighbourDiscovery => neighbour_discovery(message),
+            Self::NotFirstOfTcp => not_first_of_tcp(message),
             Self::Random(register, modulus) => element(message, "numgen", |message| {
                 message.u32(1, register.number());
                 message.u32(2, *modulus);
@@ -143,6 +246,8 @@ impl Expression {
             | Self::Masquerade
             | Self::Reject(_)
             | Self::Counter
+            | Self::Limit { .. }
+            | Self::Log { .. }
             | Self::End(_) => self.statement(message),
         }
     }
@@ -185,6 +290,17 @@ impl Expression {
                 message.bytes(2, &[REJECT_ICMPX_PORT_UNREACHABLE]);
             }),
             Self::Counter => element(message, "counter", |_| {}),
+            Self::Limit { rate, burst } => element(message, "limit", |message| {
+                message.bytes(1, &u64::from(*rate).to_be_bytes());
+                message.bytes(2, &1u64.to_be_bytes());
+                message.u32(3, *burst);
+                message.u32(4, LIMIT_PACKETS);
+            }),
+            Self::Log { prefix, group, length } => element(message, "log", |message| {
+                message.bytes(1, &group.to_be_bytes());
+                message.text(2, prefix);
+                message.u32(3, *length);
+            }),
             Self::End(verdict) => element(message, "immediate", |message| {
                 message.u32(1, VERDICT_REGISTER);
                 message.nest(2, |message| verdict.write(message));
@@ -197,18 +313,29 @@ impl Expression {
 /// Register for values that are compared at once.
 const SCRATCH: Register = Register(0);
 const VERDICT_REGISTER: u32 = 0;
+const META_PRIORITY: u32 = 2;
 const META_NFPROTO: u32 = 15;
 const META_L4PROTO: u32 = 16;
 const NETWORK: u32 = 1;
 const TRANSPORT: u32 = 2;
+const CT_STATE: u32 = 0;
 const CT_STATUS: u32 = 2;
+const CT_PROTO_SRC: u32 = 11;
 const CT_PROTO_DST: u32 = 12;
+const CT_SRC_IP: u32 = 19;
 const CT_DST_IP: u32 = 20;
+const CT_SRC_IP6: u32 = 21;
 const CT_DST_IP6: u32 = 22;
+/// `IP_CT_DIR_ORIGINAL`, `IP_CT_DIR_REPLY`.
+const ORIGINAL: u8 = 0;
+const REPLY: u8 = 1;
 /// `IPS_DST_NAT`.
 const STATUS_DNAT: u32 = 1 << 5;
 const EQUAL: u32 = 0;
 const NOT_EQUAL: u32 = 1;
+const LESS_OR_EQUAL: u32 = 3;
+const GREATER_OR_EQUAL: u32 = 5;
+const LIMIT_PACKETS: u32 = 0;
 const NG_RANDOM: u32 = 1;
 const FIB_ADDRESS_TYPE: u32 = 3;
 const FIB_SOURCE: u32 = 1;
@@ -217,6 +344,10 @@ const RTN_LOCAL: u32 = 2;
 const LOOKUP_INVERTED: u32 = 1;
 const NAT_DNAT: u32 = 1;
 const FULLY_RANDOM: u32 = 1 << 4;
+const TCP: u8 = 6;
+const ICMP6: u8 = 58;
+const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
 const REJECT_TCP_RST: u32 = 1;
 const REJECT_ICMPX: u32 = 2;
 const REJECT_ICMPX_PORT_UNREACHABLE: u8 = 1;
@@ -252,11 +383,32 @@ fn payload(message: &mut Message, base: u32, (offset, length): (u32, u32), regis
     });
 }
 
-fn conntrack(message: &mut Message, key: u32, register: Register) {
+fn conntrack(message: &mut Message, key: u32, direction: u8, register: Register) {
     element(message, "ct", |message| {
         message.u32(1, register.number());
         message.u32(2, key);
-        message.bytes(3, &[0]);
+        message.bytes(3, &[direction]);
+    });
+}
+
+const fn source_of(family: Family) -> u32 {
+    match family {
+        Family::V4 => CT_SRC_IP,
+        Family::V6 => CT_SRC_IP6,
+    }
+}
+
+fn set_priority(message: &mut Message, register: Register) {
+    element(message, "meta", |message| {
+        message.u32(2, META_PRIORITY);
+        message.u32(3, register.number());
+    });
+}
+
+fn immediate(message: &mut Message, register: Register, value: &[u8]) {
+    element(message, "immediate", |message| {
+        message.u32(1, register.number());
+        message.nest(2, |message| message.bytes(1, value));
     });
 }
 
@@ -270,18 +422,49 @@ fn compare(message: &mut Message, operation: u32, value: &[u8]) {
 
 /// `ct status & dnat != 0`; the status is a number in host order.
 fn translated(message: &mut Message) {
+    flags_of_connection(message, CT_STATUS, STATUS_DNAT);
+}
+
+/// `ct state & bits != 0`
+fn state_is(message: &mut Message, bits: u32) {
+    flags_of_connection(message, CT_STATE, bits);
+}
+
+fn flags_of_connection(message: &mut Message, key: u32, bits: u32) {
     element(message, "ct", |message| {
         message.u32(1, SCRATCH.number());
-        message.u32(2, CT_STATUS);
+        message.u32(2, key);
     });
+    mask(message, &bits.to_ne_bytes());
+    compare(message, NOT_EQUAL, &[0; 4]);
+}
+
+/// Keeps the bits of a mask.
+fn mask(message: &mut Message, bits: &[u8]) {
     element(message, "bitwise", |message| {
         message.u32(1, SCRATCH.number());
         message.u32(2, SCRATCH.number());
-        message.u32(3, 4);
-        message.nest(4, |message| message.bytes(1, &STATUS_DNAT.to_ne_bytes()));
-        message.nest(5, |message| message.bytes(1, &[0; 4]));
+        message.u32(3, u32::try_from(bits.len()).unwrap_or(4));
+        message.nest(4, |message| message.bytes(1, bits));
+        message.nest(5, |message| message.bytes(1, &vec![0; bits.len()]));
     });
-    compare(message, NOT_EQUAL, &[0; 4]);
+}
+
+/// The types 133 to 137 of RFC 4861.
+fn neighbour_discovery(message: &mut Message) {
+    meta(message, META_L4PROTO, SCRATCH);
+    compare(message, EQUAL, &[ICMP6]);
+    payload(message, TRANSPORT, (0, 1), SCRATCH);
+    compare(message, GREATER_OR_EQUAL, &[133]);
+    compare(message, LESS_OR_EQUAL, &[137]);
+}
+
+fn not_first_of_tcp(message: &mut Message) {
+    meta(message, META_L4PROTO, SCRATCH);
+    compare(message, EQUAL, &[TCP]);
+    payload(message, TRANSPORT, (13, 1), SCRATCH);
+    mask(message, &[SYN | ACK]);
+    compare(message, NOT_EQUAL, &[SYN]);
 }
 
 /// The kind of route that leads to the source address; a number in host order.

@@ -3,17 +3,15 @@
 pub mod floor;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::libc::NETLINK_NETFILTER;
 use shunt_model::object::ObjectKey;
 use shunt_model::plan::{Plan, PlanDelta, ServicePlan};
-use shunt_netlink::{Batch, BatchOutcome, Rejection, Socket};
+use shunt_netlink::Rejection;
 
-use crate::answer::{self, TableInfo};
 use crate::declaration::capacities;
 use crate::diff::{Operation, Steps, diff};
 use crate::element::Key;
@@ -21,15 +19,11 @@ pub use crate::error::Error;
 use crate::installed::Installed;
 pub use crate::inventory::{Inventory, TableState, inventory};
 use crate::lower::{References, Wanted, counts, portions};
-use crate::message::{self, PERSIST, SUBSYSTEM, kind};
+use crate::message::OURS;
 use crate::name::PoolChain;
 use crate::readback::{self, ReadBack};
+use crate::session::{Session, rejected};
 use crate::transaction::{Transaction, chunks};
-
-/// How often a write is tried again because others wrote at the same time.
-const ATTEMPTS: u32 = 10;
-/// `NFNLGRP_NFTABLES`.
-const EVENT_GROUP: u32 = 7;
 
 /// How to use the kernel.
 #[derive(Clone, Copy, Debug)]
@@ -42,19 +36,12 @@ pub struct Options {
 /// The nftables of this network namespace, as far as they are ours.
 #[derive(Debug)]
 pub struct Nftables {
-    socket: Socket,
-    /// Listens only while the table has no owner: a subscription costs the kernel a message for
-    /// each element written, and what is owned cannot be changed by others.
-    events: Socket,
-    listening: bool,
+    session: Session,
     options: Options,
     plan: Plan,
     references: References,
     installed: Option<Installed>,
-    generation: u32,
-    owned: bool,
     quarantine: BTreeMap<ObjectKey, (Arc<ServicePlan>, String)>,
-    last_writer: Option<String>,
 }
 
 /// What a sync did.
@@ -86,26 +73,14 @@ impl Nftables {
     /// # Errors
     /// If the kernel has none, or does not let us.
     pub fn open(options: Options) -> Result<Self, Error> {
-        let mut nftables = Self {
-            socket: Socket::open(NETLINK_NETFILTER)?,
-            events: Socket::open(NETLINK_NETFILTER)?,
-            listening: false,
+        Ok(Self {
+            session: Session::open(OURS)?,
             options,
             plan: Plan::default(),
             references: References::default(),
             installed: None,
-            generation: 0,
-            owned: false,
             quarantine: BTreeMap::new(),
-            last_writer: None,
-        };
-        nftables.generation = nftables.read_generation()?;
-        if let Some(table) = readback::table(&mut nftables.socket)?
-            && table.owner != 0
-        {
-            return Err(Error::Owned { port: table.owner });
-        }
-        Ok(nftables)
+        })
     }
 
     /// Applies a delta to the plan and brings the kernel to it. Without a record of what is
@@ -142,39 +117,23 @@ impl Nftables {
     /// # Errors
     /// If the kernel cannot be asked.
     pub fn foreign_change(&mut self) -> Result<bool, Error> {
-        let mut seen = false;
-        let ours = self.socket.port();
-        let mut writer = None;
-        let lost = self.events.drain(|message, payload, port| {
-            if message == SUBSYSTEM << 8 | kind::NEWGEN && port != ours {
-                seen = true;
-                writer = answer::read_generation(payload).1;
-            }
-        })?;
-        if !(seen || lost) {
-            return Ok(false);
-        }
-        self.generation = self.read_generation()?;
-        let Some(installed) = &self.installed else {
-            return Ok(true);
-        };
-        let changed = !readback::still_holds(&mut self.socket, installed)?;
-        if changed {
-            self.last_writer = writer;
-        }
-        Ok(changed)
+        let installed = self.installed.as_ref();
+        self.session.foreign_change(|socket| match installed {
+            Some(installed) => readback::still_holds(socket, installed),
+            None => Ok(false),
+        })
     }
 
     /// The name of the process that last changed our table, if the kernel told.
     #[must_use]
     pub fn last_writer(&self) -> Option<&str> {
-        self.last_writer.as_deref()
+        self.session.last_writer()
     }
 
     /// Readable when there may be a foreign change; `None` if there can be none.
     #[must_use]
     pub fn events(&self) -> Option<BorrowedFd<'_>> {
-        self.listening.then(|| self.events.as_fd())
+        self.session.events()
     }
 
     /// The record of what is installed, unless it was forgotten.
@@ -219,18 +178,18 @@ impl Nftables {
         loop {
             let started = Instant::now();
             report.read_back = true;
-            let found = readback::read(&mut self.socket)?;
+            let found = readback::read(&mut self.session.socket)?;
             report.read += started.elapsed();
             self.references = References::of(&self.plan);
             let (installed, strangers, table) = match found {
                 ReadBack::Nothing => return self.create(report),
                 ReadBack::Unfit(reason, table) => {
-                    self.adopt(&table)?;
+                    self.session.adopt(&table)?;
                     return self.rebuild(reason, report);
                 }
                 ReadBack::Ours(installed, strangers, table) => (installed, strangers, table),
             };
-            self.adopt(&table)?;
+            self.session.adopt(&table)?;
             let started = Instant::now();
             let wanted = Wanted::full(&self.plan, &self.references, &installed);
             let mut steps = diff(&wanted, &installed);
@@ -255,30 +214,6 @@ impl Nftables {
                 Some((operation, reason)) => self.set_aside(&operation, reason)?,
             }
         }
-    }
-
-    /// Takes over a table that has lost its owner; where there is none, listens for others.
-    fn adopt(&mut self, table: &TableInfo) -> Result<(), Error> {
-        if table.owner != 0 && table.owner != self.socket.port() {
-            return Err(Error::Owned { port: table.owner });
-        }
-        // The kernel takes the owner's flag away when the owner ends, and leaves the other.
-        let owned = table.flags & PERSIST != 0;
-        if owned && table.owner == 0 {
-            let mut transaction = Transaction::default();
-            transaction.messages.push(message::adopt_table());
-            self.commit_or_fail(&transaction, &mut Report::default())?;
-        }
-        self.set_owned(owned)
-    }
-
-    fn set_owned(&mut self, owned: bool) -> Result<(), Error> {
-        self.owned = owned;
-        if self.listening == owned {
-            self.events.listen(EVENT_GROUP, !owned)?;
-            self.listening = !owned;
-        }
-        Ok(())
     }
 
     /// Makes the table where there is none: the empty table first, then a portion of the Services
@@ -345,19 +280,14 @@ impl Nftables {
         operations: &[Operation],
         report: &mut Report,
     ) -> Result<(), Error> {
-        let mut owned = self.options.owner;
-        loop {
-            let transaction = Transaction::table(installed, replace, owned, operations);
-            match self.commit(&transaction, report)? {
-                Ok(()) => {
-                    report.operations += operations.len();
-                    return self.set_owned(owned);
-                }
-                // Kernels before 6.9 know no persistent owner.
-                Err(rejections) if owned && unknown_flags(&rejections) => owned = false,
-                Err(rejections) => return Err(rejected(&rejections)),
-            }
-        }
+        let started = Instant::now();
+        report.bytes += self.session.make(self.options.owner, |owned| {
+            Transaction::table(installed, replace, owned, operations).messages
+        })?;
+        report.operations += operations.len();
+        report.transactions += 1;
+        report.commit += started.elapsed();
+        Ok(())
     }
 
     /// Writes the steps, recording each transaction that was committed. An operation that the
@@ -398,45 +328,21 @@ impl Nftables {
         self.commit(transaction, report)?.map_err(|rejections| rejected(&rejections))
     }
 
-    /// Sends one transaction. A table without owner is guarded by the generation that our record
-    /// belongs to: if others wrote in between, the record is checked before it is sent again.
     fn commit(
         &mut self,
         transaction: &Transaction,
         report: &mut Report,
     ) -> Result<Result<(), Vec<Rejection>>, Error> {
         let started = Instant::now();
-        for _ in 0..ATTEMPTS {
-            let guard = (!self.owned).then_some(self.generation);
-            let mut batch = Batch::new(&mut self.socket, SUBSYSTEM, guard);
-            for message in &transaction.messages {
-                batch.push(&mut self.socket, message.clone());
-            }
-            report.bytes += batch.len();
-            match batch.send(&mut self.socket, SUBSYSTEM)? {
-                BatchOutcome::Committed => {
-                    self.generation = self.read_generation()?;
-                    report.transactions += 1;
-                    report.commit += started.elapsed();
-                    return Ok(Ok(()));
-                }
-                BatchOutcome::Rejected(rejections) if outdated(&rejections) => self.catch_up()?,
-                BatchOutcome::Rejected(rejections) => return Ok(Err(rejections)),
-                BatchOutcome::Unknown => return Err(Error::Lost),
-            }
-        }
-        Err(Error::Contended { attempts: ATTEMPTS })
-    }
-
-    /// After others have written: goes on if our table is as recorded.
-    fn catch_up(&mut self) -> Result<(), Error> {
-        self.generation = self.read_generation()?;
-        match &self.installed {
-            Some(installed) if !readback::still_holds(&mut self.socket, installed)? => {
-                Err(Error::Changed)
-            }
-            _ => Ok(()),
-        }
+        let installed = self.installed.as_ref();
+        let outcome = self.session.commit(&transaction.messages, |socket| {
+            installed.map_or(Ok(true), |installed| readback::still_holds(socket, installed))
+        })?;
+        Ok(outcome.map(|bytes| {
+            report.bytes += bytes;
+            report.transactions += 1;
+            report.commit += started.elapsed();
+        }))
     }
 
     /// Takes the Service that an operation belongs to out of the plan, so that the others are
@@ -468,14 +374,6 @@ impl Nftables {
         }
         Ok(())
     }
-
-    fn read_generation(&mut self) -> Result<u32, Error> {
-        let mut generation = 0;
-        self.socket.request("tell its generation", message::get_generation(), |payload| {
-            generation = answer::read_generation(payload).0;
-        })?;
-        Ok(generation)
-    }
 }
 
 /// The pool chains that the wanted verdicts need.
@@ -487,28 +385,10 @@ fn pools_needed(wanted: &Wanted) -> BTreeSet<PoolChain> {
     needed.collect()
 }
 
-fn outdated(rejections: &[Rejection]) -> bool {
-    rejections
-        .iter()
-        .any(|rejection| rejection.message.is_none() && rejection.errno == Errno::ERESTART)
-}
-
-fn unknown_flags(rejections: &[Rejection]) -> bool {
-    rejections.iter().any(|rejection| rejection.errno == Errno::EOPNOTSUPP)
-}
-
 fn describe(rejection: &Rejection) -> String {
     if rejection.detail.is_empty() {
         rejection.errno.desc().to_owned()
     } else {
         format!("{} ({})", rejection.errno.desc(), rejection.detail)
-    }
-}
-
-fn rejected(rejections: &[Rejection]) -> Error {
-    match rejections.first() {
-        Some(Rejection { errno: Errno::EPERM, message: None, .. }) => Error::Permission,
-        Some(first) => Error::Rejected { errno: first.errno, detail: first.detail.clone() },
-        None => Error::Lost,
     }
 }

@@ -4,45 +4,7 @@ use shunt_model::address::Family;
 
 use crate::expression::{Expression, Register, Rejection, Verdict};
 use crate::name::{self, Clients, PoolChain, SetId, SetKind};
-
-/// One rule: as nft prints it, and as the kernel takes it.
-#[derive(Clone, Debug)]
-pub(crate) struct Rule {
-    pub(crate) text: String,
-    pub(crate) expressions: Vec<Expression>,
-}
-
-impl Rule {
-    fn new(text: impl Into<String>, expressions: impl Into<Vec<Expression>>) -> Self {
-        Self { text: text.into(), expressions: expressions.into() }
-    }
-
-    /// What a rule is recognised by when it is read back.
-    pub(crate) fn fingerprint(&self) -> u64 {
-        fingerprint(&self.text)
-    }
-}
-
-/// Where a base chain is attached.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Hook {
-    /// Its name, for people.
-    pub(crate) name: &'static str,
-    /// `NF_INET_*`.
-    pub(crate) number: u32,
-    /// The chain's priority.
-    pub(crate) priority: i32,
-    /// How nft prints the priority: it knows a name for it at some hooks only.
-    pub(crate) priority_text: &'static str,
-}
-
-/// One chain.
-#[derive(Clone, Debug)]
-pub(crate) struct Chain {
-    pub(crate) name: String,
-    pub(crate) hook: Option<Hook>,
-    pub(crate) rules: Vec<Rule>,
-}
+use crate::rule::{Chain, Hook, Rule, fingerprint};
 
 /// Translation of destinations, as kube-proxy and the CNI plugins do it (`NF_IP_PRI_NAT_DST`).
 const DESTINATIONS: i32 = -100;
@@ -59,13 +21,19 @@ pub(crate) fn chains() -> Vec<Chain> {
     }
     for (name, number, priority_text) in [("prerouting", 0, "dstnat"), ("output", 3, "-100")] {
         let rules = Family::ALL.map(|family| dispatch(family, name::services(family), None));
-        let hook = Hook { name, number, priority: DESTINATIONS, priority_text };
+        let hook = Hook { kind: "nat", name, number, priority: DESTINATIONS, priority_text };
         chains.push(base(hook, rules.to_vec()));
     }
     let rules = Family::ALL.map(|family| {
         dispatch(family, name::sources(family), Some(Expression::DestinationTranslated))
     });
-    let hook = Hook { name: "postrouting", number: 4, priority: SOURCES, priority_text: "srcnat" };
+    let hook = Hook {
+        kind: "nat",
+        name: "postrouting",
+        number: 4,
+        priority: SOURCES,
+        priority_text: "srcnat",
+    };
     chains.push(base(hook, rules.to_vec()));
     chains
 }
@@ -384,11 +352,4 @@ const fn ip(family: Family) -> &'static str {
         Family::V4 => "ip",
         Family::V6 => "ip6",
     }
-}
-
-/// FNV-1a, 64 bits: stable across builds, which the standard library's hasher is not.
-fn fingerprint(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
 }

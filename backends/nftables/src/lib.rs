@@ -5,6 +5,7 @@
 //! crate; the names of tables, chains and sets are made in [`name`] alone.
 
 mod answer;
+pub mod codec;
 mod declaration;
 pub mod diff;
 pub mod element;
@@ -18,6 +19,8 @@ pub mod lower;
 mod message;
 pub mod name;
 mod readback;
+mod rule;
+mod session;
 pub mod text;
 mod transaction;
 mod userdata;

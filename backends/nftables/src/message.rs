@@ -1,16 +1,18 @@
 //! Messages of nf_tables, as we write them (`include/uapi/linux/netfilter/nf_tables.h`).
 
+use std::fmt::Display;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use shunt_model::address::Family;
 use shunt_netlink::{Mark, Message, nfnetlink};
 
-use crate::declaration::{self, set_type};
+use crate::declaration::{self, SetType, set_type};
 use crate::element::{Element, Key, Place, Value, encode_endpoint, encode_key, encode_key_end};
 use crate::expression::{Expression, Verdict};
-use crate::layout::{Chain, Rule, layout_fingerprint};
+use crate::layout::layout_fingerprint;
 use crate::name::{SetId, TABLE, TABLE_COMMENT};
+use crate::rule::{Chain, Rule};
 use crate::userdata;
 
 /// `NFNL_SUBSYS_NFTABLES`.
@@ -22,23 +24,39 @@ const CREATE: u16 = 0x400;
 const APPEND: u16 = 0x800;
 
 /// `NFT_MSG_*`.
-pub(crate) mod kind {
-    pub(crate) const NEWTABLE: u16 = 0;
-    pub(crate) const GETTABLE: u16 = 1;
-    pub(crate) const DELTABLE: u16 = 2;
-    pub(crate) const NEWCHAIN: u16 = 3;
-    pub(crate) const GETCHAIN: u16 = 4;
-    pub(crate) const DELCHAIN: u16 = 5;
-    pub(crate) const NEWRULE: u16 = 6;
-    pub(crate) const GETRULE: u16 = 7;
-    pub(crate) const DELRULE: u16 = 8;
-    pub(crate) const NEWSET: u16 = 9;
-    pub(crate) const GETSET: u16 = 10;
-    pub(crate) const NEWSETELEM: u16 = 12;
-    pub(crate) const GETSETELEM: u16 = 13;
-    pub(crate) const DELSETELEM: u16 = 14;
-    pub(crate) const NEWGEN: u16 = 15;
-    pub(crate) const GETGEN: u16 = 16;
+pub mod kind {
+    /// Makes or adds.
+    pub const NEWTABLE: u16 = 0;
+    /// Asks for.
+    pub const GETTABLE: u16 = 1;
+    /// Removes.
+    pub const DELTABLE: u16 = 2;
+    /// Makes or adds.
+    pub const NEWCHAIN: u16 = 3;
+    /// Asks for.
+    pub const GETCHAIN: u16 = 4;
+    /// Removes.
+    pub const DELCHAIN: u16 = 5;
+    /// Makes or adds.
+    pub const NEWRULE: u16 = 6;
+    /// Asks for.
+    pub const GETRULE: u16 = 7;
+    /// Removes.
+    pub const DELRULE: u16 = 8;
+    /// Makes or adds.
+    pub const NEWSET: u16 = 9;
+    /// Asks for.
+    pub const GETSET: u16 = 10;
+    /// Makes or adds.
+    pub const NEWSETELEM: u16 = 12;
+    /// Asks for.
+    pub const GETSETELEM: u16 = 13;
+    /// Removes.
+    pub const DELSETELEM: u16 = 14;
+    /// Makes or adds.
+    pub const NEWGEN: u16 = 15;
+    /// Asks for.
+    pub const GETGEN: u16 = 16;
 }
 
 /// `NFT_TABLE_F_PERSIST`: the table outlives its owner.
@@ -58,17 +76,181 @@ pub(crate) fn table_comment() -> String {
     format!("{TABLE_COMMENT}{:016x}", layout_fingerprint())
 }
 
-/// A message of a kind, with the family header and the table's name.
-fn message(kind: u16, flags: u16) -> Message {
-    let mut message = Message::new(SUBSYSTEM << 8 | kind, flags);
-    message.raw(&nfnetlink(INET, 0));
-    message.text(1, TABLE);
-    message
+/// The messages about one table of family `inet`.
+#[derive(Clone, Copy, Debug)]
+pub struct Table {
+    /// Its name.
+    pub name: &'static str,
 }
 
-/// A request for one of the `GET` kinds, for our table.
-pub(crate) fn get(kind: u16) -> Message {
-    message(kind, 0)
+/// The table of Services.
+pub(crate) const OURS: Table = Table { name: TABLE };
+
+impl Table {
+    /// A message of a kind, with the family header and the table's name.
+    fn message(self, kind: u16, flags: u16) -> Message {
+        let mut message = Message::new(SUBSYSTEM << 8 | kind, flags);
+        message.raw(&nfnetlink(INET, 0));
+        message.text(1, self.name);
+        message
+    }
+
+    /// A request for one of the `GET` kinds.
+    pub(crate) fn get(self, kind: u16) -> Message {
+        self.message(kind, 0)
+    }
+
+    /// A request for the elements of a set.
+    pub(crate) fn get_elements(self, set: &str) -> Message {
+        let mut request = self.get(kind::GETSETELEM);
+        request.text(2, set);
+        request
+    }
+
+    /// Makes the table.
+    #[must_use]
+    pub fn create(self, owned: bool, comment: &str) -> Message {
+        let mut table = self.message(kind::NEWTABLE, CREATE);
+        if owned {
+            table.u32(2, OWNED);
+        }
+        table.bytes(6, &userdata::comment(comment));
+        table
+    }
+
+    /// Adopts a table that has lost its owner.
+    pub(crate) fn adopt(self) -> Message {
+        let mut table = self.message(kind::NEWTABLE, 0);
+        table.u32(2, OWNED);
+        table
+    }
+
+    /// Removes the table with all that is in it.
+    #[must_use]
+    pub fn delete(self) -> Message {
+        self.message(kind::DELTABLE, 0)
+    }
+
+    /// Makes a chain without rules.
+    #[must_use]
+    pub fn new_chain<S>(self, chain: &Chain<S>) -> Message {
+        let mut out = self.message(kind::NEWCHAIN, CREATE);
+        out.text(3, &chain.name);
+        if let Some(hook) = chain.hook {
+            out.nest(4, |out| {
+                out.u32(1, hook.number);
+                out.u32(2, u32::from_ne_bytes(hook.priority.to_ne_bytes()));
+            });
+            out.u32(5, 1);
+            out.text(7, hook.kind);
+        }
+        out
+    }
+
+    fn delete_chain(self, name: &str) -> Message {
+        let mut out = self.message(kind::DELCHAIN, 0);
+        out.text(3, name);
+        out
+    }
+
+    fn flush_chain(self, name: &str) -> Message {
+        let mut out = self.message(kind::DELRULE, 0);
+        out.text(2, name);
+        out
+    }
+
+    /// Appends a rule; its anonymous set, if it has one, comes first. `ids` counts the anonymous
+    /// sets of the transaction.
+    pub fn new_rule<S: Display + PartialEq>(
+        self,
+        chain: &str,
+        rule: &Rule<S>,
+        ids: &mut u32,
+    ) -> Vec<Message> {
+        let mut out = Vec::new();
+        if rule.expressions.contains(&Expression::ServiceProtocol) {
+            *ids += 1;
+            out.extend(self.service_protocols(*ids));
+        }
+        let mut message = self.message(kind::NEWRULE, CREATE | APPEND);
+        message.text(2, chain);
+        message.nest(4, |message| {
+            for expression in &rule.expressions {
+                expression.write(message, *ids);
+            }
+        });
+        message.bytes(7, &userdata::fingerprint(rule.fingerprint()));
+        out.push(message);
+        out
+    }
+
+    /// The anonymous set `{ tcp, udp, sctp }`.
+    fn service_protocols(self, id: u32) -> [Message; 2] {
+        const NAME: &str = "__set%d";
+        let mut set = self.message(kind::NEWSET, CREATE);
+        set.text(2, NAME);
+        set.u32(3, SET_ANONYMOUS | SET_CONSTANT);
+        set.u32(4, declaration::INET_PROTO);
+        set.u32(5, 1);
+        set.u32(10, id);
+        set.nest(9, |set| set.u32(1, 3));
+        let mut elements = self.message(kind::NEWSETELEM, CREATE);
+        elements.text(2, NAME);
+        elements.u32(4, id);
+        elements.nest(3, |elements| {
+            for protocol in shunt_model::address::Protocol::ALL {
+                elements.nest(LIST_ELEMENT, |element| {
+                    element.nest(1, |key| key.bytes(1, &[protocol.number()]));
+                });
+            }
+        });
+        [set, elements]
+    }
+
+    /// Makes a set; `id` is one of the transaction's own.
+    #[must_use]
+    pub fn new_set(self, name: &str, described: &SetType, capacity: u32, id: u32) -> Message {
+        let mut out = self.message(kind::NEWSET, CREATE);
+        out.text(2, name);
+        if let Some((data, length)) = described.data {
+            out.u32(6, data);
+            out.u32(7, length);
+        }
+        out.u32(3, described.flags());
+        out.u32(4, described.key);
+        out.u32(5, described.key_length);
+        out.u32(10, id);
+        out.nest(9, |out| {
+            out.u32(1, capacity);
+            if !described.fields.is_empty() {
+                out.nest(2, |out| {
+                    for length in &described.fields {
+                        out.nest(LIST_ELEMENT, |out| out.u32(1, *length));
+                    }
+                });
+            }
+        });
+        out.bytes(13, &described.userdata);
+        out
+    }
+
+    /// Removes every element of a set.
+    #[must_use]
+    pub fn flush_set(self, set: &str) -> Message {
+        let mut out = self.message(kind::DELSETELEM, 0);
+        out.text(2, set);
+        out
+    }
+
+    /// A list of elements to add or delete.
+    #[must_use]
+    pub fn elements(self, set: &str, delete: bool) -> Elements {
+        let (kind, flags) = if delete { (kind::DELSETELEM, 0) } else { (kind::NEWSETELEM, CREATE) };
+        let mut message = self.message(kind, flags);
+        message.text(2, set);
+        let list = message.begin(3);
+        Elements { message, list, ends: Vec::new() }
+    }
 }
 
 /// A request for the generation of the ruleset.
@@ -78,145 +260,104 @@ pub(crate) fn get_generation() -> Message {
     message
 }
 
+/// A request for one of the `GET` kinds, for our table.
+pub(crate) fn get(kind: u16) -> Message {
+    OURS.get(kind)
+}
+
 /// A request for the elements of a set.
 pub(crate) fn get_elements(set: SetId) -> Message {
-    let mut request = get(kind::GETSETELEM);
-    request.text(2, &set.to_string());
-    request
+    OURS.get_elements(&set.to_string())
 }
 
 /// Makes the table.
 pub(crate) fn new_table(owned: bool) -> Message {
-    let mut table = message(kind::NEWTABLE, CREATE);
-    if owned {
-        table.u32(2, OWNED);
-    }
-    table.bytes(6, &userdata::comment(&table_comment()));
-    table
-}
-
-/// Adopts a table that has lost its owner.
-pub(crate) fn adopt_table() -> Message {
-    let mut table = message(kind::NEWTABLE, 0);
-    table.u32(2, OWNED);
-    table
+    OURS.create(owned, &table_comment())
 }
 
 pub(crate) fn delete_table() -> Message {
-    message(kind::DELTABLE, 0)
+    OURS.delete()
 }
 
 pub(crate) fn new_chain(chain: &Chain) -> Message {
-    let mut out = message(kind::NEWCHAIN, CREATE);
-    out.text(3, &chain.name);
-    if let Some(hook) = chain.hook {
-        out.nest(4, |out| {
-            out.u32(1, hook.number);
-            out.u32(2, u32::from_ne_bytes(hook.priority.to_ne_bytes()));
-        });
-        out.u32(5, 1);
-        out.text(7, "nat");
-    }
-    out
+    OURS.new_chain(chain)
 }
 
 pub(crate) fn delete_chain(name: &str) -> Message {
-    let mut out = message(kind::DELCHAIN, 0);
-    out.text(3, name);
-    out
+    OURS.delete_chain(name)
 }
 
 /// Removes all rules of a chain.
 pub(crate) fn flush_chain(name: &str) -> Message {
-    let mut out = message(kind::DELRULE, 0);
-    out.text(2, name);
-    out
+    OURS.flush_chain(name)
 }
 
-/// Appends a rule; its anonymous set, if it has one, comes first. `ids` counts the anonymous
-/// sets of the transaction.
+/// Appends a rule; see [`Table::new_rule`].
 pub(crate) fn new_rule(chain: &str, rule: &Rule, ids: &mut u32) -> Vec<Message> {
-    let mut out = Vec::new();
-    if rule.expressions.contains(&Expression::ServiceProtocol) {
-        *ids += 1;
-        out.extend(service_protocols(*ids));
-    }
-    let mut message = message(kind::NEWRULE, CREATE | APPEND);
-    message.text(2, chain);
-    message.nest(4, |message| {
-        for expression in &rule.expressions {
-            expression.write(message, *ids);
-        }
-    });
-    message.bytes(7, &userdata::fingerprint(rule.fingerprint()));
-    out.push(message);
-    out
-}
-
-/// The anonymous set `{ tcp, udp, sctp }`.
-fn service_protocols(id: u32) -> [Message; 2] {
-    const NAME: &str = "__set%d";
-    let mut set = message(kind::NEWSET, CREATE);
-    set.text(2, NAME);
-    set.u32(3, SET_ANONYMOUS | SET_CONSTANT);
-    set.u32(4, declaration::INET_PROTO);
-    set.u32(5, 1);
-    set.u32(10, id);
-    set.nest(9, |set| set.u32(1, 3));
-    let mut elements = message(kind::NEWSETELEM, CREATE);
-    elements.text(2, NAME);
-    elements.u32(4, id);
-    elements.nest(3, |elements| {
-        for protocol in shunt_model::address::Protocol::ALL {
-            elements.nest(LIST_ELEMENT, |element| {
-                element.nest(1, |key| key.bytes(1, &[protocol.number()]));
-            });
-        }
-    });
-    [set, elements]
+    OURS.new_rule(chain, rule, ids)
 }
 
 pub(crate) fn new_set(set: SetId, capacity: u32, id: u32) -> Message {
-    let described = set_type(set);
-    let mut out = message(kind::NEWSET, CREATE);
-    out.text(2, &set.to_string());
-    let mut flags = 0;
-    if described.interval {
-        flags |= SET_INTERVAL;
-    }
-    if !described.fields.is_empty() {
-        flags |= SET_CONCAT;
-    }
-    if let Some((data, length)) = described.data {
-        flags |= SET_MAP;
-        out.u32(6, data);
-        out.u32(7, length);
-    }
-    out.u32(3, flags);
-    out.u32(4, described.key);
-    out.u32(5, described.key_length);
-    out.u32(10, id);
-    out.nest(9, |out| {
-        out.u32(1, capacity);
-        if !described.fields.is_empty() {
-            out.nest(2, |out| {
-                for length in &described.fields {
-                    out.nest(LIST_ELEMENT, |out| out.u32(1, *length));
-                }
-            });
-        }
-    });
-    out.bytes(13, &described.userdata);
-    out
+    OURS.new_set(&set.to_string(), &set_type(set), capacity, id)
 }
 
-/// A list of elements being written; full well before a nest's 64 KiB.
-pub(crate) struct ElementList {
-    pub(crate) set: SetId,
+/// A list of elements of any set being written; full well before a nest's 64 KiB.
+pub struct Elements {
     message: Message,
     list: Mark,
-    /// Where each element ends, to find the one that the kernel points at.
-    pub(crate) ends: Vec<usize>,
+    ends: Vec<usize>,
+}
+
+impl Elements {
+    /// Whether another list has to be begun.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.message.len() > LIST_LIMIT
+    }
+
+    /// Adds a key, and what `rest` writes beside it.
+    pub fn push(&mut self, key: &[u8], rest: impl FnOnce(&mut Message)) {
+        self.message.nest(LIST_ELEMENT, |message| {
+            message.nest(1, |data| data.bytes(1, key));
+            rest(message);
+        });
+        self.ends.push(self.message.len());
+    }
+
+    /// Adds a key, with its other end if it is a range, and its value if it is of a map.
+    pub fn push_value(&mut self, key: &[u8], end: Option<&[u8]>, value: Option<&[u8]>) {
+        self.push(key, |message| {
+            if let Some(value) = value {
+                message.nest(2, |data| data.bytes(1, value));
+            }
+            write_end(message, end);
+        });
+    }
+
+    /// Adds a bound of an interval, which begins with a value or ends.
+    pub fn push_bound(&mut self, address: &[u8], end: bool, value: Option<&[u8]>) {
+        self.push(address, |message| {
+            if end {
+                message.u32(3, INTERVAL_END);
+            }
+            if let Some(value) = value {
+                message.nest(2, |data| data.bytes(1, value));
+            }
+        });
+    }
+
+    /// The message.
+    #[must_use]
+    pub fn finish(mut self) -> Message {
+        self.message.end(self.list);
+        self.message
+    }
+}
+
+/// A list of elements of a set of ours being written.
+pub(crate) struct ElementList {
+    pub(crate) set: SetId,
+    elements: Elements,
 }
 
 /// Room for the largest element below a nest's limit.
@@ -224,15 +365,16 @@ const LIST_LIMIT: usize = 63 * 1024;
 
 impl ElementList {
     pub(crate) fn new(set: SetId, delete: bool) -> Self {
-        let (kind, flags) = if delete { (kind::DELSETELEM, 0) } else { (kind::NEWSETELEM, CREATE) };
-        let mut message = message(kind, flags);
-        message.text(2, &set.to_string());
-        let list = message.begin(3);
-        Self { set, message, list, ends: Vec::new() }
+        Self { set, elements: OURS.elements(&set.to_string(), delete) }
     }
 
     pub(crate) fn is_full(&self) -> bool {
-        self.message.len() > LIST_LIMIT
+        self.elements.is_full()
+    }
+
+    /// Where each element ends, to find the one that the kernel points at.
+    pub(crate) fn ends(&self) -> &[usize] {
+        &self.elements.ends
     }
 
     /// A key alone, with its other end if it is a range.
@@ -257,24 +399,15 @@ impl ElementList {
     }
 
     fn push_bound(&mut self, address: IpAddr, end: bool) {
-        self.push(&encode_key(self.set, &Key::Address(address)), |message| {
-            if end {
-                message.u32(3, INTERVAL_END);
-            }
-        });
+        self.elements.push_bound(&encode_key(self.set, &Key::Address(address)), end, None);
     }
 
     fn push(&mut self, key: &[u8], rest: impl FnOnce(&mut Message)) {
-        self.message.nest(LIST_ELEMENT, |message| {
-            message.nest(1, |data| data.bytes(1, key));
-            rest(message);
-        });
-        self.ends.push(self.message.len());
+        self.elements.push(key, rest);
     }
 
-    pub(crate) fn finish(mut self) -> Message {
-        self.message.end(self.list);
-        self.message
+    pub(crate) fn finish(self) -> Message {
+        self.elements.finish()
     }
 }
 
@@ -286,9 +419,7 @@ fn write_end(message: &mut Message, end: Option<&[u8]>) {
 
 /// Removes every element of a set.
 pub(crate) fn flush_set(set: SetId) -> Message {
-    let mut out = message(kind::DELSETELEM, 0);
-    out.text(2, &set.to_string());
-    out
+    OURS.flush_set(&set.to_string())
 }
 
 /// Networks as the bounds of intervals: each start, and the address after each end.

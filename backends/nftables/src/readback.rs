@@ -11,8 +11,9 @@ use crate::answer::{self, Found, SetInfo, Stranger, TableInfo};
 use crate::error::Error;
 use crate::installed::Installed;
 use crate::layout;
-use crate::message::{self, kind};
+use crate::message::{self, OURS, Table, kind};
 use crate::name::{PoolChain, SetId};
+use crate::rule::{Chain, Rule};
 
 /// What was found in the kernel.
 pub(crate) enum ReadBack {
@@ -26,7 +27,7 @@ pub(crate) enum ReadBack {
 
 /// Reads the whole table.
 pub(crate) fn read(socket: &mut Socket) -> Result<ReadBack, Error> {
-    let Some(table) = table(socket)? else {
+    let Some(table) = table(socket, OURS)? else {
         return Ok(ReadBack::Nothing);
     };
     if table.comment != message::table_comment() {
@@ -56,10 +57,13 @@ pub(crate) fn read(socket: &mut Socket) -> Result<ReadBack, Error> {
     Ok(ReadBack::Ours(Box::new(installed), strangers, table))
 }
 
-/// What the kernel says of our table; `None` if there is none.
-pub(crate) fn table(socket: &mut Socket) -> Result<Option<TableInfo>, Error> {
+/// What the kernel says of a table; `None` if there is none.
+///
+/// # Errors
+/// If nftables cannot be read.
+pub fn table(socket: &mut Socket, table: Table) -> Result<Option<TableInfo>, Error> {
     let mut info = None;
-    let request = message::get(kind::GETTABLE);
+    let request = table.get(kind::GETTABLE);
     match socket.request("read the table", request, |payload| {
         info = Some(answer::read_table(payload));
     }) {
@@ -72,7 +76,7 @@ pub(crate) fn table(socket: &mut Socket) -> Result<Option<TableInfo>, Error> {
 /// Whether chains, rules, sets and, on kernels that count them, the numbers of elements are those
 /// of the record: what is asked after others have written, without reading every element.
 pub(crate) fn still_holds(socket: &mut Socket, installed: &Installed) -> Result<bool, Error> {
-    let Some(table) = table(socket)? else { return Ok(false) };
+    let Some(table) = table(socket, OURS)? else { return Ok(false) };
     if table.comment != message::table_comment() || pools(socket)?.as_ref() != Ok(&installed.pools)
     {
         return Ok(false);
@@ -100,14 +104,14 @@ fn sets(socket: &mut Socket) -> Result<Vec<SetInfo>, Error> {
 fn pools(socket: &mut Socket) -> Result<Result<BTreeSet<PoolChain>, &'static str>, Error> {
     let request = message::get(kind::GETCHAIN);
     let chains = socket.dump("list the chains", &request, |chains: &mut Vec<_>, payload| {
-        chains.extend(answer::read_chain(payload));
+        chains.extend(answer::read_chain(OURS, payload));
     })?;
     let request = message::get(kind::GETRULE);
     let found = socket.dump(
         "list the rules",
         &request,
         |rules: &mut BTreeMap<String, Vec<u64>>, payload| {
-            if let Some((chain, fingerprint)) = answer::read_rule(payload) {
+            if let Some((chain, fingerprint)) = answer::read_rule(OURS, payload) {
                 rules.entry(chain).or_default().push(fingerprint);
             }
         },
@@ -132,8 +136,8 @@ fn pools(socket: &mut Socket) -> Result<Result<BTreeSet<PoolChain>, &'static str
     Ok(if found == expected { Ok(pools) } else { Err("a rule is not as it was made") })
 }
 
-fn fingerprints(chain: &layout::Chain) -> Vec<u64> {
-    chain.rules.iter().map(layout::Rule::fingerprint).collect()
+fn fingerprints(chain: &Chain) -> Vec<u64> {
+    chain.rules.iter().map(Rule::fingerprint).collect()
 }
 
 fn elements(

@@ -7,7 +7,7 @@ use shunt_model::plan::Plan;
 use crate::declaration::{capacities, set_type};
 use crate::diff::diff;
 use crate::installed::Installed;
-use crate::layout::{self, Chain};
+use crate::layout;
 use crate::lower::{References, Wanted};
 use crate::message::table_comment;
 use crate::name::{SetId, TABLE};
@@ -51,7 +51,7 @@ pub fn render_installed(installed: &Installed) -> String {
     }
     let pools = installed.pools.iter().map(|pool| layout::pool(*pool));
     for chain in layout::chains().into_iter().chain(pools) {
-        write_chain(&mut out, &chain);
+        out.push_str(&chain.text());
     }
     out.push_str("}\n");
     out
@@ -66,21 +66,6 @@ fn write_set(out: &mut String, set: SetId, capacity: u32, elements: &[String]) {
     }
     if !elements.is_empty() {
         let _ = writeln!(out, "\t\telements = {{ {} }}", elements.join(",\n\t\t\t     "));
-    }
-    out.push_str("\t}\n");
-}
-
-fn write_chain(out: &mut String, chain: &Chain) {
-    let _ = writeln!(out, "\n\tchain {} {{", chain.name);
-    if let Some(hook) = chain.hook {
-        let _ = writeln!(
-            out,
-            "\t\ttype nat hook {} priority {}; policy accept;",
-            hook.name, hook.priority_text
-        );
-    }
-    for rule in &chain.rules {
-        let _ = writeln!(out, "\t\t{}", rule.text);
     }
     out.push_str("\t}\n");
 }

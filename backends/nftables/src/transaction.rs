@@ -8,9 +8,10 @@ use crate::answer::Stranger;
 use crate::diff::Operation;
 use crate::element::{encode_key, encode_key_end};
 use crate::installed::Installed;
-use crate::layout::{self, Chain};
+use crate::layout;
 use crate::message::{self, ElementList};
 use crate::name::SetId;
+use crate::rule::Chain;
 
 /// The messages of one transaction, and which operation each element came from.
 #[derive(Default)]
@@ -152,7 +153,7 @@ impl Transaction {
     }
 
     fn list(&mut self, list: ElementList, operations: &[usize]) {
-        let origins = list.ends.iter().copied().zip(operations.iter().copied()).collect();
+        let origins = list.ends().iter().copied().zip(operations.iter().copied()).collect();
         self.origins.insert(self.messages.len(), origins);
         self.messages.push(list.finish());
     }

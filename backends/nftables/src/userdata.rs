@@ -29,6 +29,7 @@ mod expression {
 }
 
 /// nft's `enum byteorder`.
+const HOST_ENDIAN: u32 = 1;
 const BIG_ENDIAN: u32 = 2;
 const MIXED: u32 = 0;
 
@@ -56,6 +57,26 @@ pub(crate) fn typeof_map(key: &[Typeof], data: &[Typeof]) -> Vec<u8> {
     out
 }
 
+/// A data map from one plain type in network byte order to a number in the host's.
+#[must_use]
+pub fn plain_map() -> Vec<u8> {
+    let mut out = plain_set();
+    put_u32(&mut out, set::DATA_BYTE_ORDER, HOST_ENDIAN);
+    put_u32(&mut out, set::DATA_INTERVAL, 0);
+    out
+}
+
+/// A data map from a concatenation of plain types to a number in the host's byte order.
+#[must_use]
+pub fn concat_map() -> Vec<u8> {
+    let mut out = Vec::new();
+    put_u32(&mut out, set::KEY_BYTE_ORDER, MIXED);
+    put_u32(&mut out, set::DATA_BYTE_ORDER, HOST_ENDIAN);
+    put(&mut out, set::KEY_TYPEOF, &concat(&[]));
+    put_u32(&mut out, set::DATA_INTERVAL, 0);
+    out
+}
+
 /// A verdict map whose key is a concatenation of plain types.
 pub(crate) fn verdict_map() -> Vec<u8> {
     let mut out = byte_orders();
@@ -65,7 +86,8 @@ pub(crate) fn verdict_map() -> Vec<u8> {
 }
 
 /// A set whose key is a concatenation of plain types.
-pub(crate) fn concat_set() -> Vec<u8> {
+#[must_use]
+pub fn concat_set() -> Vec<u8> {
     let mut out = Vec::new();
     put_u32(&mut out, set::KEY_BYTE_ORDER, MIXED);
     put(&mut out, set::KEY_TYPEOF, &concat(&[]));
@@ -73,7 +95,8 @@ pub(crate) fn concat_set() -> Vec<u8> {
 }
 
 /// A set of one plain type in network byte order.
-pub(crate) fn plain_set() -> Vec<u8> {
+#[must_use]
+pub fn plain_set() -> Vec<u8> {
     let mut out = Vec::new();
     put_u32(&mut out, set::KEY_BYTE_ORDER, BIG_ENDIAN);
     out

@@ -1,0 +1,16 @@
+//! Who may reach whom.
+//!
+//! Pods, Namespaces and NetworkPolicies go in ([`object`]), the [`store`] holds the newest of each,
+//! [`compile`] resolves them to the [`table`] that a node needs, and the [`oracle`] answers the same
+//! questions from the objects alone, without the compiler. Nothing here does I/O.
+
+pub mod compile;
+pub mod object;
+pub mod oracle;
+pub mod ports;
+pub mod selector;
+pub mod store;
+pub mod table;
+
+#[cfg(test)]
+mod testing;

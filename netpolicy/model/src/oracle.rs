@@ -1,0 +1,170 @@
+//! What policy says of a packet, answered from the objects and the words of the API alone. It shares
+//! no code with the compiler, and tests hold the two against each other; people get it as
+//! `shunt policy explain`.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use shunt_model::address::Protocol;
+use shunt_model::object::ObjectKey;
+
+use crate::object::{Direction, NetworkPolicy, Peer, Pod, PortMatch, PortNumber, Rule};
+use crate::store::Store;
+use crate::table::{Packet, Verdict};
+
+/// What the policies of one direction say of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ruling {
+    /// The address is no pod's that policy knows: a node, a pod on the host's network, a stranger.
+    NoPod,
+    /// No policy selects the pod for this direction.
+    NotIsolated,
+    /// A pod reaches itself.
+    Itself,
+    /// It comes from the node that the pod runs on.
+    OwnNode,
+    /// A rule allows it.
+    Allowed {
+        /// The policy.
+        policy: ObjectKey,
+        /// Which of its rules for this direction, from 0.
+        rule: usize,
+    },
+    /// These policies isolate the pod, and none allows it.
+    Denied {
+        /// The policies.
+        policies: Vec<ObjectKey>,
+    },
+}
+
+impl Ruling {
+    /// Whether the connection passes.
+    #[must_use]
+    pub const fn accepts(&self) -> bool {
+        !matches!(self, Self::Denied { .. })
+    }
+}
+
+/// What policy says of a packet wherever its pods run: of whom it leaves, then of whom it reaches.
+#[must_use]
+pub fn explain(store: &Store, packet: &Packet) -> [(Direction, Ruling); 2] {
+    let Packet { source, destination, .. } = *packet;
+    let egress = match packet.from_node {
+        true => Ruling::NoPod,
+        false => ruling(store, Direction::Egress, (source, destination), packet),
+    };
+    let ingress = match packet.from_node {
+        true => Ruling::OwnNode,
+        false => ruling(store, Direction::Ingress, (destination, source), packet),
+    };
+    [(Direction::Egress, egress), (Direction::Ingress, ingress)]
+}
+
+/// What the node of that name does with a packet that it forwards.
+#[must_use]
+pub fn verdict(store: &Store, node: &str, packet: &Packet) -> Verdict {
+    let is_here = |address| {
+        store.pod_at(address).is_some_and(|pod| pod.node.as_deref().is_some_and(|on| on == node))
+    };
+    for (direction, ruling) in explain(store, packet) {
+        let subject = match direction {
+            Direction::Egress => packet.source,
+            Direction::Ingress => packet.destination,
+        };
+        if is_here(subject) && !ruling.accepts() {
+            return Verdict::Drop(direction);
+        }
+    }
+    Verdict::Accept
+}
+
+fn ruling(
+    store: &Store,
+    direction: Direction,
+    (subject, peer): (IpAddr, IpAddr),
+    packet: &Packet,
+) -> Ruling {
+    let Some(pod) = store.pod_at(subject) else { return Ruling::NoPod };
+    if subject == peer {
+        return Ruling::Itself;
+    }
+    let concerned: Vec<&Arc<NetworkPolicy>> = store
+        .policies()
+        .filter(|policy| policy.key.namespace == pod.key.namespace)
+        .filter(|policy| policy.pods.selects(&pod.labels))
+        .filter(|policy| policy.rules(direction).is_some())
+        .collect();
+    if concerned.is_empty() {
+        return Ruling::NotIsolated;
+    }
+    for policy in &concerned {
+        for (index, rule) in policy.rules(direction).unwrap_or_default().iter().enumerate() {
+            let question = Question { store, direction, policy, pod, peer, packet };
+            if question.allows(rule) {
+                return Ruling::Allowed { policy: policy.key.clone(), rule: index };
+            }
+        }
+    }
+    Ruling::Denied { policies: concerned.iter().map(|policy| policy.key.clone()).collect() }
+}
+
+/// Whether a rule allows a connection.
+struct Question<'a> {
+    store: &'a Store,
+    direction: Direction,
+    policy: &'a NetworkPolicy,
+    /// Whom the policy selects.
+    pod: &'a Pod,
+    /// The other end.
+    peer: IpAddr,
+    packet: &'a Packet,
+}
+
+impl Question<'_> {
+    fn allows(&self, rule: &Rule) -> bool {
+        let peer = match &rule.peers {
+            None => true,
+            Some(peers) => peers.iter().any(|peer| self.is_peer(peer)),
+        };
+        let port = match &rule.ports {
+            None => true,
+            Some(ports) => ports.iter().any(|port| self.is_port(port)),
+        };
+        peer && port
+    }
+
+    fn is_peer(&self, peer: &Peer) -> bool {
+        match peer {
+            Peer::Block(block) => block.contains(self.peer),
+            Peer::Pods { namespaces, pods } => {
+                let Some(other) = self.store.pod_at(self.peer) else { return false };
+                let namespace = match namespaces {
+                    None => other.key.namespace == self.policy.key.namespace,
+                    Some(selector) => {
+                        selector.selects(&self.store.namespace_labels(&other.key.namespace))
+                    }
+                };
+                namespace && pods.selects(&other.labels)
+            }
+        }
+    }
+
+    fn is_port(&self, port: &PortMatch) -> bool {
+        if Protocol::from_number(self.packet.protocol) != Some(port.protocol) {
+            return false;
+        }
+        match &port.port {
+            PortNumber::Any => true,
+            PortNumber::Range(first, last) => (*first..=*last).contains(&self.packet.port),
+            PortNumber::Named(name) => {
+                // A name is one of the pod that is connected to.
+                let reached = match self.direction {
+                    Direction::Ingress => Some(self.pod),
+                    Direction::Egress => self.store.pod_at(self.peer).map(AsRef::as_ref),
+                };
+                let number = reached.and_then(|pod| pod.port(name, port.protocol));
+                number == Some(self.packet.port)
+            }
+        }
+    }
+}

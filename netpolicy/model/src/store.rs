@@ -1,0 +1,176 @@
+//! The newest of each object.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use shunt_model::object::ObjectKey;
+
+use crate::object::{NAMESPACE_NAME, Namespace, NetworkPolicy, Pod};
+use crate::selector::Labels;
+
+/// What has to be compiled anew.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dirty {
+    /// Policies or namespaces have changed.
+    pub everything: bool,
+    /// Addresses whose pod has changed.
+    pub addresses: BTreeSet<IpAddr>,
+}
+
+impl Dirty {
+    /// Everything.
+    #[must_use]
+    pub fn everything() -> Self {
+        Self { everything: true, ..Self::default() }
+    }
+
+    /// Whether nothing has.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        !self.everything && self.addresses.is_empty()
+    }
+
+    /// Adds what another change made dirty.
+    pub fn merge(&mut self, other: Self) {
+        self.everything |= other.everything;
+        self.addresses.extend(other.addresses);
+    }
+}
+
+/// The newest of each object.
+#[derive(Clone, Debug, Default)]
+pub struct Store {
+    pods: BTreeMap<ObjectKey, Arc<Pod>>,
+    /// Who claims an address. Nearly always one; two while an address goes from pod to pod.
+    claims: BTreeMap<IpAddr, Vec<Arc<Pod>>>,
+    namespaces: BTreeMap<Arc<str>, Namespace>,
+    policies: BTreeMap<ObjectKey, Arc<NetworkPolicy>>,
+}
+
+impl Store {
+    /// An empty store.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a pod or replaces it.
+    pub fn put_pod(&mut self, pod: Pod) -> Dirty {
+        if self.pods.get(&pod.key).is_some_and(|held| **held == pod) {
+            return Dirty::default();
+        }
+        let mut dirty = self.remove_pod(&pod.key);
+        let pod = Arc::new(pod);
+        for address in pod.policy_addresses() {
+            let claims = self.claims.entry(*address).or_default();
+            claims.push(Arc::clone(&pod));
+            claims.sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.key.cmp(&b.key)));
+            dirty.addresses.insert(*address);
+        }
+        self.pods.insert(pod.key.clone(), pod);
+        dirty
+    }
+
+    /// Removes a pod.
+    pub fn remove_pod(&mut self, key: &ObjectKey) -> Dirty {
+        let mut dirty = Dirty::default();
+        let Some(pod) = self.pods.remove(key) else { return dirty };
+        for address in pod.policy_addresses() {
+            if let Some(claims) = self.claims.get_mut(address) {
+                claims.retain(|claim| claim.key != *key);
+                if claims.is_empty() {
+                    self.claims.remove(address);
+                }
+            }
+            dirty.addresses.insert(*address);
+        }
+        dirty
+    }
+
+    /// Adds a namespace or replaces it.
+    pub fn put_namespace(&mut self, namespace: Namespace) -> Dirty {
+        if self.namespaces.get(&namespace.name) == Some(&namespace) {
+            return Dirty::default();
+        }
+        self.namespaces.insert(Arc::clone(&namespace.name), namespace);
+        Dirty::everything()
+    }
+
+    /// Removes a namespace.
+    pub fn remove_namespace(&mut self, name: &str) -> Dirty {
+        if self.namespaces.remove(name).is_some() { Dirty::everything() } else { Dirty::default() }
+    }
+
+    /// Adds a policy or replaces it.
+    pub fn put_policy(&mut self, policy: NetworkPolicy) -> Dirty {
+        if self.policies.get(&policy.key).is_some_and(|held| **held == policy) {
+            return Dirty::default();
+        }
+        self.policies.insert(policy.key.clone(), Arc::new(policy));
+        Dirty::everything()
+    }
+
+    /// Removes a policy.
+    pub fn remove_policy(&mut self, key: &ObjectKey) -> Dirty {
+        if self.policies.remove(key).is_some() { Dirty::everything() } else { Dirty::default() }
+    }
+
+    /// Forgets all pods and namespaces: nothing needs them while there is no policy.
+    pub fn forget_pods(&mut self) -> Dirty {
+        self.pods.clear();
+        self.claims.clear();
+        self.namespaces.clear();
+        Dirty::everything()
+    }
+
+    /// The pod that has an address.
+    #[must_use]
+    pub fn pod_at(&self, address: IpAddr) -> Option<&Arc<Pod>> {
+        self.claims.get(&address)?.first()
+    }
+
+    /// The pod with this key.
+    #[must_use]
+    pub fn pod(&self, key: &ObjectKey) -> Option<&Arc<Pod>> {
+        self.pods.get(key)
+    }
+
+    /// All pods, sorted by key.
+    pub fn pods(&self) -> impl Iterator<Item = &Arc<Pod>> {
+        self.pods.values()
+    }
+
+    /// All addresses that policy knows, with who has them.
+    pub fn addresses(&self) -> impl Iterator<Item = (IpAddr, &Arc<Pod>)> {
+        self.claims.iter().filter_map(|(address, claims)| Some((*address, claims.first()?)))
+    }
+
+    /// All namespaces, sorted by name.
+    pub fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
+        self.namespaces.values()
+    }
+
+    /// The labels of a namespace. One that is not known (yet) has its name as label, as all have.
+    #[must_use]
+    pub fn namespace_labels(&self, name: &Arc<str>) -> Labels {
+        self.namespaces.get(name).map_or_else(
+            || Labels::from([(NAMESPACE_NAME.into(), Arc::clone(name))]),
+            |namespace| namespace.labels.clone(),
+        )
+    }
+
+    /// All policies, sorted by key.
+    pub fn policies(&self) -> impl Iterator<Item = &Arc<NetworkPolicy>> {
+        self.policies.values()
+    }
+
+    /// The policies of a namespace, sorted by name.
+    pub fn policies_of(&self, namespace: &str) -> impl Iterator<Item = &Arc<NetworkPolicy>> {
+        let from = ObjectKey::new(namespace, "");
+        self.policies
+            .range(from..)
+            .take_while(move |(key, _)| *key.namespace == *namespace)
+            .map(|(_, policy)| policy)
+    }
+}

@@ -1,0 +1,267 @@
+//! The decision table of a node: all that policy says, resolved, in the form the kernel looks up.
+//!
+//! Peers that no policy of this node tells apart share an *atom*. For a local pod and an atom the
+//! table has a *row*: which protocols and ports are accepted. So a packet costs the same whatever
+//! the number of policies: address to atom, pod and atom to row, row and port to verdict.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use shunt_model::address::{Family, Protocol};
+
+use crate::object::Direction;
+use crate::ports::Ports;
+
+/// A class of peers that policy treats alike. 0: those that no peer of a policy matches.
+///
+/// The number is made of what the class is, so that it is the same after a restart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Atom(pub u32);
+
+impl Atom {
+    /// Those that no peer of any policy matches.
+    pub const OTHERS: Self = Self(0);
+}
+
+/// The number of a row, made of its content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RowId(pub u32);
+
+/// What is accepted of one class of peers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Row {
+    /// Of TCP.
+    pub tcp: Ports,
+    /// Of UDP.
+    pub udp: Ports,
+    /// Of SCTP.
+    pub sctp: Ports,
+    /// All other protocols.
+    pub others: bool,
+}
+
+impl Row {
+    /// Everything.
+    #[must_use]
+    pub fn everything() -> Self {
+        Self { tcp: Ports::all(), udp: Ports::all(), sctp: Ports::all(), others: true }
+    }
+
+    /// The ports of a protocol.
+    #[must_use]
+    pub const fn ports(&self, protocol: Protocol) -> &Ports {
+        match protocol {
+            Protocol::Tcp => &self.tcp,
+            Protocol::Udp => &self.udp,
+            Protocol::Sctp => &self.sctp,
+        }
+    }
+
+    /// The ports of a protocol.
+    pub const fn ports_mut(&mut self, protocol: Protocol) -> &mut Ports {
+        match protocol {
+            Protocol::Tcp => &mut self.tcp,
+            Protocol::Udp => &mut self.udp,
+            Protocol::Sctp => &mut self.sctp,
+        }
+    }
+
+    /// Whether it accepts a packet of a protocol (its number) to a port.
+    #[must_use]
+    pub fn accepts(&self, protocol: u8, port: u16) -> bool {
+        Protocol::from_number(protocol)
+            .map_or(self.others, |protocol| self.ports(protocol).contains(port))
+    }
+
+    /// Whether it accepts all that another does.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        let ports = |protocol| other.ports(protocol).without(self.ports(protocol)).is_empty();
+        (self.others || !other.others) && Protocol::ALL.into_iter().all(ports)
+    }
+}
+
+/// What a pod accepts in one direction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decisions {
+    /// Of peers for whom there is nothing else.
+    pub default: RowId,
+    /// Of the others.
+    pub rows: BTreeMap<Atom, RowId>,
+}
+
+impl Decisions {
+    /// The row for a class of peers.
+    #[must_use]
+    pub fn row(&self, atom: Atom) -> RowId {
+        self.rows.get(&atom).copied().unwrap_or(self.default)
+    }
+}
+
+/// An address of a pod on this node that some policy isolates. Its decisions are shared with the
+/// pods that the same policies select.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Local {
+    /// Connections to it; `None`: not isolated in this direction.
+    pub ingress: Option<Arc<Decisions>>,
+    /// Connections from it.
+    pub egress: Option<Arc<Decisions>>,
+}
+
+impl Local {
+    /// The decisions of a direction.
+    #[must_use]
+    pub const fn decisions(&self, direction: Direction) -> Option<&Arc<Decisions>> {
+        match direction {
+            Direction::Ingress => self.ingress.as_ref(),
+            Direction::Egress => self.egress.as_ref(),
+        }
+    }
+}
+
+/// A range of addresses, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Range {
+    /// The first.
+    pub first: IpAddr,
+    /// The last.
+    pub last: IpAddr,
+}
+
+/// The decision table of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Table {
+    /// Pods of the cluster that a selector tells apart; all others by their network.
+    pub peers: HashMap<IpAddr, Atom>,
+    /// Ranges that an ipBlock tells apart, sorted and disjoint.
+    pub networks: Vec<(Range, Atom)>,
+    /// Addresses of isolated pods on this node.
+    pub locals: BTreeMap<IpAddr, Local>,
+    /// Every row that is used.
+    pub rows: BTreeMap<RowId, Arc<Row>>,
+}
+
+/// The first packet of a connection, after a Service was translated and before any masquerade.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// Who opens it.
+    pub source: IpAddr,
+    /// Whom it reaches.
+    pub destination: IpAddr,
+    /// `IPPROTO_*`.
+    pub protocol: u8,
+    /// The port it reaches; 0 for protocols without.
+    pub port: u16,
+    /// It comes from this node itself (kubelet, pods on the host's network).
+    pub from_node: bool,
+}
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Verdict {
+    /// It passes.
+    Accept,
+    /// It is dropped, by the policies of this direction.
+    Drop(Direction),
+}
+
+impl Table {
+    /// The class that an address is in.
+    #[must_use]
+    pub fn atom(&self, address: IpAddr) -> Atom {
+        if let Some(atom) = self.peers.get(&address) {
+            return *atom;
+        }
+        let family = Family::of(address);
+        let after = self.networks.partition_point(|(range, _)| {
+            (Family::of(range.first), range.first) <= (family, address)
+        });
+        let before = after.checked_sub(1).map(|at| &self.networks[at]);
+        let covers =
+            |(range, _): &&(Range, Atom)| Family::of(range.last) == family && address <= range.last;
+        before.filter(covers).map_or(Atom::OTHERS, |(_, atom)| *atom)
+    }
+
+    /// What this node does with a packet that it forwards. The node at the other end decides for
+    /// its own pods.
+    #[must_use]
+    pub fn verdict(&self, packet: &Packet) -> Verdict {
+        if packet.from_node || packet.source == packet.destination {
+            return Verdict::Accept;
+        }
+        let accepted = |direction, local: IpAddr, peer: IpAddr| {
+            let decisions = self.locals.get(&local).and_then(|local| local.decisions(direction));
+            decisions.is_none_or(|decisions| {
+                let row = self.rows.get(&decisions.row(self.atom(peer)));
+                row.is_some_and(|row| row.accepts(packet.protocol, packet.port))
+            })
+        };
+        if !accepted(Direction::Egress, packet.source, packet.destination) {
+            return Verdict::Drop(Direction::Egress);
+        }
+        if !accepted(Direction::Ingress, packet.destination, packet.source) {
+            return Verdict::Drop(Direction::Ingress);
+        }
+        Verdict::Accept
+    }
+}
+
+/// What changes of a table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Delta {
+    /// Peers that are new, different or gone.
+    pub peers: BTreeMap<IpAddr, Option<Atom>>,
+    /// All ranges, if they change.
+    pub networks: Option<Vec<(Range, Atom)>>,
+    /// Local addresses that are new, different or gone.
+    pub locals: BTreeMap<IpAddr, Option<Local>>,
+    /// Rows that are new or gone.
+    pub rows: BTreeMap<RowId, Option<Arc<Row>>>,
+}
+
+impl Delta {
+    /// Whether nothing changes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.peers.is_empty()
+            && self.networks.is_none()
+            && self.locals.is_empty()
+            && self.rows.is_empty()
+    }
+
+    /// Adds a later change.
+    pub fn merge(&mut self, later: Self) {
+        self.peers.extend(later.peers);
+        self.networks = later.networks.or(self.networks.take());
+        self.locals.extend(later.locals);
+        self.rows.extend(later.rows);
+    }
+}
+
+impl Table {
+    /// Changes it.
+    pub fn apply(&mut self, delta: &Delta) {
+        for (address, atom) in &delta.peers {
+            match atom {
+                Some(atom) => drop(self.peers.insert(*address, *atom)),
+                None => drop(self.peers.remove(address)),
+            }
+        }
+        if let Some(networks) = &delta.networks {
+            self.networks.clone_from(networks);
+        }
+        for (address, local) in &delta.locals {
+            match local {
+                Some(local) => drop(self.locals.insert(*address, local.clone())),
+                None => drop(self.locals.remove(address)),
+            }
+        }
+        for (id, row) in &delta.rows {
+            match row {
+                Some(row) => drop(self.rows.insert(*id, Arc::clone(row))),
+                None => drop(self.rows.remove(id)),
+            }
+        }
+    }
+}

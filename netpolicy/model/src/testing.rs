@@ -1,0 +1,93 @@
+//! Random clusters, random policies, random packets: the compiled table against the oracle.
+
+mod strategies;
+
+use std::net::IpAddr;
+
+use proptest::prelude::*;
+
+use self::strategies::{ADDRESSES, Edit, NODES, STRANGERS, edits};
+use crate::compile::{Compiler, full};
+use crate::oracle;
+use crate::store::{Dirty, Store};
+use crate::table::{Packet, Table};
+
+const PROTOCOLS: [u8; 4] = [6, 17, 132, 1];
+const PORTS: [u16; 6] = [0, 80, 81, 443, 8080, 9000];
+
+fn packets() -> impl Iterator<Item = Packet> {
+    let address = |text: &&str| text.parse::<IpAddr>().expect("an address");
+    let all: Vec<IpAddr> = ADDRESSES.iter().chain(STRANGERS).map(address).collect();
+    let pairs: Vec<_> = all
+        .iter()
+        .flat_map(|source| all.iter().map(move |destination| (*source, *destination)))
+        .filter(|(source, destination)| source.is_ipv4() == destination.is_ipv4())
+        .collect();
+    pairs.into_iter().flat_map(|(source, destination)| {
+        PROTOCOLS.into_iter().flat_map(move |protocol| {
+            PORTS.into_iter().flat_map(move |port| {
+                [false, true].map(|from_node| Packet {
+                    source,
+                    destination,
+                    protocol,
+                    port,
+                    from_node,
+                })
+            })
+        })
+    })
+}
+
+fn check(store: &Store, node: &str, table: &Table) -> Result<(), TestCaseError> {
+    for packet in packets() {
+        let expected = oracle::verdict(store, node, &packet);
+        prop_assert_eq!(table.verdict(&packet), expected, "on {}: {:?}", node, packet);
+    }
+    Ok(())
+}
+
+fn apply(store: &mut Store, edit: Edit) -> Dirty {
+    match edit {
+        Edit::Pod(pod) => store.put_pod(pod),
+        Edit::NoPod(key) => store.remove_pod(&key),
+        Edit::Namespace(namespace) => store.put_namespace(namespace),
+        Edit::Policy(policy) => store.put_policy(policy),
+        Edit::NoPolicy(key) => store.remove_policy(&key),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(192))]
+
+    #[test]
+    fn the_table_says_what_the_oracle_says(edits in edits(6..40)) {
+        let mut store = Store::new();
+        for edit in edits {
+            apply(&mut store, edit);
+        }
+        for node in NODES {
+            check(&store, node, &full(node, &store))?;
+        }
+    }
+
+    #[test]
+    fn each_change_alone_comes_to_the_same(edits in edits(6..40)) {
+        let mut store = Store::new();
+        let mut compiler = Compiler::new(NODES[0]);
+        // What one gets who is only told of the changes.
+        let mut followed = Table::default();
+        for edit in edits {
+            let dirty = apply(&mut store, edit);
+            let delta = compiler.update(&store, &dirty);
+            prop_assert!(!dirty.is_empty() || delta.is_empty());
+            followed.apply(&delta);
+            prop_assert_eq!(&followed, compiler.table());
+        }
+        check(&store, NODES[0], compiler.table())?;
+        let nothing = compiler.update(&store, &Dirty::default());
+        prop_assert!(nothing.is_empty());
+        // Compiled once more as a whole there is nothing left over from before.
+        compiler.update(&store, &Dirty::everything());
+        prop_assert_eq!(compiler.table(), &full(NODES[0], &store));
+    }
+}

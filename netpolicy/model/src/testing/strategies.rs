@@ -1,0 +1,162 @@
+//! Small worlds in which everything meets everything.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::sync::Arc;
+
+use proptest::collection::{btree_map, btree_set, vec};
+use proptest::option::weighted;
+use proptest::prelude::*;
+use proptest::sample::select;
+use shunt_model::address::Protocol;
+use shunt_model::object::ObjectKey;
+
+use crate::object::{
+    Block, NAMESPACE_NAME, NamedPort, Namespace, NetworkPolicy, Peer, Pod, PortMatch, PortNumber,
+    Rule,
+};
+use crate::selector::{Labels, Operator, Requirement, Selector};
+
+pub(super) const NODES: [&str; 2] = ["n1", "n2"];
+const NAMESPACES: &[&str] = &["x", "y", "z"];
+const NAMES: &[&str] = &["a", "b", "c", "d"];
+const KEYS: &[&str] = &["app", "tier", NAMESPACE_NAME];
+const VALUES: &[&str] = &["a", "b", "x", "y"];
+const PORT_NAMES: &[&str] = &["http", "dns"];
+/// Few, so that pods fight for them.
+pub(super) const ADDRESSES: &[&str] =
+    &["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.1.4", "10.0.1.5", "fd00::1", "fd00::2"];
+pub(super) const STRANGERS: &[&str] = &["10.0.1.9", "192.0.2.1", "255.255.255.255", "fd00::9"];
+const BLOCKS: &[&str] = &[
+    "0.0.0.0/0",
+    "10.0.0.0/8",
+    "10.0.0.0/24",
+    "10.0.1.4/30",
+    "10.0.0.2/32",
+    "192.0.0.0/3",
+    "255.255.255.255/32",
+    "::/0",
+    "fd00::/16",
+    "fd00::2/128",
+];
+
+/// A change of the world.
+#[derive(Clone, Debug)]
+pub(super) enum Edit {
+    Pod(Pod),
+    NoPod(ObjectKey),
+    Namespace(Namespace),
+    Policy(NetworkPolicy),
+    NoPolicy(ObjectKey),
+}
+
+pub(super) fn edits(count: Range<usize>) -> impl Strategy<Value = Vec<Edit>> {
+    let edit = prop_oneof![
+        6 => pod().prop_map(Edit::Pod),
+        1 => key().prop_map(Edit::NoPod),
+        1 => namespace().prop_map(Edit::Namespace),
+        4 => policy().prop_map(Edit::Policy),
+        1 => key().prop_map(Edit::NoPolicy),
+    ];
+    vec(edit, count)
+}
+
+fn word(words: &'static [&'static str]) -> impl Strategy<Value = Arc<str>> {
+    select(words).prop_map(Arc::from)
+}
+
+fn key() -> impl Strategy<Value = ObjectKey> {
+    (select(NAMESPACES), select(NAMES)).prop_map(|(ns, name)| ObjectKey::new(ns, name))
+}
+
+fn labels() -> impl Strategy<Value = Labels> {
+    btree_map(word(&KEYS[..2]), word(VALUES), 0..3)
+}
+
+fn protocol() -> impl Strategy<Value = Protocol> {
+    select(&Protocol::ALL[..])
+}
+
+fn number() -> impl Strategy<Value = u16> {
+    select(&[80u16, 81, 443, 8080][..])
+}
+
+fn pod() -> impl Strategy<Value = Pod> {
+    let port = (word(PORT_NAMES), protocol(), number())
+        .prop_map(|(name, protocol, port)| NamedPort { name, protocol, port });
+    let addresses = btree_set(select(ADDRESSES), 0..3);
+    let rest = (0i64..3, prop::bool::weighted(0.1), labels(), vec(port, 0..3));
+    (key(), weighted(0.9, select(&NODES[..])), addresses, rest).prop_map(
+        |(key, node, addresses, (created, host_network, labels, ports))| Pod {
+            key,
+            created,
+            node: node.map(Arc::from),
+            addresses: addresses.iter().map(|text| text.parse().expect("an address")).collect(),
+            host_network,
+            labels: Arc::new(labels),
+            ports,
+        },
+    )
+}
+
+fn namespace() -> impl Strategy<Value = Namespace> {
+    (word(NAMESPACES), labels()).prop_map(|(name, mut labels)| {
+        labels.insert(NAMESPACE_NAME.into(), Arc::clone(&name));
+        Namespace { name, labels }
+    })
+}
+
+fn selector() -> impl Strategy<Value = Selector> {
+    let values = || btree_set(word(VALUES), 1..3);
+    let operator = prop_oneof![
+        4 => values().prop_map(Operator::In),
+        1 => values().prop_map(Operator::NotIn),
+        1 => Just(Operator::Exists),
+        1 => Just(Operator::DoesNotExist),
+    ];
+    let requirement =
+        (word(KEYS), operator).prop_map(|(key, operator)| Requirement { key, operator });
+    let several = vec(requirement, 0..3).prop_map(|all| all.into_iter().collect());
+    prop_oneof![2 => Just(Selector::default()), 3 => several]
+}
+
+fn block() -> impl Strategy<Value = Block> {
+    (select(BLOCKS), btree_set(select(BLOCKS), 0..3)).prop_map(|(cidr, except)| {
+        let cidr: ipnet::IpNet = cidr.parse().expect("a network");
+        let except: BTreeSet<ipnet::IpNet> =
+            except.iter().map(|net| net.parse().expect("a network")).collect();
+        let within = |net: &ipnet::IpNet| cidr.contains(net) && *net != cidr;
+        Block { cidr: cidr.trunc(), except: except.into_iter().filter(within).collect() }
+    })
+}
+
+fn peer() -> impl Strategy<Value = Peer> {
+    let pods = (weighted(0.6, selector()), selector())
+        .prop_map(|(namespaces, pods)| Peer::Pods { namespaces, pods });
+    prop_oneof![2 => pods, 1 => block().prop_map(Peer::Block)]
+}
+
+fn port() -> impl Strategy<Value = PortMatch> {
+    let number = prop_oneof![
+        1 => Just(PortNumber::Any),
+        3 => (number(), 0u16..2000).prop_map(|(port, more)| PortNumber::Range(port, port + more)),
+        3 => number().prop_map(|port| PortNumber::Range(port, port)),
+        2 => word(PORT_NAMES).prop_map(PortNumber::Named),
+    ];
+    (protocol(), number).prop_map(|(protocol, port)| PortMatch { protocol, port })
+}
+
+fn rule() -> impl Strategy<Value = Rule> {
+    (weighted(0.8, vec(peer(), 0..3)), weighted(0.7, vec(port(), 0..3)))
+        .prop_map(|(peers, ports)| Rule { peers, ports })
+}
+
+fn policy() -> impl Strategy<Value = NetworkPolicy> {
+    let rules = || weighted(0.7, vec(rule(), 0..3));
+    (key(), selector(), rules(), rules()).prop_map(|(key, pods, ingress, egress)| NetworkPolicy {
+        key,
+        pods,
+        ingress,
+        egress,
+    })
+}
