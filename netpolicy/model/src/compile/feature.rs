@@ -60,7 +60,14 @@ pub(super) struct Features {
     ports: BTreeSet<(Arc<str>, Protocol)>,
     /// Which selectors match, for each namespace and set of labels that was looked at. Pods share
     /// their labels, and the set is held here, so its address stands for it.
-    matches: BTreeMap<(Arc<str>, usize), (Arc<Labels>, Arc<[Arc<Feature>]>)>,
+    matches: BTreeMap<(Arc<str>, usize), Matching>,
+}
+
+/// A set of labels and the selectors that match it.
+#[derive(Debug)]
+struct Matching {
+    _labels: Arc<Labels>,
+    features: Arc<[Arc<Feature>]>,
 }
 
 impl Features {
@@ -103,8 +110,8 @@ impl Features {
     /// The selectors that match a pod.
     fn matching(&mut self, store: &Store, pod: &Pod) -> Arc<[Arc<Feature>]> {
         let place = (Arc::clone(&pod.key.namespace), Arc::as_ptr(&pod.labels) as usize);
-        if let Some((_, found)) = self.matches.get(&place) {
-            return Arc::clone(found);
+        if let Some(found) = self.matches.get(&place) {
+            return Arc::clone(&found.features);
         }
         let labels = store.namespace_labels(&pod.key.namespace);
         let matches = |feature: &&Arc<Feature>| match feature.as_ref() {
@@ -117,9 +124,10 @@ impl Features {
             }
             Feature::Block(_) | Feature::Port(..) => false,
         };
-        let found: Arc<[_]> = self.asked.iter().filter(matches).cloned().collect();
-        self.matches.insert(place, (Arc::clone(&pod.labels), Arc::clone(&found)));
-        found
+        let features: Arc<[_]> = self.asked.iter().filter(matches).cloned().collect();
+        let found = Matching { _labels: Arc::clone(&pod.labels), features: Arc::clone(&features) };
+        self.matches.insert(place, found);
+        features
     }
 
     fn blocks(&self) -> impl Iterator<Item = (&Arc<Feature>, &Block)> {
