@@ -1,4 +1,5 @@
 //! Tests of shunt against real kernels and a real API server.
 
 pub mod control_plane;
+pub mod guest;
 pub mod scenario;

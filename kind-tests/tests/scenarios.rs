@@ -1,11 +1,13 @@
 //! Every scenario under `kind-tests/scenarios` is a test here. Needs root.
 //!
-//! The test harness runs as many at a time as there are cores.
+//! The test harness runs as many at a time as there are cores. One of the tests runs all others once more in the guest
+//! kernel, and a scenario that needs what this kernel lacks is played there alone.
 
 use std::collections::BTreeSet;
 use std::fs;
 
 use anyhow::{Context, Result};
+use shunt_kind_tests::guest;
 use shunt_kind_tests::scenario::Scenario;
 
 /// One test for each scenario: the directory is named like the test, with `-` for `_`.
@@ -72,6 +74,22 @@ fn play(test: &str) {
             panic!("{}", causes.join(":\n"));
         }
     }
+}
+
+/// In the guest each waits for its own daemons, so more of them than it has CPUs: it has one.
+const AT_A_TIME: &str = "4";
+
+#[test]
+fn everything_once_more_in_the_guest() -> Result<()> {
+    if guest::is_here() {
+        return Ok(());
+    }
+    let printed = guest::run_tests(&["--test-threads", AT_A_TIME])?;
+    for name in LISTED {
+        assert!(printed.contains(&format!("test {name} ... ok")), "{name} was not run:\n{printed}");
+    }
+    println!("{printed}");
+    Ok(())
 }
 
 #[test]

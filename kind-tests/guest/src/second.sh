@@ -3,7 +3,7 @@
 # Arguments: the guest's home, where standard output and standard error go.
 set -e
 home=$1
-export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TERM=dumb
 
 umount -l /mnt 2>/dev/null || true
 mount -t proc proc /proc
