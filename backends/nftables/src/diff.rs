@@ -6,11 +6,13 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use shunt_model::address::Endpoint;
+use shunt_model::balancing::Method;
 
-use crate::element::{Element, Key, Place, Target, Value};
+use crate::element::{Element, Key, Place, Value};
 use crate::installed::{Installed, InstalledFrontend};
 use crate::lower::{FrontendTarget, Wanted};
-use crate::name::{PoolChain, SetId, SetKind};
+use crate::name::{SetId, SetKind};
+use crate::pool::{Draw, PoolChain};
 
 /// One change of the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,8 +123,9 @@ fn diff_frontend(
     target: Option<&FrontendTarget>,
     there: &InstalledFrontend,
 ) {
-    let pool = target.map_or(&[][..], |target| &target.pool);
-    diff_slots(steps, place, pool, there);
+    let (draw, slots) =
+        target.map_or_else(Default::default, |target| (target.draw, &*target.slots));
+    diff_slots(steps, place, (draw, slots), there);
     let verdict = target.map(|target| (target.target, Arc::clone(&target.comment)));
     if verdict == there.verdict {
         return;
@@ -139,19 +142,27 @@ fn diff_frontend(
     steps.switch.push(Operation::Add(Element { set, key, value }));
 }
 
-fn diff_slots(steps: &mut Steps, place: &Place, pool: &[Endpoint], there: &InstalledFrontend) {
-    let drawn = there.verdict.as_ref().map_or(0, |(target, _)| target.slots());
+fn diff_slots(
+    steps: &mut Steps,
+    place: &Place,
+    (draw, wanted): (Draw, &[Endpoint]),
+    there: &InstalledFrontend,
+) {
+    let drawn = there.verdict.as_ref().and_then(|(target, _)| target.draw()).unwrap_or_default();
     let set = place.endpoints();
-    let slots = assign_slots(&there.slots, pool);
+    let slots = match draw.method {
+        Method::Random => assign_slots(&there.slots, wanted),
+        Method::HashAddress | Method::HashConnection => wanted.to_vec(),
+    };
     // The chain stays: it bears empty slots, and all can change at once.
-    let stays = !pool.is_empty() && Target::for_pool(pool.len()).slots() == drawn;
+    let stays = !wanted.is_empty() && draw == drawn;
     let key = |slot| Key::Slot(place.frontend, slot);
     for (slot, endpoint) in (0u32..).zip(&slots) {
         let old = there.slots.get(slot as usize).copied().flatten();
         if old == Some(*endpoint) {
             continue;
         }
-        let in_use = slot < drawn && old.is_some();
+        let in_use = slot < drawn.slots && old.is_some();
         let step = if stays || in_use { &mut steps.switch } else { &mut steps.prepare };
         if old.is_some() {
             step.push(Operation::Delete(set, key(slot)));
@@ -167,7 +178,8 @@ fn diff_slots(steps: &mut Steps, place: &Place, pool: &[Endpoint], there: &Insta
     }
 }
 
-/// Which slot each endpoint of a pool gets: who has one keeps it, if the pool is still so long;
+/// Which slot each endpoint of a pool gets (each of its places, if it has several by its weight):
+/// who has one keeps it, if the pool is still so long;
 /// the others fill the holes in order. So a removed endpoint's slot goes to the last one's
 /// endpoint, and a change costs what changes.
 #[must_use]
@@ -177,9 +189,9 @@ pub fn assign_slots(there: &[Option<Endpoint>], pool: &[Endpoint]) -> Vec<Endpoi
     let mut slots = vec![None; pool.len()];
     for (slot, old) in slots.iter_mut().zip(there) {
         let Some(endpoint) = old else { continue };
-        if let Ok(at) = pool.binary_search(endpoint)
-            && !placed[at]
-        {
+        let first = pool.partition_point(|other| other < endpoint);
+        let mut same = (first..pool.len()).take_while(|at| pool[*at] == *endpoint);
+        if let Some(at) = same.find(|at| !placed[*at]) {
             placed[at] = true;
             *slot = Some(*endpoint);
         }
@@ -221,5 +233,7 @@ mod tests {
         assert_eq!(assign_slots(&slots(&[1, 1]), &endpoints(&[1, 2])), endpoints(&[1, 2]));
         assert_eq!(assign_slots(&[None, None], &endpoints(&[7])), endpoints(&[7]));
         assert_eq!(assign_slots(&slots(&[1]), &[]), []);
+        let (there, weighted) = (slots(&[2, 1, 1, 1]), endpoints(&[1, 1, 2, 2]));
+        assert_eq!(assign_slots(&there, &weighted), endpoints(&[2, 1, 1, 2]));
     }
 }

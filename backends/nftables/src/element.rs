@@ -7,7 +7,8 @@ use std::sync::Arc;
 use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 use shunt_model::address::{Endpoint, Family, Frontend, FrontendAddress, Protocol};
 
-use crate::name::{Clients, PoolChain, REFUSE, SetId, SetKind, guard};
+use crate::name::{REFUSE, SetId, SetKind, guard};
+use crate::pool::{Clients, Draw, PoolChain};
 
 /// The key of an element. Which variants a set has follows from its [`SetKind`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,11 +46,11 @@ pub struct Place {
 /// What happens to a new connection to a frontend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Target {
-    /// An endpoint in one of so many slots gets it: the next power of two.
-    Pool(u32),
+    /// An endpoint that is drawn so gets it.
+    Pool(Draw),
     /// The same for those outside; who is inside meets the frontend in the other view. Zero
     /// slots: there is none for those outside.
-    OutsidePool(u32),
+    OutsidePool(Draw),
     /// Source ranges decide: who is allowed meets the frontend in that view.
     Guard,
     /// It is refused.
@@ -167,13 +168,13 @@ impl Target {
     /// The chain of its pool at a place, if it has one.
     #[must_use]
     pub const fn pool_chain(self, place: &Place) -> Option<PoolChain> {
-        let (clients, slots) = match (self, place.view) {
-            (Self::Pool(slots), View::Everyone | View::Allowed) => (Clients::All, slots),
-            (Self::Pool(slots), View::Inside) => (Clients::Inside, slots),
-            (Self::OutsidePool(slots), _) => (Clients::Outside, slots),
+        let (clients, draw) = match (self, place.view) {
+            (Self::Pool(draw), View::Everyone | View::Allowed) => (Clients::All, draw),
+            (Self::Pool(draw), View::Inside) => (Clients::Inside, draw),
+            (Self::OutsidePool(draw), _) => (Clients::Outside, draw),
             (Self::Guard | Self::Refuse | Self::Drop, _) => return None,
         };
-        Some(PoolChain::of(&place.frontend, clients, slots))
+        Some(PoolChain::of(&place.frontend, clients, draw))
     }
 
     /// The chain that the verdict goes to; `None` for a plain drop.
@@ -197,24 +198,17 @@ impl Target {
         }
         let pool = PoolChain::parse(name)?;
         Some(match pool.clients {
-            Clients::All | Clients::Inside => Self::Pool(pool.slots),
-            Clients::Outside => Self::OutsidePool(pool.slots),
+            Clients::All | Clients::Inside => Self::Pool(pool.draw),
+            Clients::Outside => Self::OutsidePool(pool.draw),
         })
     }
 
-    /// The target for a pool of so many endpoints.
+    /// How it draws from the endpoint map, if it does.
     #[must_use]
-    pub fn for_pool(endpoints: usize) -> Self {
-        let endpoints = u32::try_from(endpoints).unwrap_or(u32::MAX);
-        Self::Pool(endpoints.checked_next_power_of_two().unwrap_or(1 << 31))
-    }
-
-    /// How many slots of the endpoint map it draws from.
-    #[must_use]
-    pub const fn slots(self) -> u32 {
+    pub const fn draw(self) -> Option<Draw> {
         match self {
-            Self::Pool(slots) | Self::OutsidePool(slots) => slots,
-            Self::Guard | Self::Refuse | Self::Drop => 0,
+            Self::Pool(draw) | Self::OutsidePool(draw) => Some(draw),
+            Self::Guard | Self::Refuse | Self::Drop => None,
         }
     }
 }

@@ -87,6 +87,8 @@ pub enum Expression<S = SetId> {
     LoadDestination(Family, Register),
     /// `th dport`
     LoadPort(Register),
+    /// `th sport`
+    LoadSourcePort(Register),
     /// `ct original ip daddr`
     LoadOriginalDestination(Family, Register),
     /// `ct original proto-dst`
@@ -113,6 +115,17 @@ pub enum Expression<S = SetId> {
     NotFirstOfTcp,
     /// `numgen random mod N`
     Random(Register, u32),
+    /// `jhash ... mod N seed S` of so many bytes in registers.
+    Hash {
+        /// Where they begin.
+        from: Register,
+        /// How many bytes.
+        length: u32,
+        /// Where the number goes.
+        register: Register,
+        /// The number is below this.
+        modulus: u32,
+    },
     /// Continue only if the key is in the set (or is not, if inverted).
     In {
         /// The set.
@@ -209,6 +222,7 @@ impl<S: Display> Expression<S> {
                 payload(message, NETWORK, (24, 16), *register);
             }
             Self::LoadPort(register) => payload(message, TRANSPORT, (2, 2), *register),
+            Self::LoadSourcePort(register) => payload(message, TRANSPORT, (0, 2), *register),
             Self::LoadOriginalDestination(family, register) => {
                 let key = if *family == Family::V4 { CT_DST_IP } else { CT_DST_IP6 };
                 conntrack(message, key, ORIGINAL, *register);
@@ -240,6 +254,13 @@ impl<S: Display> Expression<S> {
                 message.u32(1, register.number());
                 message.u32(2, *modulus);
                 message.u32(3, NG_RANDOM);
+            }),
+            Self::Hash { from, length, register, modulus } => element(message, "hash", |message| {
+                message.u32(1, from.number());
+                message.u32(2, register.number());
+                message.u32(3, *length);
+                message.u32(4, *modulus);
+                message.u32(5, HASH_SEED);
             }),
             Self::In { .. } | Self::Map { .. } | Self::VerdictMap { .. } => self.lookup(message),
             Self::TranslateDestination { .. }
@@ -310,6 +331,8 @@ impl<S: Display> Expression<S> {
     }
 }
 
+/// The seed of every hash: the same on all nodes, so that they make the same choice.
+pub(crate) const HASH_SEED: u32 = 0x7368_756e;
 /// Register for values that are compared at once.
 const SCRATCH: Register = Register(0);
 const VERDICT_REGISTER: u32 = 0;

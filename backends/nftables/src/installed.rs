@@ -8,7 +8,8 @@ use shunt_model::address::{Endpoint, Family};
 
 use crate::diff::{Operation, interval_elements};
 use crate::element::{Element, Key, Place, Target, Value};
-use crate::name::{PoolChain, SetId, SetKind};
+use crate::name::{SetId, SetKind};
+use crate::pool::PoolChain;
 
 /// What the kernel holds for one frontend.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -20,7 +20,7 @@ use crate::installed::Installed;
 pub use crate::inventory::{Inventory, TableState, inventory};
 use crate::lower::{References, Wanted, counts, portions};
 use crate::message::OURS;
-use crate::name::PoolChain;
+use crate::pool::PoolChain;
 use crate::readback::{self, ReadBack};
 use crate::session::{Session, rejected};
 use crate::transaction::{Transaction, chunks};

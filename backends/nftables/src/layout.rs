@@ -1,9 +1,11 @@
 //! The fixed part of the table: chains and rules. They never depend on the cluster.
 
 use shunt_model::address::Family;
+use shunt_model::balancing::Method;
 
-use crate::expression::{Expression, Register, Rejection, Verdict};
-use crate::name::{self, Clients, PoolChain, SetId, SetKind};
+use crate::expression::{Expression, HASH_SEED, Register, Rejection, Verdict};
+use crate::name::{self, SetId, SetKind};
+use crate::pool::{Clients, Draw, PoolChain};
 use crate::rule::{Chain, Hook, Rule, fingerprint};
 
 /// Translation of destinations, as kube-proxy and the CNI plugins do it (`NF_IP_PRI_NAT_DST`).
@@ -55,13 +57,14 @@ pub(crate) fn pool(chain: PoolChain) -> Chain {
     if chain.clients == Clients::Outside {
         rules.extend(inside_first(chain));
     }
-    match chain.slots {
-        0 => {}
-        1 => rules.push(draw(chain, 1)),
-        slots => {
+    let Draw { slots, method } = chain.draw;
+    match (method, slots) {
+        (_, 0) => {}
+        (Method::Random, 2..) => {
             rules.extend((0..DRAWS).map(|_| draw(chain, slots)));
             rules.push(draw(chain, slots / 2));
         }
+        _ => rules.push(draw(chain, slots)),
     }
     rules.push(lost());
     Chain { name: chain.to_string(), hook: None, rules }
@@ -123,25 +126,48 @@ fn draw(chain: PoolChain, slots: u32) -> Rule {
     let (key, loads, slot) = frontend_of_packet(chain);
     let (address, port) = (Register(0), after_address(family));
     let mut expressions = vec![Expression::ServiceProtocol];
+    if chain.node_port && chain.draw.method != Method::Random {
+        // As in `frontend_of_packet`: the hash has an address in it.
+        expressions.push(Expression::FamilyIs(family));
+    }
     expressions.extend(loads);
+    let (number, pick) = pick(chain, slots, slot);
+    expressions.extend(pick);
     expressions.extend([
-        Expression::Random(slot, slots),
         Expression::Map { set, key: Register(0), value: address },
         Expression::TranslateDestination { family, address, port },
     ]);
-    let text = format!(
-        "{SERVICE_PROTOCOLS} dnat {} to {key} . numgen random mod {slots} map @{set}",
-        ip(family),
-    );
+    let text = format!("{SERVICE_PROTOCOLS} dnat {} to {key} . {number} map @{set}", ip(family),);
     Rule::new(text, expressions)
+}
+
+/// A number below `slots`, as nft writes it and as it is made in a register.
+fn pick(chain: PoolChain, slots: u32, register: Register) -> (String, Vec<Expression>) {
+    let family = chain.family;
+    let from = Register(register.0 + 1);
+    let mut loads = vec![Expression::LoadSource(family, from)];
+    let (length, what) = match chain.draw.method {
+        Method::Random => {
+            let expressions = vec![Expression::Random(register, slots)];
+            return (format!("numgen random mod {slots}"), expressions);
+        }
+        Method::HashAddress => (width(family), format!("{} saddr", ip(family))),
+        Method::HashConnection => {
+            loads.push(Expression::LoadSourcePort(Register(from.0 + width(family) / 4)));
+            (width(family) + 4, format!("{} saddr . th sport", ip(family)))
+        }
+    };
+    loads.push(Expression::Hash { from, length, register, modulus: slots });
+    (format!("jhash {what} mod {slots} seed {HASH_SEED:#x}"), loads)
 }
 
 /// The fingerprint of everything that is fixed. A table with another one is replaced.
 pub(crate) fn layout_fingerprint() -> u64 {
     let mut text = String::new();
-    let pools = Family::ALL.into_iter().flat_map(|family| {
-        Clients::ALL.into_iter().flat_map(move |clients| {
-            [false, true].map(|node_port| pool(PoolChain { family, clients, node_port, slots: 4 }))
+    let pools = PoolChain::stems().flat_map(|stem| {
+        [Method::Random, Method::HashAddress, Method::HashConnection].map(|method| {
+            let draw = Draw { slots: 4, method };
+            pool(PoolChain { draw, ..stem })
         })
     });
     for chain in chains().into_iter().chain(pools) {
@@ -334,12 +360,17 @@ fn load_frontend(family: Family) -> Vec<Expression> {
     ]
 }
 
+/// The length of an address in bytes.
+const fn width(family: Family) -> u32 {
+    match family {
+        Family::V4 => 4,
+        Family::V6 => 16,
+    }
+}
+
 /// The register after an address in register 0.
 const fn after_address(family: Family) -> Register {
-    match family {
-        Family::V4 => Register(1),
-        Family::V6 => Register(4),
-    }
+    Register(width(family) / 4)
 }
 
 /// The register after address, protocol and port.

@@ -12,6 +12,8 @@ use crate::diff::interval_elements;
 use crate::element::{Key, Place, Target, View, masquerade_own_set, masquerade_set};
 use crate::installed::{Installed, family_of};
 use crate::name::{SetId, SetKind};
+use crate::pool::Draw;
+use crate::slots::slots;
 use crate::userdata::fit_comment;
 
 /// What one frontend shall have.
@@ -19,8 +21,10 @@ use crate::userdata::fit_comment;
 pub struct FrontendTarget {
     /// Its verdict.
     pub target: Target,
-    /// Its pool; empty unless the verdict is a pool.
-    pub pool: Arc<[Endpoint]>,
+    /// How its pool is drawn from, by this verdict or the one that a guard leads to.
+    pub draw: Draw,
+    /// What the slots of its pool hold: sorted, or by slot if they are drawn by a hash.
+    pub slots: Arc<[Endpoint]>,
     /// Namespace/name:port, for readers of the listing.
     pub comment: Arc<str>,
 }
@@ -77,12 +81,12 @@ impl Wanted {
         for (key, new) in &delta.services {
             let old = plan.services.get(key).map(Arc::as_ref);
             for frontend in old.into_iter().flat_map(|service| &service.frontends) {
-                for (place, _) in targets(key, frontend) {
+                for place in places(frontend) {
                     wanted.frontends.entry(place).or_insert(None);
                 }
             }
-            for frontend in new.iter().flat_map(|service| &service.frontends) {
-                wanted.frontends.extend(targets(key, frontend));
+            if let Some(service) = new {
+                wanted.frontends.extend(service_targets(key, service));
             }
             // Taken before released: a member that stays is never at zero in between.
             let taken = new.as_deref().into_iter().flat_map(service_members);
@@ -106,9 +110,7 @@ impl Wanted {
         let mut frontends: BTreeMap<_, _> =
             installed.frontends.keys().map(|frontend| (*frontend, None)).collect();
         for (key, service) in &plan.services {
-            for frontend in &service.frontends {
-                frontends.extend(targets(key, frontend));
-            }
+            frontends.extend(service_targets(key, service));
         }
         let there = installed
             .members
@@ -125,9 +127,9 @@ impl Wanted {
 pub fn counts(plan: &Plan, references: &References) -> HashMap<SetId, u32> {
     let mut counts: HashMap<SetId, u32> = HashMap::new();
     for (key, service) in &plan.services {
-        for (place, target) in service.frontends.iter().flat_map(|plan| targets(key, plan)) {
+        for (place, target) in service_targets(key, service) {
             *counts.entry(place.verdicts()).or_default() += 1;
-            let slots = target.map_or(0, |target| target.pool.len());
+            let slots = target.map_or(0, |target| target.slots.len());
             *counts.entry(place.endpoints()).or_default() +=
                 u32::try_from(slots).unwrap_or(u32::MAX);
         }
@@ -179,23 +181,39 @@ fn exchange(
     touched.extend(released);
 }
 
-/// What a frontend is, as each kind of client meets it.
+/// The places in which a frontend stands.
+fn places(plan: &FrontendPlan) -> impl Iterator<Item = Place> {
+    let place = Place::everyone(plan.frontend);
+    let allowed = plan.sources.is_some().then_some(Place { view: View::Allowed, ..place });
+    let inside = plan.from_inside.is_some().then_some(Place { view: View::Inside, ..place });
+    [place].into_iter().chain(allowed).chain(inside)
+}
+
+/// What each frontend of a Service is, as each kind of client meets it.
+fn service_targets(
+    key: &ObjectKey,
+    service: &ServicePlan,
+) -> impl Iterator<Item = (Place, Option<FrontendTarget>)> {
+    service.frontends.iter().flat_map(move |plan| targets(key, service, plan))
+}
+
 fn targets(
-    service: &ObjectKey,
+    key: &ObjectKey,
+    service: &ServicePlan,
     plan: &FrontendPlan,
 ) -> impl Iterator<Item = (Place, Option<FrontendTarget>)> {
-    let mut comment = service.to_string();
+    let mut comment = key.to_string();
     if !plan.port_name.is_empty() {
         comment.push(':');
         comment.push_str(&plan.port_name);
     }
     let comment: Arc<str> = fit_comment(&comment).into();
-    let mut everyone = target(&plan.action, &comment);
-    let inside = plan.from_inside.as_ref().map(|action| target(action, &comment));
+    let mut everyone = target(service, &plan.action, &comment);
+    let inside = plan.from_inside.as_ref().map(|action| target(service, action, &comment));
     if inside.is_some() {
         everyone.target = match everyone.target {
-            Target::Pool(slots) => Target::OutsidePool(slots),
-            Target::Drop => Target::OutsidePool(0),
+            Target::Pool(draw) => Target::OutsidePool(draw),
+            Target::Drop => Target::OutsidePool(Draw::default()),
             other => other,
         };
     }
@@ -203,23 +221,27 @@ fn targets(
     let mut allowed = None;
     if plan.sources.is_some() {
         // The slots stay with the view of everyone; the verdict that draws from them moves.
-        let pool = Arc::clone(&everyone.pool);
-        let guard = FrontendTarget { target: Target::Guard, pool, comment: Arc::clone(&comment) };
-        let target = std::mem::replace(&mut everyone, guard).target;
-        let target = FrontendTarget { target, pool: Arc::from([]), comment };
+        let target = std::mem::replace(&mut everyone.target, Target::Guard);
+        let target =
+            FrontendTarget { target, draw: Draw::default(), slots: Arc::from([]), comment };
         allowed = Some((Place { view: View::Allowed, ..place }, Some(target)));
     }
     let inside = inside.map(|target| (Place { view: View::Inside, ..place }, Some(target)));
     [(place, Some(everyone))].into_iter().chain(allowed).chain(inside)
 }
 
-fn target(action: &Action, comment: &Arc<str>) -> FrontendTarget {
-    let (target, pool) = match action {
-        Action::Forward(pool) => (Target::for_pool(pool.len()), Arc::clone(pool)),
-        Action::Reject => (Target::Refuse, Arc::from([])),
-        Action::Drop => (Target::Drop, Arc::from([])),
+fn target(service: &ServicePlan, action: &Action, comment: &Arc<str>) -> FrontendTarget {
+    let comment = Arc::clone(comment);
+    let without = |target| (target, Draw::default(), Arc::from([]));
+    let (target, draw, slots) = match action {
+        Action::Forward(pool) => {
+            let (draw, slots) = slots(service, pool);
+            (Target::Pool(draw), draw, slots)
+        }
+        Action::Reject => without(Target::Refuse),
+        Action::Drop => without(Target::Drop),
     };
-    FrontendTarget { target, pool, comment: Arc::clone(comment) }
+    FrontendTarget { target, draw, slots, comment }
 }
 
 fn service_members(service: &ServicePlan) -> impl Iterator<Item = (SetId, Key)> + '_ {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use shunt_model::address::{Family, Frontend, FrontendAddress};
+use shunt_model::address::Family;
 
 /// The table, of family `inet`.
 pub const TABLE: &str = "shunt";
@@ -159,81 +159,6 @@ impl fmt::Display for SetId {
     }
 }
 
-/// Whose connections a chain of a pool is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Clients {
-    /// Everyone's.
-    All,
-    /// Everyone's but those from inside of the cluster, who are sent elsewhere first.
-    Outside,
-    /// Those from inside, where a traffic policy is not for them.
-    Inside,
-}
-
-impl Clients {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::All, Self::Outside, Self::Inside];
-
-    const fn prefix(self) -> &'static str {
-        match self {
-            Self::All => "",
-            Self::Outside => "outside_",
-            Self::Inside => "inside_",
-        }
-    }
-}
-
-/// The chain that picks one of a pool's endpoints. There is one for each power of two, not for
-/// each pool: a pool of five to eight endpoints uses the one with eight slots.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PoolChain {
-    /// The family.
-    pub family: Family,
-    /// For whom it is.
-    pub clients: Clients,
-    /// Whether it reads the endpoints of NodePorts.
-    pub node_port: bool,
-    /// How many slots it draws from: a power of two. Zero for `Outside`, where the traffic policy
-    /// leaves no endpoint to those outside.
-    pub slots: u32,
-}
-
-impl PoolChain {
-    /// The chain with so many slots for a frontend's pool.
-    #[must_use]
-    pub const fn of(frontend: &Frontend, clients: Clients, slots: u32) -> Self {
-        let node_port = matches!(frontend.address, FrontendAddress::Node(_));
-        Self { family: frontend.family(), clients, node_port, slots }
-    }
-
-    /// The chain with this name.
-    #[must_use]
-    pub fn parse(name: &str) -> Option<Self> {
-        let (stem, slots) = name.rsplit_once('_')?;
-        let slots: u32 = slots.parse().ok()?;
-        let kinds = Clients::ALL.into_iter().flat_map(|clients| {
-            Family::ALL.into_iter().flat_map(move |family| {
-                [false, true].map(|node_port| Self { family, clients, node_port, slots })
-            })
-        });
-        let sound = |chain: &Self| {
-            slots.is_power_of_two() || (slots == 0 && chain.clients == Clients::Outside)
-        };
-        kinds.filter(sound).find(|chain| chain.stem() == stem && chain.to_string() == name)
-    }
-
-    fn stem(&self) -> String {
-        let kind = if self.node_port { "node_port_pool" } else { "pool" };
-        format!("{}{kind}_{}", self.clients.prefix(), suffix(self.family))
-    }
-}
-
-impl fmt::Display for PoolChain {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}_{}", self.stem(), self.slots)
-    }
-}
-
 /// The chain that refuses: TCP reset, or ICMP port unreachable.
 pub const REFUSE: &str = "refuse";
 
@@ -255,7 +180,7 @@ pub fn sources(family: Family) -> String {
     format!("sources_{}", suffix(family))
 }
 
-const fn suffix(family: Family) -> &'static str {
+pub(crate) const fn suffix(family: Family) -> &'static str {
     match family {
         Family::V4 => "v4",
         Family::V6 => "v6",

@@ -12,7 +12,8 @@ use crate::error::Error;
 use crate::installed::Installed;
 use crate::layout;
 use crate::message::{self, OURS, Table, kind};
-use crate::name::{PoolChain, SetId};
+use crate::name::SetId;
+use crate::pool::PoolChain;
 use crate::rule::{Chain, Rule};
 
 /// What was found in the kernel.

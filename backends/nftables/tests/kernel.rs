@@ -6,12 +6,13 @@ mod reader;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use common::{delta, node, service};
-use reader::{nft, sorted};
+use common::{balanced, delta, node, service};
+use reader::{assert_same, nft};
 use shunt_cluster::Netns;
 use std::sync::Arc;
 
 use shunt_model::address::Endpoint;
+use shunt_model::balancing::{Balancing, Method};
 use shunt_model::object::ObjectKey;
 use shunt_model::plan::{Action, Plan, PlanDelta, ServicePlan};
 use shunt_nftables::kernel::{Nftables, Options, Report, inventory};
@@ -26,6 +27,11 @@ fn plan_of(services: impl IntoIterator<Item = (ObjectKey, Arc<ServicePlan>)>) ->
         node: node(),
         services: services.into_iter().collect::<std::collections::BTreeMap<_, _>>(),
     }
+}
+
+/// A Service that is drawn from by a hash.
+fn hashed(n: u16, method: Method) -> (ObjectKey, Arc<ServicePlan>) {
+    balanced(service(n, &[1, 2, 3]), Balancing { method, ..Balancing::default() }, false)
 }
 
 struct Node {
@@ -82,6 +88,9 @@ fn the_kernel_holds_what_the_text_says_and_nft_reads_both_alike() {
         service(2, &[]),
         service(3, &[9]),
         service(2001, &[4, 5]),
+        balanced(service(4, &[2, 3, 4]), Balancing::default(), true),
+        hashed(5, Method::HashAddress),
+        hashed(6, Method::HashConnection),
     ]);
     let node = Node::new();
     let mut nftables = node.open(NO_OWNER);
@@ -97,8 +106,8 @@ fn the_kernel_holds_what_the_text_says_and_nft_reads_both_alike() {
         nft.stdin.take().expect("stdin").write_all(fed.as_bytes()).expect("a script");
         assert!(nft.wait().expect("an end").success(), "{fed}");
     });
-    assert_eq!(sorted(&ours), sorted(&nft(&other.netns, &["list", "ruleset"])), "{script}");
-    assert_eq!(sorted(&ours), sorted(&script), "the listing is the script");
+    assert_same(&ours, &nft(&other.netns, &["list", "ruleset"]));
+    assert_same(&ours, &script);
     node.assert_holds(&plan);
 }
 

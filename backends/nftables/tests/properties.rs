@@ -3,13 +3,14 @@
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use common::{delta, node, service};
+use common::{balanced, delta, node, service};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 use shunt_cluster::Netns;
+use shunt_model::balancing::{Balancing, Method};
 use shunt_model::plan::{NodePlan, Plan};
 use shunt_nftables::diff::{Operation, Steps, diff};
 use shunt_nftables::element::{Place, Target, View};
@@ -18,17 +19,24 @@ use shunt_nftables::kernel::{Nftables, Options, inventory};
 use shunt_nftables::lower::{References, Wanted};
 use shunt_nftables::text;
 
+/// How connections are spread: mostly as they are by default.
+fn balancing() -> impl Strategy<Value = Balancing> {
+    let method = prop_oneof![6 => Just(Method::Random), 1 => Just(Method::HashAddress), 1 => Just(Method::HashConnection)];
+    method.prop_map(|method| Balancing { method, ..Balancing::default() })
+}
+
 /// A few Services with a few endpoints each, so that the same ones come and go.
 fn plans() -> impl Strategy<Value = Vec<Plan>> {
-    let endpoints = proptest::collection::btree_set(1..9_u16, 0..7);
+    let endpoints = (proptest::collection::btree_set(1..9_u16, 0..7), balancing(), any::<bool>());
     let services = proptest::collection::btree_map(1..10_u16, endpoints, 0..6);
     let one = (services, any::<bool>()).prop_map(|(services, pods_known)| {
         let mut node = (*node()).clone();
         if !pods_known {
             node = NodePlan { masquerade_all: true, ..NodePlan::default() };
         }
-        let of = |(n, endpoints): (u16, std::collections::BTreeSet<u16>)| {
-            service(n, &endpoints.into_iter().collect::<Vec<_>>())
+        let of = |(n, (endpoints, balancing, weighted)): (u16, (BTreeSet<u16>, _, _))| {
+            let service = service(n, &endpoints.into_iter().collect::<Vec<_>>());
+            balanced(service, balancing, weighted)
         };
         Plan {
             node: Arc::new(node),
@@ -40,7 +48,11 @@ fn plans() -> impl Strategy<Value = Vec<Plan>> {
 
 /// How many of its first slots a verdict needs filled, whatever its chain draws.
 fn needed(verdict: Option<&(Target, Arc<str>)>) -> usize {
-    verdict.map_or(0, |(target, _)| target.slots().div_ceil(2) as usize)
+    let draw = verdict.and_then(|(target, _)| target.draw()).unwrap_or_default();
+    match draw.method {
+        Method::Random => draw.slots.div_ceil(2) as usize,
+        Method::HashAddress | Method::HashConnection => draw.slots as usize,
+    }
 }
 
 /// Whether so many of a frontend's first slots are filled.

@@ -56,7 +56,7 @@ pub enum AffinityScope {
 }
 
 /// How an endpoint is picked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Method {
     /// At random.
     #[default]

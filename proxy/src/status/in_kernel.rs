@@ -55,13 +55,14 @@ fn row(place: &Place, installed: &Installed) -> Option<FrontendRow> {
     let (service, port) = comment.split_once(':').unwrap_or((&*comment, ""));
     let (namespace, name) = service.split_once('/').unwrap_or(("", service));
     let (action, slots) = match target {
-        Target::OutsidePool(0) => ("drop", 0),
-        Target::Pool(slots) | Target::OutsidePool(slots) => ("forward", slots as usize),
+        Target::OutsidePool(draw) if draw.slots == 0 => ("drop", 0),
+        Target::Pool(draw) | Target::OutsidePool(draw) => ("forward", draw.slots as usize),
         Target::Refuse => ("reject", 0),
         Target::Guard | Target::Drop => ("drop", 0),
     };
     let mut endpoints: Vec<_> = held.slots.iter().take(slots).flatten().copied().collect();
     endpoints.sort_unstable();
+    endpoints.dedup();
     Some(FrontendRow {
         namespace: namespace.into(),
         name: name.into(),

@@ -1,11 +1,12 @@
 //! Plans to try.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use shunt_model::address::{Endpoint, Family, Frontend, FrontendAddress, Protocol};
+use shunt_model::balancing::Balancing;
 use shunt_model::object::{ObjectKey, ServiceType};
 use shunt_model::plan::{
     Action, FrontendKind, FrontendPlan, Masquerade, NodePlan, Plan, PlanDelta, ServicePlan,
@@ -58,6 +59,23 @@ pub(crate) fn service(n: u16, endpoints: &[u16]) -> (ObjectKey, Arc<ServicePlan>
         problems: Vec::new(),
     };
     (ObjectKey::new("default", &format!("web-{n}")), Arc::new(service))
+}
+
+/// A Service whose connections are spread so; the first endpoint of each family weighs more.
+pub(crate) fn balanced(
+    (key, service): (ObjectKey, Arc<ServicePlan>),
+    balancing: Balancing,
+    weighted: bool,
+) -> (ObjectKey, Arc<ServicePlan>) {
+    let mut service = (*service).clone();
+    let first = |plan: &FrontendPlan| match &plan.action {
+        Action::Forward(pool) => Some((pool[0], 3)),
+        Action::Reject | Action::Drop => None,
+    };
+    let heavy: BTreeMap<_, _> = service.frontends.iter().filter_map(first).collect();
+    service.weights = heavy.into_iter().filter(|_| weighted).collect();
+    service.balancing = Some(Arc::new(balancing));
+    (key, Arc::new(service))
 }
 
 fn plan(

@@ -15,8 +15,18 @@ pub(crate) fn nft(netns: &Netns, arguments: &[&str]) -> String {
     })
 }
 
+/// Compares two listings, whatever the order of elements, and shows the first line that differs.
+#[track_caller]
+pub(crate) fn assert_same(one: &str, other: &str) {
+    let (one, other) = (sorted(one), sorted(other));
+    for (one, other) in one.lines().zip(other.lines()) {
+        assert_eq!(one, other);
+    }
+    assert_eq!(one.lines().count(), other.lines().count());
+}
+
 /// A listing with the elements of each set in a fixed order: the kernel's is that of its hashes.
-pub(crate) fn sorted(listing: &str) -> String {
+fn sorted(listing: &str) -> String {
     let mut out = String::new();
     let mut elements: Option<Vec<String>> = None;
     for line in listing.lines() {
