@@ -14,18 +14,21 @@ use shunt_model::plan::{Plan, PlanDelta};
 use shunt_model::problem::{Kind, Problem};
 use shunt_model::snapshot::Change;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::MissedTickBehavior;
 use tracing::{debug, error, info, warn};
 
 use crate::kernel::{Ended, Failed, Kernel, KernelEvent, Order, Reason, Synced};
 use crate::ledger::{Ledger, Origin};
 use crate::metrics::{Metrics, resident_bytes};
 use crate::planner::Planner;
-use crate::progress::{Health, Progress};
+use crate::progress::{Health, PATIENCE, Progress};
 use crate::source::SourceEvent;
 use crate::status::{Counters, Status};
 
 /// How many events are taken in at once, at most, before the plan is compiled.
 const BATCH: usize = 1024;
+/// How often the loop shows that it turns, while it may be silent.
+const TURNS: u32 = 6;
 /// How often, at most, a fight over what is ours is warned of.
 const REPAIRS_TOLD: Duration = Duration::from_secs(60);
 
@@ -104,6 +107,10 @@ pub struct Identity {
     pub node: String,
     /// Where objects come from, for people.
     pub source: String,
+    /// How long we may be without progress and still call ourselves healthy.
+    pub patience: Duration,
+    /// Whether there is a Node to know: then load balancers shall not use us before it is known.
+    pub has_node: bool,
 }
 
 /// The event loop's state.
@@ -132,7 +139,7 @@ impl EventLoop {
         health: watch::Sender<Health>,
     ) -> Self {
         Self {
-            progress: Progress::new(identity.started),
+            progress: Progress::new(identity.started, identity.patience),
             identity,
             planner: Planner::new(settings),
             ledger: Ledger::default(),
@@ -150,6 +157,8 @@ impl EventLoop {
     /// Always in the end: what it needs has gone.
     pub async fn run(mut self, mut inputs: Inputs, kernel: &Kernel) -> Result<(), Stopped> {
         let mut batch = Vec::new();
+        let mut turn = tokio::time::interval(self.identity.patience.min(PATIENCE) / TURNS);
+        turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let wake_at = self.planner.wake_at();
             tokio::select! {
@@ -169,11 +178,23 @@ impl EventLoop {
                     self.handle(Event::Question(question), Instant::now());
                 }
                 () = sleep_until(wake_at) => {}
+                _ = turn.tick() => {
+                    self.progress.turned(Instant::now());
+                    self.publish_health();
+                }
             }
             if let Some(order) = self.next_order(Instant::now()) {
                 kernel.submit(order)?;
             }
         }
+    }
+
+    /// Publishes what the health answers are made of.
+    fn publish_health(&mut self) {
+        let node = self.planner.snapshot().node(&self.identity.node);
+        let eligible = node.map_or(!self.identity.has_node, |node| !node.leaving);
+        self.progress.node_is_eligible(eligible);
+        self.health.send_replace(self.progress.health());
     }
 
     /// Takes one event in.
@@ -210,7 +231,7 @@ impl EventLoop {
         self.progress.ordered(order.number, now);
         let totals = self.planner.totals();
         self.metrics.ordered(totals);
-        self.health.send_replace(self.progress.health());
+        self.publish_health();
         if first {
             info!(
                 services = totals.services,
@@ -275,9 +296,13 @@ impl EventLoop {
             Change::ListDone(kind) => Some(*kind),
             Change::ListStarted(_) | Change::LocalAddresses(_) => None,
         };
+        let of_node = is_of_node(&change);
         self.planner.take(change, now);
         if let Some(kind) = listed {
             self.forget_unlisted(kind);
+        }
+        if of_node {
+            self.publish_health();
         }
     }
 
@@ -317,7 +342,7 @@ impl EventLoop {
         }
         self.metrics.synced(synced);
         self.progress.synced(synced, now, Timestamp::now());
-        self.health.send_replace(self.progress.health());
+        self.publish_health();
         let rejected = synced.report.rejected.iter().map(|(key, reason)| {
             format!("Service {key}: the kernel rejects it, so it is not served: {reason}")
         });
@@ -355,7 +380,7 @@ impl EventLoop {
         } else {
             debug!(reason, attempts, ?retry_in, "sync failed again: {text}");
         }
-        self.health.send_replace(self.progress.health());
+        self.publish_health();
     }
 }
 
@@ -379,6 +404,17 @@ fn log_sync(synced: &Synced) {
         latency_ms = synced.latency.map(|latency| format!("{:.3}", milliseconds(latency))),
         "synced"
     );
+}
+
+/// Whether a change may be one of our Node.
+const fn is_of_node(change: &Change) -> bool {
+    match change {
+        Change::Applied { object, .. } => matches!(object.kind(), Kind::Node),
+        Change::ListDone(kind) | Change::Rejected { kind, .. } | Change::Deleted { kind, .. } => {
+            matches!(kind, Kind::Node)
+        }
+        Change::ListStarted(_) | Change::LocalAddresses(_) => false,
+    }
 }
 
 fn texts(problems: &[Problem]) -> BTreeSet<String> {

@@ -10,7 +10,8 @@ use crate::status::{Counters, FirstSync, LastSync, Latency};
 
 /// How many of the newest latencies are kept for percentiles.
 const LATENCIES: usize = 1024;
-/// How long an order may wait, or syncs may fail, until we call ourselves unhealthy.
+/// How long an order may wait, or syncs may fail, until we call ourselves unhealthy: twice
+/// kube-proxy's `syncPeriod`, as there.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What the health answers are made of.
@@ -22,11 +23,24 @@ pub struct Health {
     pub waiting_since: Option<Instant>,
     /// When the kernel was last known to be as ordered.
     pub updated: Option<Timestamp>,
+    /// How long that, or the event loop's silence, may last.
+    pub patience: Duration,
+    /// When the event loop was last seen to turn, which it does several times in that while.
+    pub turned: Option<Instant>,
+    /// Whether the Node may get traffic from load balancers: it is known and not about to go.
+    pub node_eligible: bool,
 }
 
 impl Health {
     /// Before the first sync.
-    pub const STARTING: Self = Self { synced: false, waiting_since: None, updated: None };
+    pub const STARTING: Self = Self {
+        synced: false,
+        waiting_since: None,
+        updated: None,
+        patience: PATIENCE,
+        turned: None,
+        node_eligible: true,
+    };
 
     /// Whether clients can rely on us.
     #[must_use]
@@ -38,8 +52,10 @@ impl Health {
     /// restart would not bring it back.
     #[must_use]
     pub fn is_alive(&self, now: Instant) -> bool {
-        let waited = self.waiting_since.map(|since| now.saturating_duration_since(since));
-        waited.unwrap_or_default() <= PATIENCE
+        [self.waiting_since, self.turned]
+            .into_iter()
+            .flatten()
+            .all(|since| now.saturating_duration_since(since) <= self.patience)
     }
 }
 
@@ -60,12 +76,12 @@ pub struct Progress {
 impl Progress {
     /// Nothing was ordered yet. Times are counted from the start of the program.
     #[must_use]
-    pub fn new(started: Instant) -> Self {
+    pub fn new(started: Instant, patience: Duration) -> Self {
         Self {
             started,
             ordered: 0,
             listed: None,
-            health: Health::STARTING,
+            health: Health { patience, ..Health::STARTING },
             first: None,
             last: None,
             failure: None,
@@ -129,6 +145,16 @@ impl Progress {
     #[must_use]
     pub const fn failure(&self) -> Option<&Failed> {
         self.failure.as_ref()
+    }
+
+    /// The event loop turns.
+    pub const fn turned(&mut self, now: Instant) {
+        self.health.turned = Some(now);
+    }
+
+    /// Whether the Node may get traffic from load balancers.
+    pub const fn node_is_eligible(&mut self, eligible: bool) {
+        self.health.node_eligible = eligible;
     }
 
     /// What the health answers are made of.
@@ -226,7 +252,7 @@ mod tests {
     #[test]
     fn waiting_for_a_minute_is_unhealthy() {
         let start = Instant::now();
-        let mut progress = Progress::new(start);
+        let mut progress = Progress::new(start, PATIENCE);
         assert!(!progress.health().is_healthy(start), "nothing is installed yet");
         progress.ordered(1, start);
         let synced = Synced {
@@ -240,8 +266,17 @@ mod tests {
         progress.synced(&synced, start, Timestamp::UNIX_EPOCH);
         let later = start + PATIENCE * 2;
         assert!(progress.health().is_healthy(later));
+        progress.turned(later);
         progress.ordered(2, later);
         assert!(progress.health().is_healthy(later + PATIENCE));
         assert!(!progress.health().is_healthy(later + PATIENCE + Duration::from_millis(1)));
+    }
+
+    #[test]
+    fn a_loop_that_stands_still_is_not_alive() {
+        let start = Instant::now();
+        let health = Health { synced: true, turned: Some(start), ..Health::STARTING };
+        assert!(health.is_alive(start + PATIENCE));
+        assert!(!health.is_alive(start + PATIENCE + Duration::from_millis(1)));
     }
 }

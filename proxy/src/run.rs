@@ -123,7 +123,14 @@ async fn work(
     start_servers(effective, &served);
     drop(served);
 
-    let identity = Identity { started, started_at: Timestamp::now(), node, source };
+    let identity = Identity {
+        started,
+        started_at: Timestamp::now(),
+        node,
+        source,
+        patience: effective.patience,
+        has_node: args.own.manifests.is_none(),
+    };
     let inputs = Inputs { sources, kernel: kernel_reports, questions: asked };
     let event_loop = EventLoop::new(identity, effective.settings.clone(), metrics, health);
     tokio::select! {

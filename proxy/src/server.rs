@@ -2,6 +2,7 @@
 //!
 //! Neither keeps the proxy from its work: an address that cannot be had is tried again.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -184,26 +185,53 @@ struct HealthAnswer {
     last_updated: String,
     #[serde(rename = "currentTime")]
     current_time: String,
+    #[serde(rename = "nodeEligible", skip_serializing_if = "Option::is_none")]
+    node_eligible: Option<bool>,
+    healthy: bool,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    status: BTreeMap<&'static str, FamilyHealth>,
+}
+
+/// The part of one address family. Ours are written in one transaction, so they are alike.
+#[derive(Serialize)]
+struct FamilyHealth {
+    #[serde(rename = "lastUpdated")]
+    last_updated: String,
     healthy: bool,
 }
 
 fn health(probe: Probe, sources: &Sources) -> Answer {
     let health = *sources.health.borrow();
-    let healthy = match probe {
-        Probe::Healthz => health.is_healthy(Instant::now()),
-        Probe::Livez => health.is_alive(Instant::now()),
+    let alive = health.is_alive(Instant::now());
+    let (healthy, code) = match probe {
+        // As kube-proxy: a Node that is to go is told by the code, and by its own field.
+        Probe::Healthz => {
+            let healthy = health.synced && alive;
+            (healthy, status_code(healthy && health.node_eligible))
+        }
+        Probe::Livez => (alive, status_code(alive)),
     };
     let now = Timestamp::now();
     // As kube-proxy: who is healthy is up to date now, also if nothing has changed for long.
-    let updated = if healthy { Some(now) } else { health.updated };
-    sources.metrics.health_answered(probe, healthy);
-    let code = if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let updated = if code.is_success() { Some(now) } else { health.updated };
+    sources.metrics.health_answered(probe, code.is_success());
+    let family = || FamilyHealth {
+        last_updated: health.updated.unwrap_or(Timestamp::UNIX_EPOCH).to_string(),
+        healthy: alive,
+    };
+    let families = if health.synced { &["IPv4", "IPv6"][..] } else { &[] };
     let answer = HealthAnswer {
         last_updated: updated.unwrap_or(Timestamp::UNIX_EPOCH).to_string(),
         current_time: now.to_string(),
+        node_eligible: (probe == Probe::Healthz).then_some(health.node_eligible),
         healthy,
+        status: families.iter().map(|name| (*name, family())).collect(),
     };
     json(code, &answer)
+}
+
+const fn status_code(good: bool) -> StatusCode {
+    if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
 }
 
 fn json(code: StatusCode, value: &impl Serialize) -> Answer {

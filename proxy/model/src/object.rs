@@ -171,4 +171,7 @@ pub struct Node {
     pub addresses: Vec<IpAddr>,
     /// `spec.podCIDRs`.
     pub pod_cidrs: Vec<IpNet>,
+    /// It is being deleted, or the cluster's autoscaler has marked it to be: load balancers shall
+    /// send nothing new.
+    pub leaving: bool,
 }

@@ -226,6 +226,7 @@ pub(crate) fn node(name: &str, addresses: &[&str], pod_cidrs: &[&str]) -> Change
         name: name.into(),
         addresses: addresses.iter().map(|text| ip(text)).collect(),
         pod_cidrs: nets(pod_cidrs),
+        leaving: false,
     }))
 }
 

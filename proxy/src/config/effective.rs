@@ -33,6 +33,8 @@ pub struct Effective {
     pub healthz: Option<SocketAddr>,
     /// Whether an address that cannot be had ends the daemon.
     pub bind_hard_fail: bool,
+    /// How long we may be without progress and still call ourselves healthy.
+    pub patience: Duration,
     /// Our score for the out-of-memory killer.
     pub oom_score_adj: i32,
     /// The limits of connection tracking.
@@ -73,6 +75,7 @@ impl Effective {
             metrics: listen(&given.metrics_bind_address)?,
             healthz: listen(&given.healthz_bind_address)?,
             bind_hard_fail: given.bind_address_hard_fail,
+            patience: given.periods().0.to_duration() * 2,
             oom_score_adj: given.oom_score_adj.unwrap_or_default(),
             conntrack: given.conntrack.clone(),
             table_owner: match shunt.table_owner.as_deref() {

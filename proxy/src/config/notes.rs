@@ -35,8 +35,8 @@ pub(super) fn notes(given: &KubeProxyConfiguration) -> Vec<String> {
     );
     let section = if given.mode() == Mode::Ipvs { "ipvs" } else { given.mode.as_str() };
     note(
-        given.periods() != usual.periods(),
-        &format!("{section}.syncPeriod and minSyncPeriod"),
+        given.periods().1 != usual.periods().1,
+        &format!("{section}.minSyncPeriod"),
         "a change is written at once, what comes meanwhile with the next; \
          shunt.verifyInterval says how often all is compared",
     );

@@ -20,6 +20,8 @@ fn event_loop(start: Instant) -> EventLoop {
         started_at: Timestamp::UNIX_EPOCH,
         node: "n1".into(),
         source: "literals".into(),
+        patience: PATIENCE,
+        has_node: true,
     };
     let settings = Settings {
         node_name: "n1".into(),

@@ -38,12 +38,31 @@ async fn health_is_503_until_the_first_sync() {
     let (code, body) = get(Site::Health, "/healthz", &starting).await;
     assert_eq!(code, 503);
     assert!(body.starts_with(r#"{"lastUpdated":"1970-01-01T00:00:00Z","currentTime":""#), "{body}");
-    assert!(body.ends_with(r#"","healthy":false}"#), "{body}");
+    assert!(body.ends_with(r#"","nodeEligible":true,"healthy":false}"#), "{body}");
     // To wait for the first lists is no reason to be restarted.
     assert_eq!(get(Site::Health, "/livez", &starting).await.0, 200);
     let synced = sources(Health { synced: true, ..Health::STARTING });
     assert_eq!(get(Site::Health, "/livez", &synced).await.0, 200);
     assert_eq!(get(Site::Metrics, "/healthz", &synced).await.0, 200);
+}
+
+#[tokio::test]
+async fn a_node_that_goes_is_told_to_load_balancers_alone() {
+    let going = sources(Health { synced: true, node_eligible: false, ..Health::STARTING });
+    let (code, body) = get(Site::Health, "/healthz", &going).await;
+    assert_eq!(code, 503);
+    assert!(body.contains(r#""nodeEligible":false,"healthy":true,"status":{"IPv4":{"#), "{body}");
+    let (code, body) = get(Site::Health, "/livez", &going).await;
+    assert_eq!(code, 200);
+    assert!(!body.contains("nodeEligible"), "{body}");
+}
+
+#[tokio::test]
+async fn a_loop_that_stands_still_turns_health_red() {
+    let turned = Instant::now().checked_sub(Duration::from_secs(61));
+    let stuck = sources(Health { synced: true, turned, ..Health::STARTING });
+    assert_eq!(get(Site::Health, "/livez", &stuck).await.0, 503);
+    assert_eq!(get(Site::Health, "/healthz", &stuck).await.0, 503);
 }
 
 #[tokio::test]

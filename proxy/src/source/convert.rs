@@ -141,10 +141,15 @@ impl Converter {
             name: self.names.shared(&key.name),
             addresses,
             pod_cidrs: pod_cidrs(&wire.spec, &mut report),
+            leaving: wire.metadata.deletion_timestamp.is_some()
+                || wire.spec.taints.iter().any(|taint| taint.key.as_deref() == Some(LEAVING)),
         };
         report.converted(Some(Object::Node(node)))
     }
 }
+
+/// The taint by which the cluster's autoscaler announces that it deletes a Node (KEP-3836).
+const LEAVING: &str = "ToBeDeletedByClusterAutoscaler";
 
 fn node_address(text: &str, field: impl FnOnce() -> String, report: &mut Report) -> Option<IpAddr> {
     address(text)

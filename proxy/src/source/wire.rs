@@ -198,6 +198,17 @@ pub struct NodeSpec {
     /// `podCIDRs`.
     #[serde(rename = "podCIDRs", deserialize_with = "nullable")]
     pub pod_cidrs: Vec<String>,
+    /// `taints`.
+    #[serde(deserialize_with = "nullable")]
+    pub taints: Vec<Taint>,
+}
+
+/// One entry of `spec.taints` of a Node.
+#[derive(Clone, Debug, Default, serde::Deserialize)]
+#[serde(default)]
+pub struct Taint {
+    /// `key`.
+    pub key: Option<String>,
 }
 
 /// `status` of a Node.
@@ -229,6 +240,7 @@ struct Metadata {
     annotations: Option<BTreeMap<String, String>>,
     resource_version: Option<String>,
     creation_timestamp: Option<Time>,
+    deletion_timestamp: Option<Time>,
 }
 
 /// Reads `metadata`, skipping what is not kept: `managedFields` alone is half of an object.
@@ -241,6 +253,7 @@ fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D:
         annotations: kept.annotations,
         resource_version: kept.resource_version,
         creation_timestamp: kept.creation_timestamp,
+        deletion_timestamp: kept.deletion_timestamp,
         ..ObjectMeta::default()
     })
 }

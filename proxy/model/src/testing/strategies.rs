@@ -142,7 +142,7 @@ prop_compose! {
         addresses in ips(&NODE_IPS, 3),
         cidrs in subsequence(&CIDRS, 0..=2),
     ) -> Node {
-        Node { name: name.into(), addresses, pod_cidrs: nets(&cidrs) }
+        Node { name: name.into(), addresses, pod_cidrs: nets(&cidrs), leaving: false }
     }
 }
 

@@ -33,6 +33,15 @@ fn an_empty_node_is_a_node() {
 }
 
 #[test]
+fn a_node_that_is_to_go_is_told() {
+    let taint = |key: &str| json!({"metadata": {"name": "n1"}, "spec": {"taints": [{"key": key}]}});
+    assert!(node(taint("ToBeDeletedByClusterAutoscaler")).0.leaving);
+    assert!(!node(taint("node.kubernetes.io/not-ready")).0.leaving);
+    let deleted = json!({"metadata": {"name": "n1", "deletionTimestamp": "2026-01-01T00:00:00Z"}});
+    assert!(node(deleted).0.leaving);
+}
+
+#[test]
 fn what_is_wrong_is_skipped() {
     let (node, problems) = node(json!({
         "metadata": {"name": "n1"},
