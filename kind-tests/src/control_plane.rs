@@ -19,7 +19,7 @@ mod server;
 mod wait;
 
 pub use api::{Api, Id, verbs};
-pub use daemon::{Daemon, DaemonSpec};
+pub use daemon::{Daemon, DaemonSpec, http_get};
 pub use kubelet::{PodPort, container_ports};
 pub use plane::{CLUSTER_CIDR, Plane, PlaneSpec};
 pub use server::{ApiServer, Request};

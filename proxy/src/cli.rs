@@ -48,6 +48,9 @@ pub struct RunArgs {
     /// Write the configuration, with what flags and defaults make of it, to this file, and end
     #[arg(long, value_name = "FILE")]
     pub write_config_to: Option<PathBuf>,
+    /// Only set what needs more privileges than CAP_NET_ADMIN, and end
+    #[arg(long)]
+    pub init_only: bool,
     /// kube-proxy's flags.
     #[command(flatten)]
     pub kube_proxy: KubeProxyArgs,

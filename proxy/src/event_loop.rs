@@ -56,6 +56,7 @@ impl Event {
                 Change::Deleted { .. } => "deleted",
                 Change::LocalAddresses(_) => "local_addresses",
             },
+            Self::Source(SourceEvent::Triggered(_)) => "triggered",
             Self::Source(SourceEvent::FileProblems { .. }) => "file_problems",
             Self::Kernel(KernelEvent::Synced(_)) => "synced",
             Self::Kernel(KernelEvent::Failed(_)) => "sync_failed",
@@ -151,6 +152,11 @@ impl EventLoop {
         }
     }
 
+    /// Notes what could not be set on the machine: a problem, but none that keeps us from serving.
+    pub fn note_machine(&mut self, unset: &[String]) {
+        self.found(Origin::Machine, unset.iter().cloned().collect());
+    }
+
     /// Runs until an input ends.
     ///
     /// # Errors
@@ -203,6 +209,9 @@ impl EventLoop {
         self.metrics.event(event.kind());
         match event {
             Event::Source(SourceEvent::Change(change)) => self.change(change, now),
+            Event::Source(SourceEvent::Triggered(at)) => {
+                self.metrics.triggered(self.planner.ordered() + 1, at);
+            }
             Event::Source(SourceEvent::FileProblems { file, problems }) => {
                 let texts = problems.iter().map(ToString::to_string).collect();
                 self.found(Origin::File(file), texts);
@@ -230,7 +239,7 @@ impl EventLoop {
         self.compiled(&order.delta);
         self.progress.ordered(order.number, now);
         let totals = self.planner.totals();
-        self.metrics.ordered(totals);
+        self.metrics.ordered(order.number, totals);
         self.publish_health();
         if first {
             info!(
@@ -280,6 +289,11 @@ impl EventLoop {
     }
 
     fn change(&mut self, change: Change, now: Instant) {
+        match &change {
+            Change::Applied { object, .. } => self.metrics.changed(object.kind()),
+            Change::Deleted { kind, .. } => self.metrics.changed(*kind),
+            _ => {}
+        }
         let listed = match &change {
             Change::Applied { object, problems } => {
                 self.found(Origin::Object(object.kind(), object.key()), texts(problems));

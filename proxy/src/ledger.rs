@@ -18,6 +18,8 @@ pub enum Origin {
     File(PathBuf),
     /// The kernel, which rejected something.
     Kernel,
+    /// The start, which could not set something on the machine.
+    Machine,
 }
 
 impl Origin {
@@ -30,11 +32,13 @@ impl Origin {
             Self::Object(Kind::Node, _) => "Node",
             Self::File(_) => "file",
             Self::Kernel => "kernel",
+            Self::Machine => "machine",
         }
     }
 
     /// All values of that label.
-    pub const KINDS: [&'static str; 5] = ["Service", "EndpointSlice", "Node", "file", "kernel"];
+    pub const KINDS: [&'static str; 6] =
+        ["Service", "EndpointSlice", "Node", "file", "kernel", "machine"];
 }
 
 /// What a new finding changed.

@@ -9,6 +9,7 @@ pub mod failure;
 pub mod kernel;
 pub mod ledger;
 pub mod logging;
+pub mod machine;
 pub mod metrics;
 pub mod planner;
 pub mod progress;

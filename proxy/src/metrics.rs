@@ -1,5 +1,7 @@
 //! What is counted and measured, under kube-proxy's names where they mean the same.
 
+mod kube_proxy;
+
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
@@ -10,7 +12,9 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
+use shunt_model::problem::Kind;
 
+use self::kube_proxy::KubeProxy;
 use crate::kernel::{Reason, Synced};
 use crate::ledger::{Ledger, Origin};
 use crate::planner::Totals;
@@ -34,15 +38,10 @@ pub struct Metrics {
     frontends: Gauge,
     endpoints: Gauge,
     latency: Seconds<50>,
-    duration: Seconds<1000>,
-    last_sync: Gauge<f64, std::sync::atomic::AtomicU64>,
-    last_order: Gauge<f64, std::sync::atomic::AtomicU64>,
-    healthz: Family<Label, Counter>,
-    livez: Family<Label, Counter>,
+    kube_proxy: KubeProxy,
 }
 
-/// A histogram whose 15 buckets begin at so many microseconds and double: kube-proxy's from
-/// 1 ms, ours from 50 us (the last ends at 0.8 s).
+/// A histogram whose 15 buckets begin at so many microseconds and double: from 50 us to 0.8 s.
 #[derive(Clone, Debug)]
 struct Seconds<const FROM: u32>(Histogram);
 
@@ -59,7 +58,7 @@ impl Metrics {
         let metrics = Self::default();
         let mut registry = Registry::default();
         metrics.register_own(&mut registry);
-        metrics.register_kube_proxy(&mut registry);
+        metrics.kube_proxy.register(&mut registry);
         registry.register_collector(Box::new(Process));
         (metrics, registry)
     }
@@ -86,31 +85,14 @@ impl Metrics {
         own.register_with_unit("event_to_commit", help, Unit::Seconds, self.latency.0.clone());
     }
 
-    fn register_kube_proxy(&self, registry: &mut Registry) {
-        let theirs = registry.sub_registry_with_prefix("kubeproxy");
-        let help = "Duration of a sync that did something";
-        let name = "sync_proxy_rules_duration";
-        theirs.register_with_unit(name, help, Unit::Seconds, self.duration.0.clone());
-        let name = "sync_proxy_rules_last_timestamp";
-        let help = "When the last sync succeeded";
-        theirs.register_with_unit(name, help, Unit::Seconds, self.last_sync.clone());
-        let name = "sync_proxy_rules_last_queued_timestamp";
-        let help = "When the last sync was queued";
-        theirs.register_with_unit(name, help, Unit::Seconds, self.last_order.clone());
-        let name = "sync_proxy_rules_nftables_sync_failures";
-        theirs.register(name, "Syncs that failed", self.failures.clone());
-        theirs.register("proxy_healthz", "Answers of /healthz, by code", self.healthz.clone());
-        theirs.register("proxy_livez", "Answers of /livez, by code", self.livez.clone());
-    }
-
     /// The loop has handled an event.
     pub fn event(&self, kind: &'static str) {
         self.events.get_or_create(&[("kind", kind)]).inc();
     }
 
     /// An order was given.
-    pub fn ordered(&self, totals: Totals) {
-        self.last_order.set(unix_seconds());
+    pub fn ordered(&self, number: u64, totals: Totals) {
+        self.kube_proxy.ordered(number, totals);
         let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
         self.services.set(count(totals.services));
         self.frontends.set(count(totals.frontends));
@@ -120,7 +102,7 @@ impl Metrics {
     /// A sync has succeeded.
     pub fn synced(&self, synced: &Synced) {
         let report = &synced.report;
-        self.last_sync.set(unix_seconds());
+        self.kube_proxy.synced(synced);
         self.syncs.get_or_create(&[("reason", synced.reason.word())]).inc();
         self.operations.inc_by(report.operations as u64);
         self.transactions.inc_by(report.transactions as u64);
@@ -130,7 +112,6 @@ impl Metrics {
         if report.operations == 0 {
             return;
         }
-        self.duration.0.observe((report.read + report.diff + report.commit).as_secs_f64());
         match synced.reason {
             Reason::Repair => self.repairs.inc(),
             Reason::Verify => self.drifts.inc(),
@@ -141,6 +122,17 @@ impl Metrics {
     /// A sync has failed.
     pub fn failed(&self) {
         self.failures.inc();
+        self.kube_proxy.failed();
+    }
+
+    /// An object has changed.
+    pub fn changed(&self, kind: Kind) {
+        self.kube_proxy.changed(kind);
+    }
+
+    /// Endpoints were changed at this time, says the API; the next order has them.
+    pub fn triggered(&self, next_order: u64, at: jiff::Timestamp) {
+        self.kube_proxy.triggered(next_order, at);
     }
 
     /// Someone else has written to what is ours.
@@ -158,11 +150,7 @@ impl Metrics {
 
     /// `/healthz` or `/livez` was answered.
     pub fn health_answered(&self, live: Probe, healthy: bool) {
-        let family = match live {
-            Probe::Healthz => &self.healthz,
-            Probe::Livez => &self.livez,
-        };
-        family.get_or_create(&[("code", if healthy { "200" } else { "503" })]).inc();
+        self.kube_proxy.answered(live, healthy);
     }
 }
 

@@ -1,10 +1,12 @@
 //! Snapshot, compiler and plan in one hand: changes in, orders for the kernel thread out.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use shunt_model::address::Family;
 use shunt_model::compile::{Compiler, Settings};
-use shunt_model::plan::{Action, Plan, PlanDelta, ServicePlan};
+use shunt_model::plan::{Action, FrontendKind, FrontendPlan, Plan, PlanDelta, ServicePlan};
 use shunt_model::problem::Kind;
 use shunt_model::snapshot::{Change, Dirty, Snapshot};
 
@@ -23,6 +25,9 @@ pub struct Totals {
     pub frontends: usize,
     /// Endpoints of all Services, each counted once for each Service.
     pub endpoints: usize,
+    /// ServicePorts whose traffic policy is Local and leaves them no endpoint: by the internal
+    /// policy, by the external one; each for IPv4 and IPv6.
+    pub without_local: [[usize; 2]; 2],
 }
 
 /// Owns the snapshot and the plan made of it.
@@ -160,13 +165,32 @@ impl Planner {
                 self.totals.services -= 1;
                 self.totals.frontends -= old.frontends.len();
                 self.totals.endpoints -= endpoints(old);
+                without_local(old, |count| *count -= 1, &mut self.totals.without_local);
             }
             if let Some(new) = new {
                 self.totals.services += 1;
                 self.totals.frontends += new.frontends.len();
                 self.totals.endpoints += endpoints(new);
+                without_local(new, |count| *count += 1, &mut self.totals.without_local);
             }
         }
+    }
+}
+
+fn is_v6(frontend: &FrontendPlan) -> bool {
+    frontend.frontend.address.family() == Family::V6
+}
+
+/// Counts the ServicePorts that drop traffic for want of an endpoint on this node.
+fn without_local(service: &ServicePlan, step: impl Fn(&mut usize), counts: &mut [[usize; 2]; 2]) {
+    let dropping = service.frontends.iter().filter(|frontend| frontend.action == Action::Drop);
+    let port = |frontend: &FrontendPlan| {
+        let external = frontend.kind != FrontendKind::ClusterIp;
+        (usize::from(external), usize::from(is_v6(frontend)), Arc::clone(&frontend.port_name))
+    };
+    let ports: BTreeSet<_> = dropping.map(port).collect();
+    for (policy, family, _) in ports {
+        step(&mut counts[policy][family]);
     }
 }
 

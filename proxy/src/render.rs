@@ -45,6 +45,7 @@ fn load(directory: &Path) -> Result<(Snapshot, Vec<FileProblem>), Failure> {
         match event {
             SourceEvent::Change(change) => drop(snapshot.apply(change)),
             SourceEvent::FileProblems { problems, .. } => found.extend(problems),
+            SourceEvent::Triggered(_) => {}
         }
     }
     Ok((snapshot, found))

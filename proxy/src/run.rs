@@ -18,11 +18,11 @@ use crate::config::{Effective, Mode, load};
 use crate::event_loop::{EventLoop, Identity, Inputs};
 use crate::failure::Failure;
 use crate::kernel::{Kernel, Policy};
-use crate::logging;
 use crate::metrics::Metrics;
 use crate::progress::Health;
-use crate::server::{Site, Sources, serve};
+use crate::server::{Pages, Site, Sources, serve, serve_or_fail};
 use crate::source::{SourceEvent, api, client, local, manifests};
+use crate::{logging, machine};
 
 /// How many source events may wait for the loop. Sources wait when it is full: a first list must
 /// not be held in memory before it is taken in.
@@ -47,6 +47,11 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     let watched = args.config.as_deref().map(Watched::new);
     remarks.iter().for_each(|remark| warn!("--config: {remark}"));
     effective.notes.iter().for_each(|note| info!("{note}"));
+    machine::set_oom_score(effective.oom_score_adj);
+    let unset = machine::limit_conntrack(Path::new("/"), &effective.conntrack);
+    if args.init_only {
+        return init_only(&unset);
+    }
     if effective.mode == Mode::Ipvs {
         return Err(Failure::usage(anyhow!("mode ipvs is not there yet: use nftables")));
     }
@@ -62,7 +67,7 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     let result = runtime.block_on(async {
         let mut end = End::new()?;
         tokio::select! {
-            result = work(args, &effective, nftables, started) => result,
+            result = work(args, &effective, &unset, nftables, started) => result,
             () = config_changed(watched) => Err(anyhow!(CONFIG_CHANGED).into()),
             signal = end.signal() => {
                 info!("{signal}: ending; what is installed stays");
@@ -101,6 +106,7 @@ impl End {
 async fn work(
     args: &RunArgs,
     effective: &Effective,
+    unset: &[String],
     nftables: Nftables,
     started: Instant,
 ) -> Result<(), Failure> {
@@ -119,8 +125,10 @@ async fn work(
     let (health, health_seen) = watch::channel(Health::STARTING);
     let (questions, asked) = mpsc::channel(QUESTION_QUEUE);
     let registry = Arc::new(registry);
-    let served = Sources { questions, health: health_seen, metrics: metrics.clone(), registry };
-    start_servers(effective, &served);
+    let pages = Arc::new(Pages::new(effective, started));
+    let metrics_told = metrics.clone();
+    let served = Sources { questions, health: health_seen, metrics: metrics_told, registry, pages };
+    start_servers(effective, &served).await?;
     drop(served);
 
     let identity = Identity {
@@ -132,7 +140,8 @@ async fn work(
         has_node: args.own.manifests.is_none(),
     };
     let inputs = Inputs { sources, kernel: kernel_reports, questions: asked };
-    let event_loop = EventLoop::new(identity, effective.settings.clone(), metrics, health);
+    let mut event_loop = EventLoop::new(identity, effective.settings.clone(), metrics, health);
+    event_loop.note_machine(unset);
     tokio::select! {
         stopped = event_loop.run(inputs, &kernel) => Ok(stopped?),
         failure = source_ended(&mut tasks) => Err(failure),
@@ -176,13 +185,29 @@ async fn source_ended(tasks: &mut JoinSet<Result<(), Failure>>) -> Failure {
     }
 }
 
-fn start_servers(effective: &Effective, sources: &Sources) {
+async fn start_servers(effective: &Effective, sources: &Sources) -> Result<(), Failure> {
     let sites = [(Site::Metrics, effective.metrics), (Site::Health, effective.healthz)];
     for (site, address) in sites {
-        if let Some(address) = address {
-            tokio::spawn(serve(site, address, sources.clone()));
+        match address {
+            Some(address) if effective.bind_hard_fail => {
+                let served = serve_or_fail(site, address, sources.clone()).await;
+                served.with_context(|| format!("cannot listen on {address}"))?;
+            }
+            Some(address) => {
+                tokio::spawn(serve(site, address, sources.clone()));
+            }
+            None => {}
         }
     }
+    Ok(())
+}
+
+/// The end of `--init-only`: what a later run without privileges counts on is there, or not.
+fn init_only(unset: &[String]) -> Result<(), Failure> {
+    if unset.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::machine(anyhow!("{}", unset.join("\n"))))
 }
 
 fn write_config(path: &Path, effective: &Effective) -> Result<(), Failure> {

@@ -2,6 +2,8 @@
 //!
 //! Neither keeps the proxy from its work: an address that cannot be had is tried again.
 
+mod pages;
+
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -21,6 +23,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tracing::{debug, error, info};
 
+pub use self::pages::Pages;
 use crate::event_loop::Question;
 use crate::metrics::{self, Metrics, Probe};
 use crate::progress::Health;
@@ -35,10 +38,22 @@ const CONNECTIONS: usize = 64;
 /// How many Services are printed before other tasks get their turn.
 const SLICE: usize = 256;
 
+/// The paths of the metrics' address.
+pub const METRICS_PATHS: [&str; 8] = [
+    "/configz",
+    "/flagz",
+    "/healthz",
+    "/metrics",
+    "/proxyMode",
+    "/status",
+    "/status/services",
+    "/statusz",
+];
+
 /// What is served on an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Site {
-    /// `/metrics`, `/status`, `/status/services`, `/healthz`, `/proxyMode`.
+    /// [`METRICS_PATHS`].
     Metrics,
     /// `/healthz`, `/livez`.
     Health,
@@ -64,13 +79,34 @@ pub struct Sources {
     pub metrics: Metrics,
     /// What prints the metrics.
     pub registry: Arc<Registry>,
+    /// What does not change.
+    pub pages: Arc<Pages>,
 }
 
 type Answer = Response<Full<Bytes>>;
 
-/// Serves a site for ever.
+/// Serves a site for ever, once its address can be had.
 pub async fn serve(site: Site, address: SocketAddr, sources: Sources) {
     let listener = listen(site, address).await;
+    serve_on(site, listener, sources).await;
+}
+
+/// Serves a site for ever, on an address that must be free now.
+///
+/// # Errors
+/// If it is not.
+pub async fn serve_or_fail(
+    site: Site,
+    address: SocketAddr,
+    sources: Sources,
+) -> std::io::Result<()> {
+    let listener = TcpListener::bind(address).await?;
+    info!("{} answers on http://{address}", site.name());
+    tokio::spawn(serve_on(site, listener, sources));
+    Ok(())
+}
+
+async fn serve_on(site: Site, listener: TcpListener, sources: Sources) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else {
@@ -141,7 +177,13 @@ async fn answer(site: Site, method: &Method, path: &str, sources: &Sources) -> A
             const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
             respond(StatusCode::OK, OPEN_METRICS, metrics::print(&sources.registry).into())
         }
-        (Site::Metrics, "/proxyMode") => text(StatusCode::OK, "nftables".into()),
+        (Site::Metrics, "/proxyMode") => text(StatusCode::OK, sources.pages.mode.into()),
+        (Site::Metrics, "/configz") => {
+            let body = sources.pages.configuration.clone();
+            respond(StatusCode::OK, "application/json", body.into())
+        }
+        (Site::Metrics, "/flagz") => text(StatusCode::OK, sources.pages.flagz()),
+        (Site::Metrics, "/statusz") => text(StatusCode::OK, sources.pages.statusz()),
         (Site::Metrics, "/status") => match ask(sources, Question::Status).await {
             Some(status) => json(StatusCode::OK, &status),
             None => text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n".into()),

@@ -134,14 +134,17 @@ impl Daemon {
 
     /// An HTTP request to an address in the node's namespace: status code and body.
     pub fn get(&self, address: SocketAddr, path: &str) -> Result<(u16, String)> {
-        let mut stream = self.node.tcp_connect(address, ANSWER)?;
-        stream.set_read_timeout(Some(ANSWER))?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: shunt\r\nConnection: close\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let code = answer.split(' ').nth(1).and_then(|code| code.parse().ok());
-        let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-        Ok((code.with_context(|| format!("no HTTP: {answer:?}"))?, body.to_owned()))
+        http_get(&self.node, address, path)
+    }
+
+    /// Stops its time.
+    pub fn freeze(&mut self) -> Result<()> {
+        self.process.signal(Signal::SIGSTOP)
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&mut self) -> Result<()> {
+        self.process.signal(Signal::SIGCONT)
     }
 
     /// Ends it with SIGKILL.
@@ -162,4 +165,17 @@ impl Daemon {
         let status = status.with_context(|| format!("shunt goes on:\n{}", tail(&self.log)))?;
         Ok((status.code(), self.log()?))
     }
+}
+
+/// An HTTP request to an address in a namespace: status code and body.
+pub fn http_get(netns: &Netns, address: SocketAddr, path: &str) -> Result<(u16, String)> {
+    let mut stream = netns.tcp_connect(address, ANSWER)?;
+    stream.set_read_timeout(Some(ANSWER))?;
+    // HTTP/1.0, so that no answer comes in chunks.
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: shunt\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let code = answer.split(' ').nth(1).and_then(|code| code.parse().ok());
+    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    Ok((code.with_context(|| format!("no HTTP: {answer:?}"))?, body.to_owned()))
 }

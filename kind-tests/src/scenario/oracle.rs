@@ -42,7 +42,7 @@ pub(super) fn plan(node: &str, directory: &Path, setup: &Setup) -> Result<Plan> 
         match event {
             SourceEvent::Change(change) => drop(snapshot.apply(change)),
             // They are demanded of the daemon, by `problem` lines.
-            SourceEvent::FileProblems { .. } => {}
+            SourceEvent::FileProblems { .. } | SourceEvent::Triggered(_) => {}
         }
     }
     let local: BTreeSet<IpAddr> = setup.addresses_of(node).collect();

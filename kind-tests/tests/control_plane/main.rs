@@ -4,6 +4,7 @@
 mod change;
 mod churn;
 mod failures;
+mod health;
 mod lists;
 mod manifests;
 mod outage;

@@ -22,7 +22,10 @@ fn sources(health: Health) -> Sources {
     });
     let (metrics, registry) = Metrics::new();
     let health = watch::channel(health).1;
-    Sources { questions, health, metrics, registry: Arc::new(registry) }
+    let flags = crate::config::KubeProxyArgs::default();
+    let effective = crate::config::Effective::new(flags.configuration()).unwrap();
+    let pages = Arc::new(Pages::new(&effective, Instant::now()));
+    Sources { questions, health, metrics, registry: Arc::new(registry), pages }
 }
 
 async fn get(site: Site, path: &str, sources: &Sources) -> (u16, String) {
@@ -80,6 +83,19 @@ async fn each_site_has_its_own_paths() {
 }
 
 #[tokio::test]
+async fn the_configuration_can_be_read() {
+    let sources = sources(Health::STARTING);
+    let (code, body) = get(Site::Metrics, "/configz", &sources).await;
+    let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((code, &body["kubeproxy.config.k8s.io"]["mode"]), (200, &"nftables".into()));
+    let (code, body) = get(Site::Metrics, "/statusz", &sources).await;
+    assert!(code == 200 && body.contains("\nMode: nftables\n"), "{body}");
+    for path in METRICS_PATHS {
+        assert_ne!(get(Site::Metrics, path, &sources).await.0, 404, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn metrics_have_kube_proxys_names_and_ours() {
     let sources = sources(Health::STARTING);
     sources.metrics.event("applied");
@@ -92,8 +108,10 @@ async fn metrics_have_kube_proxys_names_and_ours() {
         "shunt_repairs_total 0",
         "shunt_services 0",
         "shunt_event_to_commit_seconds_bucket{le=\"0.00005\"} 0",
-        "kubeproxy_sync_proxy_rules_duration_seconds_count 0",
-        "kubeproxy_sync_proxy_rules_last_timestamp_seconds 0.0",
+        "kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"} 0",
+        "kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family=\"IPv6\"} 0.0",
+        "kubeproxy_sync_proxy_rules_service_changes_total 0",
+        "kubeproxy_network_programming_duration_seconds_bucket{le=\"300.0\",ip_family=\"IPv4\"} 0",
         "kubeproxy_proxy_healthz_total{code=\"503\"} 1",
         "process_resident_memory_bytes ",
         "# EOF",

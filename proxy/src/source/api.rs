@@ -25,6 +25,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
+use jiff::Timestamp;
 use kube::runtime::watcher::{self, Event, InitialListStrategy, watcher};
 use kube::{Api, Client};
 use serde::de::DeserializeOwned;
@@ -120,6 +121,14 @@ async fn follow<K>(
     }
 }
 
+/// When the endpoints of a slice were changed, by its annotation. Only of a change: what a list
+/// tells happened before we were there.
+fn trigger_time<K: Wire>(event: &Event<K>) -> Option<Timestamp> {
+    let Event::Apply(object) = event else { return None };
+    let annotations = object.meta().annotations.as_ref()?;
+    annotations.get("endpoints.kubernetes.io/last-change-trigger-time")?.parse().ok()
+}
+
 fn locked(converter: &Mutex<Converter>) -> MutexGuard<'_, Converter> {
     converter.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -161,7 +170,13 @@ impl Watch<'_> {
                             return End::NoStreaming("the list ended half-way".to_owned());
                         }
                     }
+                    let triggered = trigger_time(&event);
                     let changes = tracker.changes(&mut locked(converter), event);
+                    if let Some(at) = triggered
+                        && self.out.send(SourceEvent::Triggered(at)).await.is_err()
+                    {
+                        return End::Closed;
+                    }
                     if !self.pass(changes, &tracker).await {
                         return End::Closed;
                     }

@@ -18,6 +18,7 @@ mod testing;
 use std::fmt;
 use std::path::PathBuf;
 
+use jiff::Timestamp;
 use shunt_model::snapshot::Change;
 
 /// What a source sends.
@@ -25,6 +26,9 @@ use shunt_model::snapshot::Change;
 pub enum SourceEvent {
     /// Something about the objects.
     Change(Change),
+    /// Endpoints were changed at this time, says the annotation
+    /// `endpoints.kubernetes.io/last-change-trigger-time`; the change itself follows.
+    Triggered(Timestamp),
     /// What is wrong with a file (or with the directory itself), in place of what was said about
     /// it before. Nothing: it is good again.
     FileProblems {

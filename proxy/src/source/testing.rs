@@ -23,6 +23,7 @@ pub(super) fn told(change: &Change) -> String {
 pub(super) fn told_event(event: &SourceEvent) -> Vec<String> {
     match event {
         SourceEvent::Change(change) => vec![told(change)],
+        SourceEvent::Triggered(at) => vec![format!("triggered at {at}")],
         SourceEvent::FileProblems { file, problems } if problems.is_empty() => {
             vec![format!("{} is good", base_name(file))]
         }
