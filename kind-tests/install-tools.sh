@@ -12,6 +12,7 @@ need nft nftables
 need conntrack conntrack
 need setpriv util-linux
 need ip iproute2
+need iptables iptables
 need cc gcc
 need ipvsadm ipvsadm
 # For the guest's kernel; the rest is in every Debian.

@@ -2,4 +2,5 @@
 
 pub mod control_plane;
 pub mod guest;
+pub mod kube_proxy;
 pub mod scenario;

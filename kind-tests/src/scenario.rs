@@ -7,22 +7,27 @@
 
 mod binary;
 mod daemon;
+mod difference;
 mod flow;
 mod lab;
 mod names;
 mod oracle;
+mod peer;
 mod probe;
 mod run;
 mod setup;
+mod site;
 mod step;
 mod table;
 mod text;
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use crate::kube_proxy::Mode;
 pub use binary::shunt_binary;
 pub use run::Played;
 use setup::Setup;
@@ -61,5 +66,22 @@ impl Scenario {
     /// At the first step that does not come out as expected; the error tells all flows of that step that failed.
     pub fn play(&self) -> Result<Played> {
         run::play(self)
+    }
+
+    /// Plays it on the real kube-proxy, as far as that plays it. Needs root.
+    ///
+    /// # Errors
+    /// With all flows that are otherwise than for shunt, or otherwise than declared.
+    pub fn play_on(&self, mode: Mode) -> Result<Played> {
+        peer::play(self, mode)
+    }
+
+    /// The rows of `docs/differences.md` that its flows name.
+    #[must_use]
+    pub fn differences(&self) -> BTreeSet<&str> {
+        let of_flows = self.steps.iter().flat_map(|step| &step.flows);
+        let differences = of_flows.flat_map(|flow| &flow.differences);
+        let absences = self.steps.iter().flat_map(|step| &step.absences);
+        differences.chain(absences).map(|difference| difference.because.as_str()).collect()
     }
 }

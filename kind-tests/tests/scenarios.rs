@@ -1,16 +1,18 @@
-//! Every scenario under `kind-tests/scenarios` is a test here. Needs root.
+//! Every scenario under `kind-tests/scenarios` is three tests here: on shunt, and on the real kube-proxy in both modes.
+//! Needs root, and what `make controlplane` builds.
 //!
-//! The test harness runs as many at a time as there are cores. One of the tests runs all others once more in the guest
-//! kernel, and a scenario that needs what this kernel lacks is played there alone.
+//! The test harness runs as many at a time as there are cores. One of the tests runs those on shunt once more in the
+//! guest kernel, and a scenario that needs what this kernel lacks is played there alone.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use anyhow::{Context, Result};
 use shunt_kind_tests::guest;
-use shunt_kind_tests::scenario::Scenario;
+use shunt_kind_tests::kube_proxy::Mode;
+use shunt_kind_tests::scenario::{Played, Scenario};
 
-/// One test for each scenario: the directory is named like the test, with `-` for `_`.
+/// The tests of each scenario: the directory is named like the test, with `-` for `_`.
 macro_rules! scenarios {
     ($($name:ident)*) => {
         const LISTED: &[&str] = &[$(stringify!($name)),*];
@@ -18,9 +20,27 @@ macro_rules! scenarios {
         $(
             #[test]
             fn $name() {
-                play(stringify!($name));
+                play(stringify!($name), Scenario::play);
             }
         )*
+
+        mod kube_proxy_nftables {
+            $(
+                #[test]
+                fn $name() {
+                    super::play(stringify!($name), |scenario| scenario.play_on(super::Mode::Nftables));
+                }
+            )*
+        }
+
+        mod kube_proxy_iptables {
+            $(
+                #[test]
+                fn $name() {
+                    super::play(stringify!($name), |scenario| scenario.play_on(super::Mode::Iptables));
+                }
+            )*
+        }
     };
 }
 
@@ -65,9 +85,9 @@ scenarios! {
     undefined_port_of_cluster_ip_is_refused
 }
 
-fn play(test: &str) {
+fn play(test: &str, on: impl Fn(&Scenario) -> Result<Played>) {
     let directory = Scenario::home().join(test.replace('_', "-"));
-    match Scenario::load(&directory).and_then(|scenario| scenario.play()) {
+    match Scenario::load(&directory).and_then(|scenario| on(&scenario)) {
         Ok(played) => println!("{test}: {} steps, {} flows", played.steps, played.flows),
         Err(error) => {
             let causes: Vec<_> = error.chain().map(ToString::to_string).collect();
@@ -84,7 +104,7 @@ fn everything_once_more_in_the_guest() -> Result<()> {
     if guest::is_here() {
         return Ok(());
     }
-    let printed = guest::run_tests(&["--test-threads", AT_A_TIME])?;
+    let printed = guest::run_tests(&["--test-threads", AT_A_TIME, "--skip", "kube_proxy_"])?;
     for name in LISTED {
         assert!(printed.contains(&format!("test {name} ... ok")), "{name} was not run:\n{printed}");
     }
@@ -104,6 +124,33 @@ fn no_scenario_is_forgotten() -> Result<()> {
     }
     let listed: BTreeSet<_> = LISTED.iter().map(|name| (*name).to_owned()).collect();
     assert_eq!(listed, directories, "the list in {} and the directories", file!());
+    Ok(())
+}
+
+/// What flows say of kube-proxy has its row in the list of differences, and each row names just the scenarios that show
+/// it.
+#[test]
+fn the_list_of_differences_is_true() -> Result<()> {
+    let mut shown: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for test in LISTED {
+        let name = test.replace('_', "-");
+        let scenario = Scenario::load(&Scenario::home().join(&name))?;
+        for row in scenario.differences() {
+            shown.entry(row.to_owned()).or_default().insert(name.clone());
+        }
+    }
+    let page = fs::read_to_string(Scenario::home().join("../../docs/differences.md"))?;
+    let mut listed = BTreeMap::new();
+    // The rows of the first table, whose first cell is a name.
+    let (_, table) =
+        page.split_once("|---|---|---|---|---|\n").context("a table of five columns")?;
+    for line in table.lines().take_while(|line| line.starts_with('|')) {
+        let cells: Vec<_> = line.trim_matches('|').split(" | ").map(str::trim).collect();
+        let names = cells.last().into_iter().flat_map(|cell| cell.split(", "));
+        let names: BTreeSet<_> = names.map(str::to_owned).collect();
+        listed.insert(cells[0].trim_matches('`').to_owned(), names);
+    }
+    assert_eq!(listed, shown, "docs/differences.md, and what the flows declare");
     Ok(())
 }
 

@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use shunt_cluster::Protocol;
 
+use super::difference::Difference;
 use super::setup::Setup;
 use super::text::{Line, Place};
 
@@ -25,6 +26,8 @@ pub(super) struct Flow {
     pub(super) to: SocketAddr,
     /// What shall come of it.
     pub(super) expected: Expected,
+    /// Where kube-proxy is known to mean something else.
+    pub(super) differences: Vec<Difference>,
 }
 
 /// What shall come of a flow.
@@ -114,6 +117,7 @@ fn try_parse(line: &Line, setup: &Setup) -> Result<Vec<Flow>> {
         protocol,
         to,
         expected: expected.clone(),
+        differences: Vec::new(),
     };
     Ok(parse_destination(to, setup)?.into_iter().map(flow).collect())
 }
@@ -138,7 +142,8 @@ pub(super) fn parse_destination(text: &str, setup: &Setup) -> Result<Vec<SocketA
     Ok(addresses.into_iter().map(|ip: IpAddr| SocketAddr::new(ip, port)).collect())
 }
 
-fn parse_expected(text: &str, setup: &Setup) -> Result<Expected> {
+/// What stands behind the arrow.
+pub(super) fn parse_expected(text: &str, setup: &Setup) -> Result<Expected> {
     let (result, source) = match text.split_once('|') {
         Some((result, note)) => {
             let words: Vec<_> = note.split_whitespace().collect();

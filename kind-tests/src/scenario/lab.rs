@@ -1,4 +1,4 @@
-//! The real thing: a cluster of namespaces, servers on its pods and nodes, a daemon on every node, a directory of manifests.
+//! The real thing: a site with a daemon on every node, and a directory of manifests.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,15 +8,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use shunt::status::Status;
-use shunt_cluster::{Cluster, Connection, EchoServer};
 use shunt_model::plan::Plan;
 
 use super::binary::shunt_binary;
 use super::daemon::Daemon;
 use super::oracle;
-use super::probe::Prober;
 use super::setup::Setup;
-use super::step::Hold;
+use super::site::Site;
 use super::table;
 
 /// How long the daemons may take to do what a step asks. They take milliseconds; this is for a busy machine.
@@ -30,9 +28,7 @@ pub(super) struct Lab<'a> {
     binary: PathBuf,
     // Before the cluster: they must be gone when their namespaces are.
     daemons: BTreeMap<String, Daemon>,
-    held: BTreeMap<String, (Hold, Connection)>,
-    _servers: Vec<EchoServer>,
-    cluster: Cluster,
+    site: Site<'a>,
     files: tempfile::TempDir,
 }
 
@@ -40,36 +36,10 @@ impl<'a> Lab<'a> {
     /// Builds everything but the daemons.
     pub(super) fn build(setup: &'a Setup) -> Result<Self> {
         let binary = shunt_binary()?;
-        let cluster = Cluster::build(&setup.cluster)?;
-        for host in cluster.hosts() {
-            let known = setup.names.resolve(host.name())?;
-            ensure!(host.addresses() == known, "{} is not numbered as documented", host.name());
-        }
-        for (host, address) in &setup.addresses {
-            cluster.host(host)?.add_address(*address)?;
-        }
-        for route in &setup.routes {
-            let via = setup.names.host_like(&route.via, route.network.addr())?;
-            cluster.host(&route.host)?.add_route(route.network, via)?;
-        }
-        let mut servers = Vec::new();
-        for host in cluster.pods().chain(cluster.nodes()) {
-            for port in &setup.ports {
-                let name = format!("{}:{port}", host.name());
-                servers.push(EchoServer::start(host.netns(), &name, &[*port])?);
-            }
-        }
+        let site = Site::build(setup)?;
         let files = tempfile::Builder::new().prefix("shunt-scenario-").tempdir();
         let files = files.context("a directory for the manifests")?;
-        let lab = Self {
-            setup,
-            binary,
-            daemons: BTreeMap::new(),
-            held: BTreeMap::new(),
-            _servers: servers,
-            cluster,
-            files,
-        };
+        let lab = Self { setup, binary, daemons: BTreeMap::new(), site, files };
         for directory in [lab.manifests(), lab.accepted(), lab.aside()] {
             fs::create_dir(directory)?;
         }
@@ -96,15 +66,20 @@ impl<'a> Lab<'a> {
         self.daemons.keys().cloned().collect()
     }
 
-    /// What sends probes.
-    pub(super) fn prober(&self) -> Prober<'_> {
-        Prober { cluster: &self.cluster, setup: self.setup }
+    /// The cluster and what else is in it.
+    pub(super) const fn site(&self) -> &Site<'a> {
+        &self.site
+    }
+
+    /// The cluster, to hold and release connections in it.
+    pub(super) const fn site_mut(&mut self) -> &mut Site<'a> {
+        &mut self.site
     }
 
     /// Starts a node's daemon.
     pub(super) fn start(&mut self, node: &str) -> Result<()> {
         let arguments = oracle::arguments(node, &self.manifests(), &self.setup.flags);
-        let netns = self.cluster.host(node)?.netns();
+        let netns = self.site.cluster().host(node)?.netns();
         let log = self.files.path().join(format!("{node}.log"));
         let daemon = Daemon::start(&self.binary, &arguments, netns, &log)?;
         self.daemons.insert(node.to_owned(), daemon);
@@ -153,12 +128,12 @@ impl<'a> Lab<'a> {
     pub(super) fn rulesets(&self) -> Result<BTreeMap<String, String>> {
         let list =
             |host: &shunt_cluster::Host| Ok((host.name().to_owned(), table::list(host.netns())?));
-        self.cluster.nodes().map(list).collect()
+        self.site.cluster().nodes().map(list).collect()
     }
 
     /// After the end: no trace of a Service may be in any table.
     pub(super) fn check_empty(&self) -> Result<()> {
-        for node in self.cluster.nodes() {
+        for node in self.site.cluster().nodes() {
             let left = table::leftovers(&table::read(node.netns())?);
             ensure!(
                 left.is_empty(),
@@ -173,40 +148,6 @@ impl<'a> Lab<'a> {
                 node.name(),
                 listed.join("\n")
             );
-        }
-        Ok(())
-    }
-
-    /// Opens a connection and keeps it.
-    pub(super) fn hold(&mut self, hold: &Hold) -> Result<()> {
-        let connection = self
-            .prober()
-            .hold(hold)
-            .map_err(|error| hold.place.error(format_args!("{error:#}")))?;
-        self.held.insert(hold.name.clone(), (hold.clone(), connection));
-        Ok(())
-    }
-
-    /// Closes a held connection.
-    pub(super) fn release(&mut self, name: &str) -> Result<()> {
-        let (_, connection) =
-            self.held.remove(name).with_context(|| format!("{name} is not held"))?;
-        connection.close().with_context(|| format!("closing the held connection {name}"))
-    }
-
-    /// Closes all that is held.
-    pub(super) fn release_all(&mut self) -> Result<()> {
-        let names: Vec<_> = self.held.keys().cloned().collect();
-        names.iter().try_for_each(|name| self.release(name))
-    }
-
-    /// Talks on every held connection.
-    pub(super) fn use_held(&mut self) -> Result<()> {
-        for (name, (hold, connection)) in &mut self.held {
-            let lives = connection.exchange("still there?");
-            lives.with_context(|| {
-                format!("{}: the held connection {name} does not live", hold.place)
-            })?;
         }
         Ok(())
     }
@@ -236,7 +177,7 @@ impl<'a> Lab<'a> {
         {
             obstacles.push(format!("the daemon reports a problem that is not expected: {problem}"));
         }
-        let held = table::read(self.cluster.host(node)?.netns())?;
+        let held = table::read(self.site.cluster().host(node)?.netns())?;
         let missing = table::differences(plan, &held).into_iter();
         obstacles.extend(missing.map(|difference| format!("the kernel lacks: {difference}")));
         Ok(obstacles)

@@ -49,8 +49,8 @@ impl Player<'_> {
                 lab.kill(node)?;
             }
         }
-        lab.use_held().context("before the manifests change")?;
-        self.write(lab, &step.files, step)?;
+        lab.site_mut().use_held().context("before the manifests change")?;
+        self.write(lab, step)?;
         for node in &self.setup.cluster.nodes {
             if first && !step.has(&Act::Kill(node.name.clone()))
                 || step.has(&Act::Start(node.name.clone()))
@@ -59,24 +59,24 @@ impl Player<'_> {
             }
         }
         self.wait(lab, &step.problems())?;
-        lab.use_held().context("after the manifests have changed")?;
+        lab.site_mut().use_held().context("after the manifests have changed")?;
         self.check_flows(lab, step)?;
         for act in &step.acts {
             match act {
-                Act::Hold(hold) => lab.hold(hold)?,
-                Act::Release(name) => lab.release(name)?,
+                Act::Hold(hold) => lab.site_mut().hold(hold)?,
+                Act::Release(name) => lab.site_mut().release(name)?,
                 Act::WritesNothing(node) => check_nothing_written(lab, node)?,
                 Act::Kill(_) | Act::Start(_) | Act::Problem(_) => {}
             }
         }
-        lab.use_held().context("after the flows")?;
+        lab.site_mut().use_held().context("after the flows")?;
         // What a step must not change is still as it was.
         self.wait(lab, &step.problems())
     }
 
     /// The implied last step: everything goes.
     fn finish(&mut self, lab: &mut Lab<'_>) -> Result<()> {
-        lab.release_all()?;
+        lab.site_mut().release_all()?;
         step::write_files(&lab.manifests(), &Files::new(), &lab.aside())?;
         step::write_files(&lab.accepted(), &Files::new(), &lab.aside())?;
         self.wait(lab, &[])?;
@@ -88,18 +88,10 @@ impl Player<'_> {
         lab.rulesets().map(drop)
     }
 
-    fn write(&mut self, lab: &Lab<'_>, files: &Files, step: &Step) -> Result<()> {
-        let mut accepted = Files::new();
-        for (name, content) in files {
-            let readable = if step.unreadable.contains(name) {
-                self.accepted.get(name)
-            } else {
-                Some(content)
-            };
-            accepted.extend(readable.map(|content| (name.clone(), content.clone())));
-        }
+    fn write(&mut self, lab: &Lab<'_>, step: &Step) -> Result<()> {
+        let accepted = step.readable(&self.accepted);
         step::write_files(&lab.accepted(), &accepted, &lab.aside())?;
-        step::write_files(&lab.manifests(), files, &lab.aside())?;
+        step::write_files(&lab.manifests(), &step.files, &lab.aside())?;
         self.accepted = accepted;
         Ok(())
     }
@@ -141,7 +133,8 @@ impl Player<'_> {
     fn check_flow(&self, lab: &Lab<'_>, flow: &Flow, ruling: &oracle::Ruling) -> Result<()> {
         // What the oracle says is tried on the wire even if a person expects something else: who is wrong?
         let expected = ruling.check(flow, self.setup);
-        let on_the_wire = lab.prober().check(flow, expected.as_ref().unwrap_or(&flow.expected));
+        let on_the_wire =
+            lab.site().prober().check(flow, expected.as_ref().unwrap_or(&flow.expected));
         match (expected, on_the_wire) {
             (Ok(_), Ok(())) => Ok(()),
             (Ok(_), Err(wire)) => Err(wire.context("the plan is right")),

@@ -29,6 +29,8 @@ pub(super) struct Setup {
     pub(super) addresses: Vec<(String, IpAddr)>,
     /// Flags of the daemons.
     pub(super) flags: Vec<String>,
+    /// Flags of kube-proxy in their place.
+    pub(super) peer_flags: Vec<String>,
     /// Where the servers of every pod and node listen.
     pub(super) ports: Vec<u16>,
     /// All names.
@@ -60,6 +62,7 @@ impl Setup {
             routes: Vec::new(),
             addresses: Vec::new(),
             flags: Vec::new(),
+            peer_flags: Vec::new(),
             ports: Vec::new(),
             names: Names::default(),
         };
@@ -87,8 +90,14 @@ impl Setup {
                     address.parse().map_err(|_| anyhow!("{address} is not an address"))?;
                 self.addresses.push(((*host).to_owned(), address));
             }
-            ["daemon", flags @ ..] => {
-                self.flags.extend(flags.iter().map(|flag| (*flag).to_owned()));
+            [who @ ("daemon" | "shunt" | "kube-proxy"), flags @ ..] => {
+                let flags = || flags.iter().map(|flag| (*flag).to_owned());
+                if *who != "kube-proxy" {
+                    self.flags.extend(flags());
+                }
+                if *who != "shunt" {
+                    self.peer_flags.extend(flags());
+                }
             }
             ["ports", ports @ ..] => {
                 let port = |text: &&str| text.parse().map_err(|_| anyhow!("{text} is not a port"));
@@ -96,7 +105,7 @@ impl Setup {
             }
             _ => bail!(
                 "one of these is expected: families v4|v6|dual, node NAME POD..., client NAME, \
-                 route HOST NETWORK via HOST, address HOST IP, daemon FLAG..., ports PORT..."
+                 route HOST NETWORK via HOST, address HOST IP, daemon FLAG..., shunt FLAG..., kube-proxy FLAG..., ports PORT..."
             ),
         }
         Ok(())

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::difference::{Difference, Instead};
 use super::flow::{self, Flow};
 use super::setup::Setup;
 use super::text::{Line, Place, read_lines};
@@ -35,6 +36,8 @@ pub(super) struct Step {
     pub(super) acts: Vec<Act>,
     /// The flows to check.
     pub(super) flows: Vec<Flow>,
+    /// Where kube-proxy does not play along.
+    pub(super) absences: Vec<Difference>,
 }
 
 /// Something that is done or demanded in a step.
@@ -73,6 +76,16 @@ impl Step {
     /// Whether the step has this act.
     pub(super) fn has(&self, act: &Act) -> bool {
         self.acts.contains(act)
+    }
+
+    /// The directory as far as it can be read: what an unreadable file said before stays true.
+    pub(super) fn readable(&self, before: &Files) -> Files {
+        let readable = self.files.iter().filter_map(|(name, content)| {
+            let unreadable = self.unreadable.contains(name);
+            let content = if unreadable { before.get(name)? } else { content };
+            Some((name.clone(), content.clone()))
+        });
+        readable.collect()
     }
 
     /// The texts that problems must contain.
@@ -134,6 +147,7 @@ fn load(directory: &Path, name: &str, setup: &Setup, before: Files) -> Result<St
         unreadable: BTreeSet::new(),
         acts: Vec::new(),
         flows: Vec::new(),
+        absences: Vec::new(),
     };
     for line in read_lines(&directory.join(format!("{name}.flows")))? {
         read_line(&mut step, &line, setup)?;
@@ -181,6 +195,9 @@ fn load_files(path: &Path, setup: &Setup, before: &Files) -> Result<Files> {
 }
 
 fn read_line(step: &mut Step, line: &Line, setup: &Setup) -> Result<()> {
+    if let Some(difference) = Difference::parse(line, setup)? {
+        return add_difference(step, difference).map_err(|error| line.place.error(error));
+    }
     if line.text.contains("->") {
         step.flows.extend(flow::parse(line, setup)?);
         return Ok(());
@@ -188,6 +205,20 @@ fn read_line(step: &mut Step, line: &Line, setup: &Setup) -> Result<()> {
     let act =
         read_act(step, line, setup).map_err(|error| line.place.error(format_args!("{error:#}")))?;
     step.acts.extend(act);
+    Ok(())
+}
+
+/// A difference is about the flow of the line above it, in all its families, or about the step.
+fn add_difference(step: &mut Step, difference: Difference) -> Result<()> {
+    if matches!(difference.instead, Instead::Absent) {
+        step.absences.push(difference);
+        return Ok(());
+    }
+    let above = step.flows.last().map(|flow| flow.place.clone());
+    let above = above.context("there is no flow above it")?;
+    for flow in step.flows.iter_mut().filter(|flow| flow.place == above) {
+        flow.differences.push(difference.clone());
+    }
     Ok(())
 }
 

@@ -1,0 +1,95 @@
+//! What a scenario is played on, whoever plays it: a cluster of namespaces, servers on its pods and nodes, connections
+//! that are held.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, ensure};
+use shunt_cluster::{Cluster, Connection, EchoServer};
+
+use super::probe::Prober;
+use super::setup::Setup;
+use super::step::Hold;
+
+/// The cluster and all that is in it but proxies. Dropping it ends every namespace.
+pub(super) struct Site<'a> {
+    setup: &'a Setup,
+    held: BTreeMap<String, (Hold, Connection)>,
+    _servers: Vec<EchoServer>,
+    cluster: Cluster,
+}
+
+impl<'a> Site<'a> {
+    /// Builds it.
+    pub(super) fn build(setup: &'a Setup) -> Result<Self> {
+        let cluster = Cluster::build(&setup.cluster)?;
+        for host in cluster.hosts() {
+            let known = setup.names.resolve(host.name())?;
+            ensure!(host.addresses() == known, "{} is not numbered as documented", host.name());
+        }
+        for host in cluster.hosts() {
+            // The kernel sends one ICMP error a second to each peer; what is refused by one would seem dropped.
+            for limit in ["net.ipv4.icmp_ratelimit", "net.ipv6.icmp.ratelimit"] {
+                host.netns().sysctl(limit, "0")?;
+            }
+        }
+        for (host, address) in &setup.addresses {
+            cluster.host(host)?.add_address(*address)?;
+        }
+        for route in &setup.routes {
+            let via = setup.names.host_like(&route.via, route.network.addr())?;
+            cluster.host(&route.host)?.add_route(route.network, via)?;
+        }
+        let mut servers = Vec::new();
+        for host in cluster.pods().chain(cluster.nodes()) {
+            for port in &setup.ports {
+                let name = format!("{}:{port}", host.name());
+                servers.push(EchoServer::start(host.netns(), &name, &[*port])?);
+            }
+        }
+        Ok(Self { setup, held: BTreeMap::new(), _servers: servers, cluster })
+    }
+
+    /// The namespaces.
+    pub(super) const fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// What sends probes.
+    pub(super) fn prober(&self) -> Prober<'_> {
+        Prober { cluster: &self.cluster, setup: self.setup }
+    }
+
+    /// Opens a connection and keeps it.
+    pub(super) fn hold(&mut self, hold: &Hold) -> Result<()> {
+        let connection = self
+            .prober()
+            .hold(hold)
+            .map_err(|error| hold.place.error(format_args!("{error:#}")))?;
+        self.held.insert(hold.name.clone(), (hold.clone(), connection));
+        Ok(())
+    }
+
+    /// Closes a held connection.
+    pub(super) fn release(&mut self, name: &str) -> Result<()> {
+        let (_, connection) =
+            self.held.remove(name).with_context(|| format!("{name} is not held"))?;
+        connection.close().with_context(|| format!("closing the held connection {name}"))
+    }
+
+    /// Closes all that is held.
+    pub(super) fn release_all(&mut self) -> Result<()> {
+        let names: Vec<_> = self.held.keys().cloned().collect();
+        names.iter().try_for_each(|name| self.release(name))
+    }
+
+    /// Talks on every held connection.
+    pub(super) fn use_held(&mut self) -> Result<()> {
+        for (name, (hold, connection)) in &mut self.held {
+            let lives = connection.exchange("still there?");
+            lives.with_context(|| {
+                format!("{}: the held connection {name} does not live", hold.place)
+            })?;
+        }
+        Ok(())
+    }
+}
