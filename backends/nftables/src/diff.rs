@@ -61,6 +61,14 @@ impl Steps {
         [&self.prepare, &self.switch, &self.retire].into_iter().map(Vec::as_slice)
     }
 
+    /// All operations, in order.
+    #[must_use]
+    pub fn into_operations(mut self) -> Vec<Operation> {
+        self.prepare.append(&mut self.switch);
+        self.prepare.append(&mut self.retire);
+        self.prepare
+    }
+
     /// How many elements the steps add to each set.
     #[must_use]
     pub fn added(&self) -> HashMap<SetId, u32> {

@@ -226,7 +226,10 @@ impl Nftables {
         report.diff += started.elapsed();
         self.make_table(&installed, false, &[], report)?;
         self.installed = Some(installed);
-        match self.fill(report)? {
+        let plan = std::mem::take(&mut self.plan);
+        let filled = self.fill(&plan, report);
+        self.plan = plan;
+        match filled? {
             None => Ok(()),
             Some((operation, reason)) => {
                 self.set_aside(&operation, reason)?;
@@ -235,12 +238,14 @@ impl Nftables {
         }
     }
 
-    /// Writes the whole plan into an empty table.
-    fn fill(&mut self, report: &mut Report) -> Result<Option<(Operation, String)>, Error> {
+    /// Writes a whole plan into an empty table.
+    fn fill(
+        &mut self,
+        plan: &Plan,
+        report: &mut Report,
+    ) -> Result<Option<(Operation, String)>, Error> {
         let (nothing, mut references) = (Plan::default(), References::default());
-        let whole =
-            Plan { node: Arc::clone(&self.plan.node), services: self.plan.services.clone() };
-        for delta in portions(&whole) {
+        for delta in portions(plan) {
             let started = Instant::now();
             let wanted = Wanted::change(&nothing, &delta, &mut references);
             let steps = self.installed.as_ref().map(|installed| diff(&wanted, installed));
@@ -264,7 +269,7 @@ impl Nftables {
         let steps = diff(&wanted, &installed);
         installed.capacity = capacities(&steps.added());
         report.diff += started.elapsed();
-        let operations: Vec<_> = steps.in_order().flatten().cloned().collect();
+        let operations = steps.into_operations();
         self.make_table(&installed, true, &operations, report)?;
         for operation in &operations {
             installed.apply(operation);

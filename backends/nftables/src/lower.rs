@@ -144,25 +144,38 @@ pub fn counts(plan: &Plan, references: &References) -> HashMap<SetId, u32> {
 }
 
 /// A whole plan as deltas from nothing, so that what is made on the way to the kernel is never
-/// large. What every pod needs comes first: the API server's Service, and those of the cluster's
-/// own namespace, DNS among them.
+/// large: memory that is needed once is memory that the process keeps. What every pod needs comes
+/// first: the API server's Service, and those of the cluster's own namespace, DNS among them.
 pub fn portions(plan: &Plan) -> impl Iterator<Item = PlanDelta> + '_ {
-    const SERVICES: usize = 2000;
+    /// Enough for the fixed cost of a transaction not to be felt.
+    const ELEMENTS: usize = 5000;
     let is_first = |key: &ObjectKey| {
         &*key.namespace == "kube-system"
             || (&*key.namespace == "default" && &*key.name == "kubernetes")
     };
     let (first, rest): (Vec<_>, Vec<_>) = plan.services.iter().partition(|(key, _)| is_first(key));
-    let all: Vec<_> = first.into_iter().chain(rest).collect();
+    let mut all = first.into_iter().chain(rest);
     let mut node = Some(Arc::clone(&plan.node));
-    let mut at = 0;
     std::iter::from_fn(move || {
-        let portion = &all[at..all.len().min(at + SERVICES)];
-        at += portion.len();
-        let services = portion.iter().map(|(key, plan)| ((*key).clone(), Some(Arc::clone(plan))));
-        let delta = PlanDelta { node: node.take(), services: services.collect() };
+        let mut delta = PlanDelta { node: node.take(), ..PlanDelta::default() };
+        let mut elements = 0;
+        while elements < ELEMENTS
+            && let Some((key, service)) = all.next()
+        {
+            elements += service.frontends.iter().map(elements_of).sum::<usize>();
+            delta.services.insert(key.clone(), Some(Arc::clone(service)));
+        }
         (!delta.is_empty()).then_some(delta)
     })
+}
+
+/// How many elements a frontend takes, about.
+fn elements_of(frontend: &FrontendPlan) -> usize {
+    let slots = frontend.actions().map(|action| match action {
+        Action::Forward(pool) => pool.len(),
+        Action::Reject | Action::Drop => 0,
+    });
+    1 + slots.sum::<usize>()
 }
 
 fn exchange(

@@ -183,6 +183,12 @@ impl Plan {
         if let Some(node) = delta.node {
             self.node = node;
         }
+        if self.services.is_empty() {
+            // Made of a sorted sequence a map's nodes are full; filled one by one, half empty.
+            let services = delta.services.into_iter();
+            self.services = services.filter_map(|(key, service)| Some((key, service?))).collect();
+            return;
+        }
         for (key, service) in delta.services {
             match service {
                 Some(service) => self.services.insert(key, service),

@@ -25,6 +25,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const READ_TIMEOUT: Duration = Duration::from_secs(180);
 /// For the server to take a request.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// The most bytes of an answer that a connection holds. A first list makes the buffer as large as it
+/// may become, and a watch keeps it for ever.
+const READ_BUFFER: usize = 64 * 1024;
 /// An idle connection is probed after the first, then at each of the second; three unanswered
 /// probes end it.
 const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(20), Duration::from_secs(10), 3);
@@ -125,8 +128,9 @@ fn build(mut config: Config) -> kube::Result<Client> {
     // Or else the time that a connection lay in the pool would count.
     connector.set_reset_reader_on_write(true);
 
-    let http =
-        hyper_util::client::legacy::Builder::new(TokioExecutor::new()).build::<_, Body>(connector);
+    let http = hyper_util::client::legacy::Builder::new(TokioExecutor::new())
+        .http1_max_buf_size(READ_BUFFER)
+        .build::<_, Body>(connector);
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
         .option_layer(config.auth_layer()?)

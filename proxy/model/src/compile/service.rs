@@ -23,8 +23,10 @@ pub(super) fn plan(
     let mut problems = Vec::new();
     problems.extend(affinity_unsupported(service));
     let mut pools = Pools::new(&service.ports, slices, node_name);
-    let mut frontends = Vec::new();
-    for (frontend, wanted) in wanted(service, &mut problems) {
+    let wanted = wanted(service, &mut problems);
+    // Exactly: there are many plans, and most have one frontend.
+    let mut frontends = Vec::with_capacity(wanted.len());
+    for (frontend, wanted) in wanted {
         if let Some(owner) = claims.owner(&frontend).filter(|owner| owner.key != service.key) {
             let by =
                 format!("already used by Service {}, which {}", owner.key, why(owner, service));
