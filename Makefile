@@ -8,7 +8,7 @@ RELEASE := --locked --release --target $(HOST)
 BINARY := target/$(HOST)/release/shunt
 CONTROLPLANE := target/controlplane
 
-.PHONY: help build demo test check fmt lint deny unit controlplane bench clean
+.PHONY: help build image demo test check fmt lint deny unit controlplane bench clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -16,6 +16,10 @@ help: ## Show this list
 build: ## Build the static release binary
 	$(STATIC) cargo build $(RELEASE) -p shunt
 	@ls -l $(BINARY) | awk '{ printf "%s: %.1f MB\n", $$NF, $$5 / 1e6 }'
+
+image: build ## Build the container image with buildah, and print its size
+	buildah bud --isolation chroot -f manifests/Containerfile -t shunt $(dir $(BINARY))
+	buildah images shunt
 
 demo: build ## Build, then show the main job in network namespaces of its own
 	@$(BINARY) demo

@@ -52,6 +52,9 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::First, Self::Change, Self::Retry, Self::Repair, Self::Verify];
+
     /// The reason as one word, for logs and metrics.
     #[must_use]
     pub const fn word(self) -> &'static str {

@@ -57,6 +57,11 @@ impl Metrics {
     pub fn new() -> (Self, Registry) {
         let metrics = Self::default();
         let mut registry = Registry::default();
+        // They exist from the start: a rate of what is not there is no zero.
+        for reason in Reason::ALL {
+            drop(metrics.syncs.get_or_create(&[("reason", reason.word())]));
+        }
+        metrics.problems(&Ledger::default());
         metrics.register_own(&mut registry);
         metrics.kube_proxy.register(&mut registry);
         registry.register_collector(Box::new(Process));

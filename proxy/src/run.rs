@@ -47,10 +47,8 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     let watched = args.config.as_deref().map(Watched::new);
     remarks.iter().for_each(|remark| warn!("--config: {remark}"));
     effective.notes.iter().for_each(|note| info!("{note}"));
-    machine::set_oom_score(effective.oom_score_adj);
-    let unset = machine::limit_conntrack(Path::new("/"), &effective.conntrack);
     if args.init_only {
-        return init_only(&unset);
+        return init_only(&effective);
     }
     if effective.mode == Mode::Ipvs {
         return Err(Failure::usage(anyhow!("mode ipvs is not there yet: use nftables")));
@@ -67,7 +65,7 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     let result = runtime.block_on(async {
         let mut end = End::new()?;
         tokio::select! {
-            result = work(args, &effective, &unset, nftables, started) => result,
+            result = work(args, &effective, nftables, started) => result,
             () = config_changed(watched) => Err(anyhow!(CONFIG_CHANGED).into()),
             signal = end.signal() => {
                 info!("{signal}: ending; what is installed stays");
@@ -106,7 +104,6 @@ impl End {
 async fn work(
     args: &RunArgs,
     effective: &Effective,
-    unset: &[String],
     nftables: Nftables,
     started: Instant,
 ) -> Result<(), Failure> {
@@ -114,6 +111,9 @@ async fn work(
     let node = effective.settings.node_name.to_string();
     let mut tasks = JoinSet::new();
     let source = start_sources(args, effective, changes, &mut tasks).await?;
+    // Not before it is known that we can work.
+    machine::set_oom_score(effective.oom_score_adj);
+    let unset = machine::limit_conntrack(Path::new("/"), &effective.conntrack);
     info!(version = env!("CARGO_PKG_VERSION"), node, source, "shunt is starting");
 
     let (reports, kernel_reports) = mpsc::unbounded_channel();
@@ -141,7 +141,7 @@ async fn work(
     };
     let inputs = Inputs { sources, kernel: kernel_reports, questions: asked };
     let mut event_loop = EventLoop::new(identity, effective.settings.clone(), metrics, health);
-    event_loop.note_machine(unset);
+    event_loop.note_machine(&unset);
     tokio::select! {
         stopped = event_loop.run(inputs, &kernel) => Ok(stopped?),
         failure = source_ended(&mut tasks) => Err(failure),
@@ -203,7 +203,8 @@ async fn start_servers(effective: &Effective, sources: &Sources) -> Result<(), F
 }
 
 /// The end of `--init-only`: what a later run without privileges counts on is there, or not.
-fn init_only(unset: &[String]) -> Result<(), Failure> {
+fn init_only(effective: &Effective) -> Result<(), Failure> {
+    let unset = machine::limit_conntrack(Path::new("/"), &effective.conntrack);
     if unset.is_empty() {
         return Ok(());
     }

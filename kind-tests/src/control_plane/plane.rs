@@ -136,5 +136,5 @@ impl Plane {
 
 /// The path of one of our manifests.
 fn manifest(name: &str) -> String {
-    format!("{}/../manifests/{name}", env!("CARGO_MANIFEST_DIR"))
+    format!("{}/../manifests/base/{name}", env!("CARGO_MANIFEST_DIR"))
 }

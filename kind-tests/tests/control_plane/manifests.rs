@@ -1,34 +1,76 @@
-//! The deployment, validated by a real API server.
+//! The deployment: rendered by kustomize, validated by a real API server; its configuration, its
+//! queries and its image, tried.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use shunt_kind_tests::control_plane::Plane;
 
-/// The files that `kustomization.yaml` names.
-fn resources() -> Result<Vec<PathBuf>> {
-    let home = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests");
-    let text = fs::read_to_string(home.join("kustomization.yaml"))?;
-    let list = text.split_once("\nresources:\n").context("no resources")?.1;
-    let names = list.lines().map_while(|line| line.strip_prefix("  - "));
-    Ok(names.map(|name| home.join(name)).collect())
+fn home() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests")
 }
 
-/// Fails unless the server would take all manifests, and no file is forgotten.
+fn succeed(command: &mut Command) -> Result<Output> {
+    let output = command.output().with_context(|| format!("{command:?}"))?;
+    let told = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{command:?}: {}: {told}", output.status);
+    Ok(output)
+}
+
+/// What kustomize makes of a directory.
+fn render(directory: &Path) -> Result<Vec<u8>> {
+    let tool = Path::new(env!("CARGO_MANIFEST_DIR")).join("kustomize.sh");
+    Ok(succeed(Command::new(tool).arg("build").arg(directory))?.stdout)
+}
+
+/// The default and all overlays, and the default with each component.
+fn deployments(scratch: &Path) -> Result<Vec<PathBuf>> {
+    let subdirectories = |name: &str| -> Result<Vec<PathBuf>> {
+        let entries = fs::read_dir(home().join(name))?;
+        entries.map(|entry| Ok(entry?.path())).collect()
+    };
+    let mut all = subdirectories("overlays")?;
+    all.push(home());
+    for component in subdirectories("components")? {
+        let name = component.file_name().context("a name")?;
+        let directory = scratch.join("with").join(name);
+        fs::create_dir_all(&directory)?;
+        // kustomize takes relative paths only.
+        let up = "../".repeat(directory.components().count() - 1);
+        let to = |path: PathBuf| -> Result<String> {
+            Ok(format!(
+                "{up}{}",
+                path.canonicalize()?.display().to_string().trim_start_matches('/')
+            ))
+        };
+        let text = format!(
+            "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\n\
+             resources: [{}]\ncomponents: [{}]\n",
+            to(home())?,
+            to(component.clone())?
+        );
+        fs::write(directory.join("kustomization.yaml"), text)?;
+        all.push(directory);
+    }
+    Ok(all)
+}
+
+/// Fails unless the server would take what kustomize makes of each deployment.
 pub(crate) fn expect_valid(plane: &Plane) -> Result<()> {
-    let files = resources()?;
-    let home = files[0].parent().context("no directory")?;
-    let there = fs::read_dir(home)?.filter(|entry| {
-        let name = entry.as_ref().map(fs::DirEntry::file_name).unwrap_or_default();
-        name.to_string_lossy().ends_with(".yaml") && name != "kustomization.yaml"
-    });
-    assert_eq!(there.count(), files.len(), "kustomization.yaml names every file");
-    let mut arguments = vec!["apply", "--dry-run"];
-    let files: Vec<_> = files.iter().map(|file| file.to_string_lossy().into_owned()).collect();
-    arguments.extend(files.iter().map(String::as_str));
-    plane.server().command(&arguments)
+    let deployments = deployments(plane.scratch())?;
+    ensure!(deployments.len() >= 4, "{deployments:?}");
+    for directory in deployments {
+        let file = plane.scratch().join("rendered.yaml");
+        fs::write(&file, render(&directory)?)?;
+        let file = file.to_string_lossy();
+        let valid = plane.server().command(&["apply", "--dry-run", &file]);
+        valid.with_context(|| format!("{}", directory.display()))?;
+    }
+    Ok(())
 }
 
 /// Fails unless the API says this about what an account may do.
@@ -45,4 +87,99 @@ pub(crate) async fn may(
     });
     let answer: Value = shunt_kind_tests::control_plane::verbs::create(client, review).await?;
     answer["status"]["allowed"].as_bool().context("no answer")
+}
+
+#[test]
+fn the_configuration_of_the_deployment_has_no_unknown_field() -> Result<()> {
+    let loaded = shunt::config::load::file(&home().join("base/config.yaml"))?;
+    assert_eq!(loaded.remarks, Vec::<String>::new());
+    let effective = shunt::config::Effective::new(loaded.configuration);
+    let effective = effective.map_err(|failure| anyhow::anyhow!("{failure}"))?;
+    assert_eq!(effective.notes, Vec::<String>::new());
+    Ok(())
+}
+
+/// The words of a text that look like names of our metrics.
+fn metric_names(text: &str) -> BTreeSet<&str> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let ours = |word: &&str| {
+        ["shunt_", "kubeproxy_", "process_"].iter().any(|prefix| word.starts_with(prefix))
+    };
+    words.filter(ours).collect()
+}
+
+#[test]
+fn the_dashboard_and_the_alerts_ask_for_metrics_that_exist() -> Result<()> {
+    let (_, registry) = shunt::metrics::Metrics::new();
+    let served = shunt::metrics::print(&registry);
+    let families: BTreeSet<_> =
+        served.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    let exists = |name: &str| {
+        let suffixes = ["", "_total", "_bucket", "_count", "_sum"];
+        suffixes
+            .iter()
+            .any(|suffix| name.strip_suffix(suffix).is_some_and(|family| families.contains(family)))
+    };
+    for file in ["monitoring/dashboard.json", "monitoring/alerts.yaml"] {
+        let text = fs::read_to_string(home().join(file))?;
+        let asked = metric_names(&text);
+        ensure!(asked.len() >= 8, "{file}: {asked:?}");
+        let missing: Vec<_> = asked.into_iter().filter(|name| !exists(name)).collect();
+        ensure!(missing.is_empty(), "{file}: no such metrics: {missing:?}");
+    }
+    let dashboard = fs::read_to_string(home().join("monitoring/dashboard.json"))?;
+    let _: Value = serde_json::from_str(&dashboard)?;
+    let _: Value =
+        serde_saphyr::from_str(&fs::read_to_string(home().join("monitoring/alerts.yaml"))?)?;
+    Ok(())
+}
+
+/// A binary that needs no other file: the one that is tested, or one that is built for this.
+fn static_binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("SHUNT_BIN") {
+        return Ok(path.into());
+    }
+    let version = succeed(Command::new("rustc").arg("-vV"))?.stdout;
+    let version = String::from_utf8(version)?;
+    let host = version.lines().find_map(|line| line.strip_prefix("host: ")).context("a host")?;
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(["build", "--locked", "-p", "shunt", "--target", host]).current_dir(&root);
+    succeed(cargo.env("RUSTFLAGS", "-C target-feature=+crt-static"))?;
+    Ok(root.join("target").join(host).join("debug/shunt"))
+}
+
+/// Builds the image with Debian's buildah and starts it: a root filesystem with one file.
+#[test]
+fn the_image_is_one_binary_that_starts() -> Result<()> {
+    let scratch = tempfile::tempdir()?;
+    let context = scratch.path().join("context");
+    fs::create_dir(&context)?;
+    let binary = static_binary()?;
+    fs::copy(&binary, context.join("shunt"))?;
+    let buildah = |arguments: &[&str]| {
+        let mut command = Command::new("buildah");
+        command.arg("--root").arg(scratch.path().join("root"));
+        command.arg("--runroot").arg(scratch.path().join("run"));
+        command.args(["--storage-driver", "vfs"]).args(arguments);
+        succeed(&mut command).map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let recipe = home().join("Containerfile").display().to_string();
+    let context = context.display().to_string();
+    buildah(&["bud", "--isolation", "chroot", "-f", &recipe, "-t", "shunt", &context])?;
+    let container = buildah(&["from", "localhost/shunt"])?;
+    let container = container.trim();
+    let version = buildah(&["run", "--isolation", "chroot", container, "--", "/shunt", "version"])?;
+    assert_eq!(version, format!("shunt {}\n", env!("CARGO_PKG_VERSION")));
+    buildah(&["rm", container])?;
+    let image = scratch.path().join("image");
+    buildah(&["push", "localhost/shunt", &format!("dir:{}", image.display())])?;
+    let sizes = fs::read_dir(&image)?.map(|entry| Ok(entry?.metadata()?.len()));
+    let compressed = sizes.sum::<Result<u64>>()?;
+    let unpacked = fs::metadata(&binary)?.len();
+    println!("image: {unpacked} bytes unpacked, {compressed} bytes compressed");
+    // A binary with debugging aids is larger than one to ship.
+    let limit = if binary.components().any(|part| part.as_os_str() == "debug") { 1000 } else { 20 };
+    ensure!(compressed < limit * 1_000_000, "the image has {compressed} bytes");
+    Ok(())
 }

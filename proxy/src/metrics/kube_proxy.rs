@@ -120,6 +120,11 @@ impl Default for KubeProxy {
             healthz: Family::default(),
             livez: Family::default(),
         };
+        made.count_without_local([[0; 2]; 2]);
+        for code in ["200", "503"] {
+            drop(made.healthz.get_or_create(&[("code", code)]));
+            drop(made.livez.get_or_create(&[("code", code)]));
+        }
         // They exist from the start, as kube-proxy's do: a rate of what is not there is no zero.
         for family in FAMILIES.map(by_family) {
             for histogram in [&made.duration, &made.full_duration, &made.partial_duration] {
@@ -195,14 +200,19 @@ impl KubeProxy {
     pub(super) fn ordered(&self, number: u64, totals: Totals) {
         self.services.ordered(number);
         self.endpoints.ordered(number);
-        let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
-        for (index, family) in FAMILIES.into_iter().enumerate() {
-            self.last_order.get_or_create(&by_family(family)).set(unix_seconds());
-            for (policy, counts) in
-                [("internal", totals.without_local[0]), ("external", totals.without_local[1])]
-            {
+        for family in FAMILIES.map(by_family) {
+            self.last_order.get_or_create(&family).set(unix_seconds());
+        }
+        self.count_without_local(totals.without_local);
+    }
+
+    /// By the internal policy and by the external one, each for IPv4 and IPv6.
+    fn count_without_local(&self, counts: [[usize; 2]; 2]) {
+        for (policy, counts) in ["internal", "external"].into_iter().zip(counts) {
+            for (family, count) in FAMILIES.into_iter().zip(counts) {
                 let labels = [("traffic_policy", policy), ("ip_family", family)];
-                self.no_local_endpoints.get_or_create(&labels).set(count(counts[index]));
+                let count = i64::try_from(count).unwrap_or(i64::MAX);
+                self.no_local_endpoints.get_or_create(&labels).set(count);
             }
         }
     }
