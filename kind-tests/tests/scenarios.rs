@@ -45,6 +45,7 @@ macro_rules! scenarios {
 }
 
 scenarios! {
+    addresses_with_leading_zeros
     bad_fields_are_skipped_others_served
     changes_while_dead_are_made_up_for
     cluster_cidr_masquerades_outsiders
@@ -60,8 +61,12 @@ scenarios! {
     host_network_endpoints
     internal_traffic_policy_local
     load_balancer_ip
+    load_balancer_ranges_with_the_node
     load_balancer_source_ranges
     masquerade_all
+    masquerade_and_policies
+    masquerade_and_policies_of_everyone
+    masquerade_and_policies_where_nobody_is_known
     no_endpoints_is_refused
     node_cidr_masquerades_outsiders
     node_port
@@ -69,6 +74,7 @@ scenarios! {
     node_port_only_on_node_addresses
     not_ready_endpoints_get_nothing
     object_in_two_files_first_by_name_wins
+    one_port_two_protocols_two_services
     pod_source_is_kept
     pools_of_any_size_reach_all_their_pods
     restart_writes_nothing_and_breaks_nothing
@@ -79,6 +85,8 @@ scenarios! {
     single_stack_service_in_dual_stack_cluster
     single_stack_v4
     single_stack_v6
+    terminating_endpoints_and_policy_cluster
+    terminating_endpoints_and_policy_local
     terminating_endpoints_serve_when_none_is_ready
     two_services_one_node_port_oldest_wins
     udp_service
@@ -151,6 +159,20 @@ fn the_list_of_differences_is_true() -> Result<()> {
         listed.insert(cells[0].trim_matches('`').to_owned(), names);
     }
     assert_eq!(listed, shown, "docs/differences.md, and what the flows declare");
+    Ok(())
+}
+
+/// The scenarios that are said to show the packets of kube-proxy's own tests are there.
+#[test]
+fn the_list_of_traces_is_true() -> Result<()> {
+    let page = fs::read_to_string(Scenario::home().join("TRACES.md"))?;
+    let rows = page.lines().filter(|line| line.starts_with("| `Test"));
+    let cells = rows.filter_map(|line| line.trim_matches(['|', ' ']).rsplit(" | ").next());
+    let named: Vec<_> = cells.flat_map(|cell| cell.split(", ")).collect();
+    assert!(named.len() > 20, "{named:?}");
+    for name in named {
+        assert!(LISTED.contains(&name.replace('-', "_").as_str()), "there is no scenario {name}");
+    }
     Ok(())
 }
 

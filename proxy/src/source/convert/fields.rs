@@ -67,12 +67,22 @@ pub(super) fn quoted(text: &str) -> String {
     }
 }
 
-/// Reads an address. An IPv4 address in IPv6 form is the IPv4 address, as for kube-proxy.
+/// Reads an address. An IPv4 address in IPv6 form is the IPv4 address, and leading zeros mean nothing, as for kube-proxy.
 pub(super) fn address(text: &str) -> Result<IpAddr, String> {
-    match text.parse::<IpAddr>() {
-        Ok(address) => Ok(address.to_canonical()),
-        Err(_) => Err(format!("{} is not an address", quoted(text))),
+    match text.parse::<IpAddr>().ok().or_else(|| with_leading_zeros(text)) {
+        Some(address) => Ok(address.to_canonical()),
+        None => Err(format!("{} is not an address", quoted(text))),
     }
+}
+
+/// API servers took `010.0.0.1` for 10.0.0.1 until release 1.33, and still hold what they took (KEP-4858).
+fn with_leading_zeros(text: &str) -> Option<IpAddr> {
+    let octet = |digits: &str| {
+        let plain = digits.bytes().all(|byte| byte.is_ascii_digit());
+        plain.then(|| digits.parse::<u8>().ok()).flatten()
+    };
+    let octets: Vec<_> = text.split('.').map(octet).collect::<Option<_>>()?;
+    Some(IpAddr::from(<[u8; 4]>::try_from(octets).ok()?))
 }
 
 /// Reads an address that one can connect to from elsewhere.
@@ -94,9 +104,11 @@ pub(super) fn usable_address(text: &str) -> Result<IpAddr, String> {
 
 /// Reads a range of addresses. Bits beyond the prefix length mean nothing.
 pub(super) fn cidr(text: &str) -> Result<IpNet, String> {
-    match text.parse::<IpNet>() {
-        Ok(cidr) => Ok(cidr.trunc()),
-        Err(_) => Err(format!("{} is not a range of addresses (address/length)", quoted(text))),
+    let parts = text.split_once('/');
+    let with_zeros = || IpNet::new(with_leading_zeros(parts?.0)?, parts?.1.parse().ok()?).ok();
+    match text.parse::<IpNet>().ok().or_else(with_zeros) {
+        Some(cidr) => Ok(cidr.trunc()),
+        None => Err(format!("{} is not a range of addresses (address/length)", quoted(text))),
     }
 }
 
@@ -115,5 +127,22 @@ pub(super) fn protocol(text: Option<&str>) -> Result<Protocol, String> {
         Some("UDP") => Ok(Protocol::Udp),
         Some("SCTP") => Ok(Protocol::Sctp),
         Some(other) => Err(format!("{} is not TCP, UDP or SCTP", quoted(other))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leading_zeros_mean_nothing() {
+        assert_eq!(address("010.009.000.1"), Ok("10.9.0.1".parse().unwrap()));
+        assert_eq!(cidr("192.168.077.000/024"), Ok("192.168.77.0/24".parse().unwrap()));
+        for wrong in
+            ["010.0.0.256", "010.0.0", "010.0.0.0.1", "010.0.0.-1", "010.0.0.", "+1.0.0.01"]
+        {
+            assert!(address(wrong).is_err(), "{wrong}");
+        }
+        assert!(cidr("010.0.0.0/33").is_err() && cidr("010.0.0.0").is_err());
     }
 }

@@ -161,7 +161,7 @@ fn endpoints_that_are_wrong_are_skipped() {
         (json!([]), "there is no address"),
         (json!(["fd00::1"]), "fd00::1 is not an IPv4 address, which addressType says"),
         (json!(["10.0.0"]), "\"10.0.0\" is not an address"),
-        (json!(["010.0.0.1"]), "\"010.0.0.1\" is not an address"),
+        (json!(["0x10.0.0.1"]), "\"0x10.0.0.1\" is not an address"),
         (json!(["0.0.0.0"]), "0.0.0.0 is unspecified"),
         (json!(["127.1.2.3"]), "127.1.2.3 is a loopback address"),
         (json!(["239.0.0.1"]), "239.0.0.1 is a multicast address"),

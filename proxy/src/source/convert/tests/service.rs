@@ -205,8 +205,8 @@ fn addresses_that_are_wrong_are_left_out() {
         ),
         (
             "spec.externalIPs.0",
-            "192.0.2.01",
-            "spec.externalIPs[0]: \"192.0.2.01\" is not an address; this address is not served",
+            "192.0.2.0x1",
+            "spec.externalIPs[0]: \"192.0.2.0x1\" is not an address; this address is not served",
         ),
         (
             "spec.externalIPs.0",
