@@ -13,6 +13,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("shunt-nftables", &["ipnet", "nix", "shunt-model", "shunt-netlink", "thiserror"]),
     ("ipvs-rs", &["netlink-sys", "nix", "thiserror"]),
     ("shunt-netpolicy", &["ipnet", "shunt-model"]),
+    (
+        "shunt-netpolicy-nftables",
+        &["shunt-model", "shunt-netlink", "shunt-netpolicy", "shunt-nftables"],
+    ),
     ("shunt-cluster", &["anyhow", "ipnet", "nix"]),
     ("shunt-guest", &["anyhow", "clap", "nix", "tempfile"]),
 ];

@@ -10,4 +10,4 @@ pub use crate::message::{Elements, Table, kind};
 pub use crate::readback::table;
 pub use crate::rule::{Chain, Hook, Rule, fingerprint};
 pub use crate::session::{Session, rejected};
-pub use crate::userdata::{concat_map, concat_set, plain_map, plain_set};
+pub use crate::userdata::{concat_map, concat_set, number_set, plain_map, plain_set};

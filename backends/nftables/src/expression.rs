@@ -101,6 +101,9 @@ pub enum Expression<S = SetId> {
     LoadReplyPort(Register),
     /// `meta priority`
     LoadPriority(Register),
+    /// Four bytes in a register from the host's order into the network's. nft writes keys of sets of
+    /// ranges so, and has no words for it.
+    ToNetworkOrder(Register),
     /// `meta priority set`
     SetPriority(Register),
     /// `meta priority set 0`
@@ -238,6 +241,13 @@ impl<S: Display> Expression<S> {
             }
             Self::LoadReplyPort(register) => conntrack(message, CT_PROTO_SRC, REPLY, *register),
             Self::LoadPriority(register) => meta(message, META_PRIORITY, *register),
+            Self::ToNetworkOrder(register) => element(message, "byteorder", |message| {
+                message.u32(1, register.number());
+                message.u32(2, register.number());
+                message.u32(3, HOST_TO_NETWORK);
+                message.u32(4, 4);
+                message.u32(5, 4);
+            }),
             Self::SetPriority(register) => set_priority(message, *register),
             Self::ClearPriority => {
                 immediate(message, SCRATCH, &[0; 4]);
@@ -359,6 +369,8 @@ const NOT_EQUAL: u32 = 1;
 const LESS_OR_EQUAL: u32 = 3;
 const GREATER_OR_EQUAL: u32 = 5;
 const LIMIT_PACKETS: u32 = 0;
+/// `NFT_BYTEORDER_HTON`.
+const HOST_TO_NETWORK: u32 = 1;
 const NG_RANDOM: u32 = 1;
 const FIB_ADDRESS_TYPE: u32 = 3;
 const FIB_SOURCE: u32 = 1;

@@ -96,12 +96,14 @@ impl Table {
     }
 
     /// A request for one of the `GET` kinds.
-    pub(crate) fn get(self, kind: u16) -> Message {
+    #[must_use]
+    pub fn get(self, kind: u16) -> Message {
         self.message(kind, 0)
     }
 
     /// A request for the elements of a set.
-    pub(crate) fn get_elements(self, set: &str) -> Message {
+    #[must_use]
+    pub fn get_elements(self, set: &str) -> Message {
         let mut request = self.get(kind::GETSETELEM);
         request.text(2, set);
         request
@@ -432,13 +434,10 @@ pub(crate) fn interval_list(set: SetId, networks: &[IpNet]) -> Message {
     if networks.first().is_some_and(|first| first.network() != unspecified) {
         list.push_bound(unspecified, true);
     }
-    for (position, network) in networks.iter().enumerate() {
+    for network in networks {
         list.push_bound(network.network(), false);
-        let Some(after) = after(network.broadcast()) else {
-            continue;
-        };
-        // The end of one is the start of the next, if they touch.
-        if networks.get(position + 1).is_none_or(|next| next.network() != after) {
+        // Also where the next one begins right there: the kernel wants each to end.
+        if let Some(after) = after(network.broadcast()) {
             list.push_bound(after, true);
         }
     }

@@ -102,6 +102,14 @@ pub fn plain_set() -> Vec<u8> {
     out
 }
 
+/// A set of one plain type in the host's byte order.
+#[must_use]
+pub fn number_set() -> Vec<u8> {
+    let mut out = Vec::new();
+    put_u32(&mut out, set::KEY_BYTE_ORDER, HOST_ENDIAN);
+    out
+}
+
 /// A comment, cut to what nft can print.
 pub(crate) fn comment(text: &str) -> Vec<u8> {
     let mut out = Vec::new();

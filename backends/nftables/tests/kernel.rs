@@ -288,3 +288,18 @@ fn what_the_kernel_refuses_is_set_aside_and_all_else_is_served() {
     assert!(report.rejected.is_empty());
     node.assert_holds(&mended);
 }
+
+/// Networks that touch and are not one: each begins where the one before has ended.
+#[test]
+fn networks_that_touch_are_written_and_read_back() {
+    let networks = ["10.77.1.0/24", "10.77.2.0/24", "fd00:10:77:1::/64", "fd00:10:77:2::/64"];
+    let mut plan = plan_of([service(1, &[1])]);
+    let mut changed = (*node()).clone();
+    changed.local_sources = networks.map(|net| net.parse().expect("a network")).into();
+    plan.node = Arc::new(changed);
+    let node = Node::new();
+    sync(&mut node.open(NO_OWNER), all(&plan));
+    node.assert_holds(&plan);
+    let report = sync(&mut node.open(NO_OWNER), all(&plan));
+    assert_eq!((report.operations, report.rebuilt), (0, None));
+}

@@ -9,6 +9,7 @@
 mod feature;
 mod number;
 mod program;
+mod tighten;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -19,6 +20,7 @@ use shunt_model::address::Family;
 use self::feature::{Features, Signature};
 use self::number::Numbers;
 use self::program::Program;
+use self::tighten::tightened;
 use crate::object::{Direction, Pod};
 use crate::store::{Dirty, Store};
 use crate::table::{Atom, Decisions, Delta, Local, Row, RowId, Table};
@@ -34,6 +36,8 @@ pub struct Compiler {
     rows: Numbers<Row>,
     programs: HashMap<Arc<Program>, Arc<Decisions>>,
     locals: BTreeMap<IpAddr, LocalPrograms>,
+    /// Nothing has been compiled yet: what was accepted before is not known.
+    fresh: bool,
 }
 
 /// The programs of a local address.
@@ -63,6 +67,7 @@ impl Compiler {
             rows: Numbers::default(),
             programs: HashMap::new(),
             locals: BTreeMap::new(),
+            fresh: true,
         }
     }
 
@@ -75,7 +80,10 @@ impl Compiler {
     /// Compiles what is dirty; returns what that changes of the table.
     pub fn update(&mut self, store: &Store, dirty: &Dirty) -> Delta {
         let delta = if dirty.everything { None } else { self.part(store, dirty) };
-        let delta = delta.unwrap_or_else(|| self.whole(store));
+        let mut delta = delta.unwrap_or_else(|| self.whole(store));
+        if !std::mem::take(&mut self.fresh) {
+            delta.tightened = tightened(&self.table, &delta, &dirty.presence);
+        }
         self.table.apply(&delta);
         delta
     }

@@ -9,6 +9,15 @@ use shunt_model::object::ObjectKey;
 use crate::object::{NAMESPACE_NAME, Namespace, NetworkPolicy, Pod};
 use crate::selector::Labels;
 
+/// Whether an address is some pod's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// Now it is, and was no pod's before.
+    Appeared,
+    /// It is no pod's any more.
+    Gone,
+}
+
 /// What has to be compiled anew.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Dirty {
@@ -16,6 +25,8 @@ pub struct Dirty {
     pub everything: bool,
     /// Addresses whose pod has changed.
     pub addresses: BTreeSet<IpAddr>,
+    /// Addresses that have come or gone: they have no live connections.
+    pub presence: BTreeMap<IpAddr, Presence>,
 }
 
 impl Dirty {
@@ -35,6 +46,7 @@ impl Dirty {
     pub fn merge(&mut self, other: Self) {
         self.everything |= other.everything;
         self.addresses.extend(other.addresses);
+        self.presence.extend(other.presence);
     }
 }
 
@@ -64,6 +76,10 @@ impl Store {
         let pod = Arc::new(pod);
         for address in pod.policy_addresses() {
             let claims = self.claims.entry(*address).or_default();
+            // An address that this very pod had before is none of either.
+            if claims.is_empty() && dirty.presence.remove(address).is_none() {
+                dirty.presence.insert(*address, Presence::Appeared);
+            }
             claims.push(Arc::clone(&pod));
             claims.sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.key.cmp(&b.key)));
             dirty.addresses.insert(*address);
@@ -81,6 +97,7 @@ impl Store {
                 claims.retain(|claim| claim.key != *key);
                 if claims.is_empty() {
                     self.claims.remove(address);
+                    dirty.presence.insert(*address, Presence::Gone);
                 }
             }
             dirty.addresses.insert(*address);

@@ -4,7 +4,7 @@
 //! table has a *row*: which protocols and ports are accepted. So a packet costs the same whatever
 //! the number of policies: address to atom, pod and atom to row, row and port to verdict.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -173,14 +173,7 @@ impl Table {
         if let Some(atom) = self.peers.get(&address) {
             return *atom;
         }
-        let family = Family::of(address);
-        let after = self.networks.partition_point(|(range, _)| {
-            (Family::of(range.first), range.first) <= (family, address)
-        });
-        let before = after.checked_sub(1).map(|at| &self.networks[at]);
-        let covers =
-            |(range, _): &&(Range, Atom)| Family::of(range.last) == family && address <= range.last;
-        before.filter(covers).map_or(Atom::OTHERS, |(_, atom)| *atom)
+        network_atom(&self.networks, address)
     }
 
     /// What this node does with a packet that it forwards. The node at the other end decides for
@@ -207,6 +200,17 @@ impl Table {
     }
 }
 
+/// The class that an address is in by the range it belongs to.
+pub(crate) fn network_atom(networks: &[(Range, Atom)], address: IpAddr) -> Atom {
+    let family = Family::of(address);
+    let after = networks
+        .partition_point(|(range, _)| (Family::of(range.first), range.first) <= (family, address));
+    let before = after.checked_sub(1).map(|at| &networks[at]);
+    let covers =
+        |(range, _): &&(Range, Atom)| Family::of(range.last) == family && address <= range.last;
+    before.filter(covers).map_or(Atom::OTHERS, |(_, atom)| *atom)
+}
+
 /// What changes of a table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Delta {
@@ -218,6 +222,9 @@ pub struct Delta {
     pub locals: BTreeMap<IpAddr, Option<Local>>,
     /// Rows that are new or gone.
     pub rows: BTreeMap<RowId, Option<Arc<Row>>>,
+    /// Local addresses that accept less of somebody than before, so that connections of theirs may
+    /// live that are not allowed any more.
+    pub tightened: BTreeSet<IpAddr>,
 }
 
 impl Delta {
@@ -236,6 +243,7 @@ impl Delta {
         self.networks = later.networks.or(self.networks.take());
         self.locals.extend(later.locals);
         self.rows.extend(later.rows);
+        self.tightened.extend(later.tightened);
     }
 }
 

@@ -8,9 +8,10 @@ use proptest::prelude::*;
 
 use self::strategies::{ADDRESSES, Edit, NODES, STRANGERS, edits};
 use crate::compile::{Compiler, full};
+use crate::object::Direction;
 use crate::oracle;
 use crate::store::{Dirty, Store};
-use crate::table::{Packet, Table};
+use crate::table::{Packet, Table, Verdict};
 
 const PROTOCOLS: [u8; 4] = [6, 17, 132, 1];
 const PORTS: [u16; 6] = [0, 80, 81, 443, 8080, 9000];
@@ -67,6 +68,34 @@ proptest! {
         }
         for node in NODES {
             check(&store, node, &full(node, &store))?;
+        }
+    }
+
+    /// Whoever loses a connection that was allowed is named, unless there can be none.
+    #[test]
+    fn who_loses_a_live_connection_is_named(edits in edits(6..25)) {
+        let (mut store, node) = (Store::new(), NODES[0]);
+        let mut compiler = Compiler::new(node);
+        compiler.update(&store, &Dirty::everything());
+        for edit in edits {
+            let before = store.clone();
+            let dirty = apply(&mut store, edit);
+            let delta = compiler.update(&store, &dirty);
+            for packet in packets() {
+                let Verdict::Drop(direction) = oracle::verdict(&store, node, &packet) else {
+                    continue;
+                };
+                let newcomer = [packet.source, packet.destination]
+                    .iter()
+                    .any(|address| dirty.presence.contains_key(address));
+                if !newcomer && oracle::verdict(&before, node, &packet) == Verdict::Accept {
+                    let local = match direction {
+                        Direction::Egress => packet.source,
+                        Direction::Ingress => packet.destination,
+                    };
+                    prop_assert!(delta.tightened.contains(&local), "{:?}", packet);
+                }
+            }
         }
     }
 

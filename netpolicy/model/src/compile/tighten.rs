@@ -1,0 +1,109 @@
+//! From whom a change takes something: live connections of theirs must be judged again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::object::Direction;
+use crate::store::Presence;
+use crate::table::{Atom, Decisions, Delta, Local, Row, RowId, Table};
+
+/// The local addresses that accept less of somebody after a change than before. Addresses that have
+/// appeared with it have no connections yet, and those that are gone have none any more.
+pub(super) fn tightened(
+    old: &Table,
+    delta: &Delta,
+    presence: &BTreeMap<IpAddr, Presence>,
+) -> BTreeSet<IpAddr> {
+    if delta.is_empty() {
+        return BTreeSet::new();
+    }
+    let new = After { old, delta };
+    let moves = moves(&new, presence);
+    let mut addresses: BTreeSet<&IpAddr> = old.locals.keys().collect();
+    addresses.extend(delta.locals.keys());
+    let loses = |address: &&&IpAddr| {
+        if presence.contains_key(**address) {
+            return false;
+        }
+        let nothing = Local::default();
+        let before = old.locals.get(**address).unwrap_or(&nothing);
+        let after = match delta.locals.get(**address) {
+            Some(changed) => changed.as_ref().unwrap_or(&nothing),
+            None => before,
+        };
+        Direction::ALL.into_iter().any(|direction| {
+            new.loses(before.decisions(direction), after.decisions(direction), &moves)
+        })
+    };
+    addresses.iter().filter(loses).map(|address| **address).collect()
+}
+
+/// From which class to which peers have gone; most stay in theirs.
+fn moves(new: &After<'_>, presence: &BTreeMap<IpAddr, Presence>) -> BTreeSet<(Atom, Atom)> {
+    let After { old, delta } = new;
+    let mut addresses: BTreeSet<IpAddr> =
+        delta.peers.keys().copied().filter(|address| !presence.contains_key(address)).collect();
+    if let Some(networks) = &delta.networks {
+        // Where neither the old ranges nor the new ones change, one address stands for all.
+        for (range, _) in old.networks.iter().chain(networks) {
+            addresses.extend([range.first, range.last]);
+        }
+    }
+    let mut moves: BTreeSet<_> =
+        addresses.iter().map(|address| (old.atom(*address), new.atom(*address))).collect();
+    moves.insert((Atom::OTHERS, Atom::OTHERS));
+    let locals = old.locals.values().chain(delta.locals.values().flatten());
+    let decisions = locals.flat_map(|local| local.ingress.iter().chain(&local.egress));
+    moves.extend(decisions.flat_map(|decisions| decisions.rows.keys().map(|atom| (*atom, *atom))));
+    moves
+}
+
+/// A table as it is after a change.
+struct After<'a> {
+    old: &'a Table,
+    delta: &'a Delta,
+}
+
+impl After<'_> {
+    fn atom(&self, address: IpAddr) -> Atom {
+        let peer = match self.delta.peers.get(&address) {
+            Some(changed) => *changed,
+            None => self.old.peers.get(&address).copied(),
+        };
+        peer.unwrap_or_else(|| {
+            let networks = self.delta.networks.as_ref().unwrap_or(&self.old.networks);
+            crate::table::network_atom(networks, address)
+        })
+    }
+
+    fn row(&self, id: RowId) -> Option<&Arc<Row>> {
+        match self.delta.rows.get(&id) {
+            Some(changed) => changed.as_ref(),
+            None => self.old.rows.get(&id),
+        }
+    }
+
+    fn loses(
+        &self,
+        before: Option<&Arc<Decisions>>,
+        after: Option<&Arc<Decisions>>,
+        moves: &BTreeSet<(Atom, Atom)>,
+    ) -> bool {
+        let Some(after) = after else { return false };
+        moves.iter().any(|(from, to)| {
+            let new = after.row(*to);
+            let Some(before) = before else {
+                return self.row(new).is_none_or(|row| **row != Row::everything());
+            };
+            let old = before.row(*from);
+            if old == new {
+                return false;
+            }
+            let (Some(old), Some(new)) = (self.old.rows.get(&old), self.row(new)) else {
+                return true;
+            };
+            !new.covers(old)
+        })
+    }
+}

@@ -1,0 +1,294 @@
+//! The executor: one table, the record of what is installed, and transactions.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
+
+use shunt_netpolicy::table::{Delta, Table};
+pub use shunt_nftables::codec::Error;
+use shunt_nftables::codec::{Session, rejected};
+
+use crate::element::Key;
+use crate::installed::{Installed, Steps};
+use crate::lower::{Beside, Operation, Wanted};
+use crate::name::SetId;
+use crate::readback::{self, ReadBack};
+use crate::transaction::{self, OURS};
+
+/// A change of what is to be enforced.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// Of the decision table.
+    pub table: Delta,
+    /// The addresses of this machine, if they have changed.
+    pub own: Option<BTreeSet<IpAddr>>,
+}
+
+impl Change {
+    /// Adds a later change.
+    pub fn merge(&mut self, later: Self) {
+        self.table.merge(later.table);
+        self.own = later.own.or(self.own.take());
+    }
+}
+
+/// The policy table of this network namespace. There is none while no pod is isolated, so that no
+/// packet meets a rule then.
+#[derive(Debug)]
+pub struct PolicyTable {
+    session: Session,
+    owner: bool,
+    /// What is wanted.
+    table: Table,
+    beside: Beside,
+    /// What is installed; nothing in it: no table.
+    installed: Option<Option<Installed>>,
+}
+
+/// What a sync did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// The kernel was read, because there was no record.
+    pub read_back: bool,
+    /// The table was made, or replaced, and why.
+    pub rebuilt: Option<&'static str>,
+    /// Operations committed.
+    pub operations: usize,
+    /// Transactions committed.
+    pub transactions: usize,
+    /// Time spent reading the kernel.
+    pub read: Duration,
+    /// Time spent on lowering and comparing.
+    pub diff: Duration,
+    /// Time spent writing.
+    pub commit: Duration,
+}
+
+impl PolicyTable {
+    /// Opens the kernel's nftables. Nothing is changed. `owner`: claim the table where the kernel
+    /// can (6.9 and later), so that no other process can change it.
+    ///
+    /// # Errors
+    /// If the kernel has none, or does not let us.
+    pub fn open(owner: bool) -> Result<Self, Error> {
+        Ok(Self {
+            session: Session::open(OURS)?,
+            owner,
+            table: Table::default(),
+            beside: Beside::default(),
+            installed: None,
+        })
+    }
+
+    /// Takes a change in and brings the kernel to what is wanted now. Without a record of what is
+    /// installed the kernel is read first, and only the difference is written.
+    ///
+    /// # Errors
+    /// After an error the record is forgotten; the next sync, also of an empty change, reads the
+    /// kernel again. The change is not lost.
+    pub fn sync(&mut self, change: Change) -> Result<Report, Error> {
+        let mut report = Report::default();
+        let result = self.try_sync(change, &mut report);
+        if result.is_err() {
+            self.installed = None;
+        }
+        result.map(|()| report)
+    }
+
+    /// Makes the next sync read the kernel, compare and repair.
+    pub fn forget(&mut self) {
+        self.installed = None;
+    }
+
+    /// Whether another writer has changed our table since the last sync. Does not block.
+    ///
+    /// # Errors
+    /// If the kernel cannot be asked.
+    pub fn foreign_change(&mut self) -> Result<bool, Error> {
+        let installed = self.installed.as_ref().and_then(Option::as_ref);
+        self.session.foreign_change(|socket| match installed {
+            Some(installed) => readback::still_holds(socket, installed),
+            None => Ok(true),
+        })
+    }
+
+    /// The name of the process that last changed our table, if the kernel told.
+    #[must_use]
+    pub fn last_writer(&self) -> Option<&str> {
+        self.session.last_writer()
+    }
+
+    /// Readable when there may be a foreign change; `None` if there can be none.
+    #[must_use]
+    pub fn events(&self) -> Option<BorrowedFd<'_>> {
+        let there = self.installed.as_ref().is_some_and(Option::is_some);
+        self.session.events().filter(|_| there)
+    }
+
+    /// The record of what is installed; `None` if there is no table, or it was forgotten.
+    #[must_use]
+    pub fn installed(&self) -> Option<&Installed> {
+        self.installed.as_ref()?.as_ref()
+    }
+
+    fn try_sync(&mut self, change: Change, report: &mut Report) -> Result<(), Error> {
+        let started = Instant::now();
+        let mut wanted = Wanted::change(&self.table, &change.table);
+        self.table.apply(&change.table);
+        let before = self.beside.clone();
+        self.beside.own = change.own.unwrap_or_else(|| before.own.clone());
+        self.beside.watched.extend(&change.table.tightened);
+        let locals = &self.table.locals;
+        self.beside.watched.retain(|address| locals.contains_key(address));
+        wanted.beside(&before, &self.beside);
+        let needed = !self.table.locals.is_empty();
+        let steps = match &self.installed {
+            Some(None) if !needed => return Ok(()),
+            Some(Some(installed)) if needed => installed.diff(&wanted),
+            Some(_) | None => return self.full_sync(report),
+        };
+        report.diff += started.elapsed();
+        match self.commit_steps(&steps, report) {
+            // What the record says is not so (any more): the kernel is asked.
+            Err(Error::Changed | Error::Rejected { .. }) => self.full_sync(report),
+            result => result,
+        }
+    }
+
+    /// Reads, compares, writes.
+    fn full_sync(&mut self, report: &mut Report) -> Result<(), Error> {
+        let needed = !self.table.locals.is_empty();
+        let nothing_there = matches!(self.installed, Some(None));
+        self.installed = None;
+        let started = Instant::now();
+        report.read_back = !nothing_there;
+        let found = match nothing_there {
+            true => ReadBack::Nothing,
+            false => readback::read(&mut self.session.socket)?,
+        };
+        report.read += started.elapsed();
+        match found {
+            ReadBack::Nothing if !needed => {
+                self.installed = Some(None);
+                Ok(())
+            }
+            ReadBack::Nothing => self.create(None, !nothing_there, report),
+            ReadBack::Unfit(_, table) | ReadBack::Ours(_, table) if !needed => {
+                self.session.adopt(&table)?;
+                self.remove(report)
+            }
+            ReadBack::Unfit(reason, table) => {
+                self.session.adopt(&table)?;
+                self.create(Some(reason), true, report)
+            }
+            ReadBack::Ours(installed, table) => {
+                self.session.adopt(&table)?;
+                self.repair(*installed, report)
+            }
+        }
+    }
+
+    /// Makes the table, or replaces one of another layout. Whether connections were allowed before
+    /// is not known then, unless nothing was isolated before and each change since was told.
+    fn create(
+        &mut self,
+        replaced: Option<&'static str>,
+        unknown_before: bool,
+        report: &mut Report,
+    ) -> Result<(), Error> {
+        let started = Instant::now();
+        report.rebuilt = Some(replaced.unwrap_or("there was no table"));
+        if unknown_before {
+            self.beside.watched.extend(self.table.locals.keys());
+        }
+        let mut installed = Installed::default();
+        let steps = installed.diff(&Wanted::full(&self.table, &self.beside, &installed));
+        report.diff += started.elapsed();
+        let started = Instant::now();
+        self.session.make(self.owner, |owned| {
+            transaction::create(replaced.is_some(), owned, &steps.switch)
+        })?;
+        report.commit += started.elapsed();
+        report.transactions += 1;
+        report.operations += steps.switch.len();
+        steps.switch.iter().for_each(|operation| installed.apply(operation));
+        self.installed = Some(Some(installed));
+        Ok(())
+    }
+
+    /// Brings a table of ours to what is wanted. Whose decisions differ from what was enforced until
+    /// now is watched from now on.
+    fn repair(&mut self, installed: Installed, report: &mut Report) -> Result<(), Error> {
+        let started = Instant::now();
+        let steps = installed.diff(&Wanted::full(&self.table, &self.beside, &installed));
+        let concerned = concerned(&steps);
+        let everyone = steps.in_order().flatten().any(takes_a_class);
+        let held = held_watched(&installed);
+        let locals = &self.table.locals;
+        let watch =
+            locals.keys().filter(|at| everyone || concerned.contains(*at) || held.contains(*at));
+        self.beside.watched.extend(watch);
+        let steps = installed.diff(&Wanted::full(&self.table, &self.beside, &installed));
+        report.diff += started.elapsed();
+        self.installed = Some(Some(installed));
+        self.commit_steps(&steps, report)
+    }
+
+    fn remove(&mut self, report: &mut Report) -> Result<(), Error> {
+        let started = Instant::now();
+        self.session
+            .commit(&[OURS.delete()], |_| Ok(true))?
+            .map_err(|rejections| rejected(&rejections))?;
+        report.commit += started.elapsed();
+        report.transactions += 1;
+        report.operations += 1;
+        self.beside.watched.clear();
+        self.installed = Some(None);
+        Ok(())
+    }
+
+    fn commit_steps(&mut self, steps: &Steps, report: &mut Report) -> Result<(), Error> {
+        let started = Instant::now();
+        for operations in steps.in_order() {
+            let installed = self.installed.as_ref().and_then(Option::as_ref);
+            self.session
+                .commit(&transaction::change(operations), |socket| {
+                    installed.map_or(Ok(true), |installed| readback::still_holds(socket, installed))
+                })?
+                .map_err(|rejections| rejected(&rejections))?;
+            report.transactions += 1;
+            report.operations += operations.len();
+            if let Some(Some(installed)) = &mut self.installed {
+                operations.iter().for_each(|operation| installed.apply(operation));
+            }
+        }
+        report.commit += started.elapsed();
+        Ok(())
+    }
+}
+
+/// The local pods whose decisions a change touches.
+fn concerned(steps: &Steps) -> BTreeSet<IpAddr> {
+    let local = |operation: &Operation| match operation {
+        Operation::Add(SetId::Isolated(..), Key::Address(address), _)
+        | Operation::Delete(SetId::Isolated(..), Key::Address(address))
+        | Operation::Add(SetId::Rows(..), Key::Pair(address, _), _)
+        | Operation::Delete(SetId::Rows(..), Key::Pair(address, _)) => Some(*address),
+        _ => None,
+    };
+    steps.in_order().flatten().filter_map(local).collect()
+}
+
+/// Whether peers may be in another class than before.
+const fn takes_a_class(operation: &Operation) -> bool {
+    matches!(operation, Operation::ReplaceNetworks(..) | Operation::Delete(SetId::Peers(_), _))
+}
+
+fn held_watched(installed: &Installed) -> BTreeSet<IpAddr> {
+    let watched = |(set, key): &(SetId, Key)| match (set, key) {
+        (SetId::Watched(_), Key::Address(address)) => Some(*address),
+        _ => None,
+    };
+    installed.elements.keys().filter_map(watched).collect()
+}

@@ -1,0 +1,418 @@
+//! The fixed part of the table: sets, chains and rules. They never depend on the cluster.
+//!
+//! `meta priority` is the one register: the atom of the peer, then the row. A rule whose lookup
+//! finds nothing ends there, so what follows a lookup in a rule is for those that are found.
+
+use shunt_model::address::Family;
+use shunt_netpolicy::object::Direction;
+use shunt_nftables::codec::{
+    Chain, Expression, Hook, Register, Rule, SetType, Verdict, address_type, concat_map,
+    concat_set, concatenated, datatype, fingerprint, number_set, plain_map, plain_set,
+};
+
+use crate::name::{SetId, suffix};
+
+type PolicyRule = Rule<SetId>;
+type PolicyExpression = Expression<SetId>;
+type PolicyChain = Chain<SetId>;
+
+/// Before source translation (`NF_IP_PRI_NAT_SRC`, 100), so that who is masqueraded is still seen;
+/// after the forward hook, which what IPVS serves does not pass.
+const PRIORITY: i32 = 90;
+/// `NF_CT_STATE_BIT` of established, related and new.
+const ESTABLISHED: u32 = 1 << 1;
+const RELATED: u32 = 1 << 2;
+const NEW: u32 = 1 << 3;
+/// Where a packet goes that one direction accepts, and one that it does not.
+const ALLOWED: &str = "allowed";
+const DENIED: &str = "denied";
+
+/// By what a packet's ends are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Keys {
+    /// By the connection: who opened it and who answers, after the destination was translated and
+    /// whatever becomes of the source. The same in both directions.
+    Connection,
+    /// By the packet's header: conntrack does not know it.
+    Header,
+}
+
+impl Keys {
+    const ALL: [Self; 2] = [Self::Connection, Self::Header];
+
+    const fn prefix(self) -> &'static str {
+        match self {
+            Self::Connection => "",
+            Self::Header => "untracked_",
+        }
+    }
+
+    fn source(self, family: Family) -> String {
+        match self {
+            Self::Connection => format!("ct original {} saddr", ip(family)),
+            Self::Header => format!("{} saddr", ip(family)),
+        }
+    }
+
+    fn destination(self, family: Family) -> String {
+        match self {
+            Self::Connection => format!("ct reply {} saddr", ip(family)),
+            Self::Header => format!("{} daddr", ip(family)),
+        }
+    }
+
+    const fn port(self) -> &'static str {
+        match self {
+            Self::Connection => "ct reply proto-src",
+            Self::Header => "th dport",
+        }
+    }
+
+    /// What a rule begins with that loads addresses of a family: nft prints an address from a
+    /// header as such only after this check.
+    fn check(self, family: Family) -> Vec<PolicyExpression> {
+        match self {
+            Self::Connection => Vec::new(),
+            Self::Header => vec![Expression::FamilyIs(family)],
+        }
+    }
+
+    const fn load_source(self, family: Family, register: Register) -> PolicyExpression {
+        match self {
+            Self::Connection => Expression::LoadOriginalSource(family, register),
+            Self::Header => Expression::LoadSource(family, register),
+        }
+    }
+
+    const fn load_destination(self, family: Family, register: Register) -> PolicyExpression {
+        match self {
+            Self::Connection => Expression::LoadReplySource(family, register),
+            Self::Header => Expression::LoadDestination(family, register),
+        }
+    }
+
+    const fn load_port(self, register: Register) -> PolicyExpression {
+        match self {
+            Self::Connection => Expression::LoadReplyPort(register),
+            Self::Header => Expression::LoadPort(register),
+        }
+    }
+}
+
+/// All chains, each after those that it goes to.
+pub(crate) fn chains() -> Vec<PolicyChain> {
+    let mut chains = vec![allowed(), denied()];
+    for keys in Keys::ALL {
+        chains.extend([judge_ports(keys), judge(keys)]);
+        for family in Family::ALL {
+            for direction in Direction::ALL {
+                chains.push(isolated(keys, direction, family));
+            }
+            chains.push(forwarded(keys, family));
+        }
+    }
+    chains.extend(Family::ALL.map(live));
+    chains.push(postrouting());
+    chains
+}
+
+/// The fingerprint of everything that is fixed. A table with another one is replaced.
+pub(crate) fn layout_fingerprint() -> u64 {
+    let chains: String = chains().iter().map(Chain::text).collect();
+    let sets: String = SetId::all().map(|set| format!("{set} {}\n", set_type(set).text)).collect();
+    fingerprint(&(chains + &sets))
+}
+
+/// How each set is declared.
+pub(crate) fn set_type(set: SetId) -> SetType {
+    use datatype::{CLASSID, INET_PROTO, INET_SERVICE};
+    let row = (CLASSID, "classid", 4);
+    let address = |family| address_type(family);
+    match set {
+        SetId::Protocols => concat(&[row, (INET_PROTO, "inet_proto", 4)]),
+        SetId::Ports | SetId::Ranges => {
+            let parts = [row, (INET_PROTO, "inet_proto", 4), (INET_SERVICE, "inet_service", 4)];
+            let mut described = concat(&parts);
+            if set == SetId::Ranges {
+                described.interval = true;
+                described.fields = vec![4, 1, 2];
+            }
+            described
+        }
+        SetId::Others => SetType { userdata: number_set(), ..plain((CLASSID, "classid", 4)) },
+        SetId::Peers(family) | SetId::Isolated(_, family) => map(plain(address(family))),
+        SetId::Networks(family) => SetType { interval: true, ..map(plain(address(family))) },
+        SetId::Rows(_, family) => map(concat(&[address(family), row])),
+        SetId::Itself(family) => concat(&[address(family), address(family)]),
+        SetId::Own(family) | SetId::Watched(family) => plain(address(family)),
+    }
+}
+
+fn plain((key, name, key_length): (u32, &'static str, u32)) -> SetType {
+    SetType {
+        word: "set",
+        text: format!("type {name}"),
+        interval: false,
+        fields: Vec::new(),
+        key,
+        key_length,
+        data: None,
+        userdata: plain_set(),
+    }
+}
+
+fn concat(parts: &[(u32, &'static str, u32)]) -> SetType {
+    let names: Vec<_> = parts.iter().map(|(_, name, _)| *name).collect();
+    let types: Vec<_> = parts.iter().map(|(number, ..)| *number).collect();
+    SetType {
+        text: format!("type {}", names.join(" . ")),
+        key: concatenated(&types),
+        key_length: parts.iter().map(|(.., length)| length).sum(),
+        userdata: concat_set(),
+        ..plain(parts[0])
+    }
+}
+
+/// A map of such keys to atoms or rows.
+fn map(keys: SetType) -> SetType {
+    let plain_key = keys.userdata == plain_set();
+    SetType {
+        word: "map",
+        text: format!("{} : classid", keys.text),
+        data: Some((datatype::CLASSID, 4)),
+        userdata: if plain_key { plain_map() } else { concat_map() },
+        ..keys
+    }
+}
+
+fn chain(name: impl Into<String>, rules: Vec<PolicyRule>) -> PolicyChain {
+    Chain { name: name.into(), hook: None, rules }
+}
+
+fn goto(chain: &str) -> PolicyExpression {
+    Expression::End(Verdict::Goto(chain.to_owned()))
+}
+
+/// Back to the chain that asked, with the register clear.
+fn allowed() -> PolicyChain {
+    chain(ALLOWED, vec![Rule::new("meta priority set none", [Expression::ClearPriority])])
+}
+
+fn denied() -> PolicyChain {
+    let drop = [Expression::Counter, Expression::End(Verdict::Drop)];
+    chain(DENIED, vec![Rule::new("counter packets 0 bytes 0 drop", drop)])
+}
+
+/// Whether the row in the register accepts the packet.
+fn judge(keys: Keys) -> PolicyChain {
+    let name = format!("{}judge", keys.prefix());
+    let ports = format!("{name}_ports");
+    let others = [Expression::LoadPriority(Register(0)), within(SetId::Others), goto(ALLOWED)];
+    let rules = vec![
+        Rule::new(
+            format!("meta l4proto {{ tcp, udp, sctp }} goto {ports}"),
+            [Expression::ServiceProtocol, goto(&ports)],
+        ),
+        Rule::new(format!("meta priority @others goto {ALLOWED}"), others),
+        Rule::new(format!("goto {DENIED}"), [goto(DENIED)]),
+    ];
+    chain(name, rules)
+}
+
+fn judge_ports(keys: Keys) -> PolicyChain {
+    let protocols = [
+        Expression::LoadPriority(Register(0)),
+        Expression::LoadProtocol(Register(1)),
+        within(SetId::Protocols),
+        goto(ALLOWED),
+    ];
+    let text = format!("meta priority . meta l4proto @protocols goto {ALLOWED}");
+    let mut rules = vec![Rule::new(text, protocols)];
+    for set in [SetId::Ports, SetId::Ranges] {
+        let port = keys.port();
+        // nft reads a port of a connection only after its protocol.
+        let text = format!(
+            "meta l4proto {{ tcp, udp, sctp }} meta priority . meta l4proto . {port} @{set} goto {ALLOWED}"
+        );
+        let mut expressions =
+            vec![Expression::ServiceProtocol, Expression::LoadPriority(Register(0))];
+        if set == SetId::Ranges {
+            expressions.push(Expression::ToNetworkOrder(Register(0)));
+        }
+        expressions.extend([
+            Expression::LoadProtocol(Register(1)),
+            keys.load_port(Register(2)),
+            within(set),
+            goto(ALLOWED),
+        ]);
+        rules.push(Rule::new(text, expressions));
+    }
+    rules.push(Rule::new(format!("goto {DENIED}"), [goto(DENIED)]));
+    chain(format!("{}judge_ports", keys.prefix()), rules)
+}
+
+/// From peer to atom, from pod and atom to row.
+fn isolated(keys: Keys, direction: Direction, family: Family) -> PolicyChain {
+    let (source, destination) = (keys.source(family), keys.destination(family));
+    let (local, peer) = match direction {
+        Direction::Ingress => (destination, source),
+        Direction::Egress => (source, destination),
+    };
+    let load_local = || load(keys, direction == Direction::Egress, family);
+    let load_peer = || load(keys, direction == Direction::Ingress, family);
+    let judge = format!("{}judge", keys.prefix());
+    let (peers, networks) = (SetId::Peers(family), SetId::Networks(family));
+    let (rows, default) = (SetId::Rows(direction, family), SetId::Isolated(direction, family));
+
+    let mut by_pod = load_peer();
+    by_pod.extend(set_from(peers));
+    let mut by_network = vec![Expression::PriorityIsClear];
+    by_network.extend(load_peer());
+    by_network.extend(set_from(networks));
+    let mut by_row = load_local();
+    by_row.push(Expression::LoadPriority(after_address(family)));
+    by_row.extend(set_from(rows));
+    by_row.push(goto(&judge));
+    let mut by_default = load_local();
+    by_default.extend(set_from(default));
+    by_default.push(goto(&judge));
+    let rules = vec![
+        Rule::new("meta priority set none", [Expression::ClearPriority]),
+        Rule::new(format!("meta priority set {peer} map @{peers}"), by_pod),
+        Rule::new(
+            format!("meta priority none meta priority set {peer} map @{networks}"),
+            by_network,
+        ),
+        Rule::new(
+            format!("meta priority set {local} . meta priority map @{rows} goto {judge}"),
+            by_row,
+        ),
+        Rule::new(format!("meta priority set {local} map @{default} goto {judge}"), by_default),
+        // It was isolated a moment ago.
+        Rule::new(format!("goto {ALLOWED}"), [goto(ALLOWED)]),
+    ];
+    chain(name_of(keys, direction, family), rules)
+}
+
+fn name_of(keys: Keys, direction: Direction, family: Family) -> String {
+    format!("{}{}_{}", keys.prefix(), direction.word(), suffix(family))
+}
+
+/// Who opens the connection, or who is reached, in the first registers.
+fn load(keys: Keys, source: bool, family: Family) -> Vec<PolicyExpression> {
+    let mut expressions = keys.check(family);
+    expressions.push(if source {
+        keys.load_source(family, Register(0))
+    } else {
+        keys.load_destination(family, Register(0))
+    });
+    expressions
+}
+
+/// The register set to what a map has for the key in the first registers.
+fn set_from(set: SetId) -> [PolicyExpression; 2] {
+    let key = Register(0);
+    [Expression::Map { set, key, value: Register(0) }, Expression::SetPriority(Register(0))]
+}
+
+fn within(set: SetId) -> PolicyExpression {
+    Expression::In { set, key: Register(0), inverted: false }
+}
+
+/// What is forwarded from pod to pod: both ends are asked, the one that opens first.
+fn forwarded(keys: Keys, family: Family) -> PolicyChain {
+    let (source, destination) = (keys.source(family), keys.destination(family));
+    let mut itself = load(keys, true, family);
+    itself.push(keys.load_destination(family, after_address(family)));
+    itself.extend([within(SetId::Itself(family)), Expression::End(Verdict::Accept)]);
+    let mut own = load(keys, true, family);
+    own.extend([within(SetId::Own(family)), Expression::End(Verdict::Accept)]);
+    let jump = |direction, local: &str| {
+        let set = SetId::Isolated(direction, family);
+        let name = name_of(keys, direction, family);
+        let mut expressions = load(keys, direction == Direction::Egress, family);
+        expressions.extend(set_from(set));
+        expressions.push(Expression::End(Verdict::Jump(name.clone())));
+        Rule::new(format!("meta priority set {local} map @{set} jump {name}"), expressions)
+    };
+    let rules = vec![
+        Rule::new(format!("{source} . {destination} @{} accept", SetId::Itself(family)), itself),
+        Rule::new(format!("{source} @{} accept", SetId::Own(family)), own),
+        jump(Direction::Egress, &source),
+        jump(Direction::Ingress, &destination),
+    ];
+    chain(format!("{}forwarded_{}", keys.prefix(), suffix(family)), rules)
+}
+
+/// Packets of connections that have begun: only those of pods from whom policy has taken something
+/// are judged again.
+fn live(family: Family) -> PolicyChain {
+    let watched = SetId::Watched(family);
+    let again = format!("forwarded_{}", suffix(family));
+    let rule = |source: bool| {
+        let keys = Keys::Connection;
+        let text = if source { keys.source(family) } else { keys.destination(family) };
+        let mut expressions = load(keys, source, family);
+        expressions.extend([within(watched), goto(&again)]);
+        Rule::new(format!("{text} @{watched} goto {again}"), expressions)
+    };
+    chain(format!("live_{}", suffix(family)), vec![rule(true), rule(false)])
+}
+
+fn postrouting() -> PolicyChain {
+    let mut rules = Vec::new();
+    let mut dispatch = |text: &str, state: Option<u32>, name: &str, family: Family| {
+        let nfproto = if family == Family::V4 { "ipv4" } else { "ipv6" };
+        let to = format!("{name}_{}", suffix(family));
+        let text = format!("{text}meta nfproto {nfproto} goto {to}");
+        let mut expressions: Vec<_> = state.map(Expression::StateIs).into_iter().collect();
+        expressions.extend([Expression::FamilyIs(family), goto(&to)]);
+        rules.push(Rule::new(text, expressions));
+    };
+    for family in Family::ALL {
+        dispatch("ct state established ", Some(ESTABLISHED), "live", family);
+    }
+    for family in Family::ALL {
+        dispatch("ct state new ", Some(NEW), "forwarded", family);
+    }
+    let accept = || Expression::End(Verdict::Accept);
+    let pass: [(&str, PolicyExpression); 4] = [
+        // Errors about connections, path MTU discovery among them.
+        ("ct state related accept", Expression::StateIs(RELATED)),
+        // What conntrack does not know is judged packet by packet, by its header: an answer looks
+        // like a question then, so of TCP only what opens a connection is.
+        ("icmpv6 type 133-137 accept", Expression::NeighbourDiscovery),
+        ("fib saddr type local accept", Expression::SourceIsLocal),
+        ("tcp flags != syn / syn,ack accept", Expression::NotFirstOfTcp),
+    ];
+    let pass = pass.map(|(text, condition)| Rule::new(text, [condition, accept()]));
+    rules.extend(pass);
+    for family in Family::ALL {
+        let nfproto = if family == Family::V4 { "ipv4" } else { "ipv6" };
+        let to = format!("untracked_forwarded_{}", suffix(family));
+        let text = format!("meta nfproto {nfproto} goto {to}");
+        rules.push(Rule::new(text, [Expression::FamilyIs(family), goto(&to)]));
+    }
+    let hook = Hook {
+        kind: "filter",
+        name: "postrouting",
+        number: 4,
+        priority: PRIORITY,
+        priority_text: "srcnat - 10",
+    };
+    Chain { name: hook.name.to_owned(), hook: Some(hook), rules }
+}
+
+const fn after_address(family: Family) -> Register {
+    match family {
+        Family::V4 => Register(1),
+        Family::V6 => Register(4),
+    }
+}
+
+const fn ip(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ip",
+        Family::V6 => "ip6",
+    }
+}

@@ -1,0 +1,177 @@
+//! The decision table as elements.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use shunt_model::address::{Family, Protocol};
+use shunt_netpolicy::object::Direction;
+use shunt_netpolicy::table::{Atom, Delta, Local, Range, Row, RowId, Table};
+
+use crate::element::{Key, Value};
+use crate::installed::Installed;
+use crate::name::SetId;
+
+/// Ranges of more ports than this are ranges for the kernel too; smaller ones are written out, as a
+/// port is found faster than a range.
+const WRITTEN_OUT: u16 = 64;
+
+/// One change of the table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Add an element.
+    Add(SetId, Key, Value),
+    /// Remove an element.
+    Delete(SetId, Key),
+    /// Replace all ranges of addresses of a family.
+    ReplaceNetworks(Family, Vec<(Range, Atom)>),
+}
+
+/// What the table shall hold, as far as it is in question.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    /// Elements with their values; `None`: shall not be there.
+    pub elements: BTreeMap<(SetId, Key), Option<Value>>,
+    /// All ranges of addresses.
+    pub networks: BTreeMap<Family, Vec<(Range, Atom)>>,
+}
+
+impl SetId {
+    /// Whether it tells what a row accepts.
+    #[must_use]
+    pub const fn is_of_rows(self) -> bool {
+        matches!(self, Self::Protocols | Self::Ports | Self::Ranges | Self::Others)
+    }
+}
+
+/// What is installed beside the decision table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Beside {
+    /// The addresses of this machine.
+    pub own: BTreeSet<IpAddr>,
+    /// Addresses of isolated pods whose live connections are judged packet by packet.
+    pub watched: BTreeSet<IpAddr>,
+}
+
+impl Wanted {
+    /// What a delta asks for; `table` is as it was before.
+    #[must_use]
+    pub fn change(table: &Table, delta: &Delta) -> Self {
+        let mut wanted = Self::default();
+        for (address, atom) in &delta.peers {
+            let value = atom.map(|atom| Some(atom.0));
+            wanted
+                .elements
+                .insert((SetId::Peers(Family::of(*address)), Key::Address(*address)), value);
+        }
+        for (address, local) in &delta.locals {
+            if let Some(old) = table.locals.get(address) {
+                each_of_local(*address, old, |place, _| wanted.without(place));
+            }
+            if let Some(new) = local {
+                each_of_local(*address, new, |place, value| wanted.with(place, value));
+            }
+        }
+        for (id, row) in &delta.rows {
+            if let Some(old) = table.rows.get(id) {
+                each_of_row(*id, old, |place, _| wanted.without(place));
+            }
+            if let Some(new) = row {
+                each_of_row(*id, new, |place, value| wanted.with(place, value));
+            }
+        }
+        if let Some(networks) = &delta.networks {
+            wanted.networks = by_family(networks);
+        }
+        wanted
+    }
+
+    /// What the whole table asks for, given what is installed.
+    #[must_use]
+    pub fn full(table: &Table, beside: &Beside, installed: &Installed) -> Self {
+        let mut wanted = Self { networks: by_family(&table.networks), ..Self::default() };
+        for place in installed.elements.keys() {
+            wanted.without(*place);
+        }
+        for (address, atom) in &table.peers {
+            let place = (SetId::Peers(Family::of(*address)), Key::Address(*address));
+            wanted.with(place, Some(atom.0));
+        }
+        for (address, local) in &table.locals {
+            each_of_local(*address, local, |place, value| wanted.with(place, value));
+        }
+        for (id, row) in &table.rows {
+            each_of_row(*id, row, |place, value| wanted.with(place, value));
+        }
+        wanted.beside(&Beside::default(), beside);
+        wanted
+    }
+
+    /// Adds what changes beside the decision table.
+    pub fn beside(&mut self, old: &Beside, new: &Beside) {
+        self.addresses(SetId::Own, &old.own, &new.own);
+        self.addresses(SetId::Watched, &old.watched, &new.watched);
+    }
+
+    fn addresses(
+        &mut self,
+        set: impl Fn(Family) -> SetId,
+        old: &BTreeSet<IpAddr>,
+        new: &BTreeSet<IpAddr>,
+    ) {
+        let place = |address: &IpAddr| (set(Family::of(*address)), Key::Address(*address));
+        old.difference(new).for_each(|address| self.without(place(address)));
+        new.difference(old).for_each(|address| self.with(place(address), None));
+    }
+
+    fn with(&mut self, place: (SetId, Key), value: Value) {
+        self.elements.insert(place, Some(value));
+    }
+
+    fn without(&mut self, place: (SetId, Key)) {
+        self.elements.insert(place, None);
+    }
+}
+
+fn by_family(networks: &[(Range, Atom)]) -> BTreeMap<Family, Vec<(Range, Atom)>> {
+    let of = |family| {
+        let of_family = |(range, _): &&(Range, Atom)| Family::of(range.first) == family;
+        networks.iter().filter(of_family).copied().collect()
+    };
+    Family::ALL.into_iter().map(|family| (family, of(family))).collect()
+}
+
+fn each_of_local(address: IpAddr, local: &Local, mut each: impl FnMut((SetId, Key), Value)) {
+    let family = Family::of(address);
+    for direction in Direction::ALL {
+        let Some(decisions) = local.decisions(direction) else { continue };
+        let isolated = SetId::Isolated(direction, family);
+        each((isolated, Key::Address(address)), Some(decisions.default.0));
+        for (atom, row) in &decisions.rows {
+            let rows = SetId::Rows(direction, family);
+            each((rows, Key::Pair(address, *atom)), Some(row.0));
+        }
+    }
+    each((SetId::Itself(family), Key::Address(address)), None);
+}
+
+fn each_of_row(id: RowId, row: &Row, mut each: impl FnMut((SetId, Key), Value)) {
+    for protocol in Protocol::ALL {
+        let ports = row.ports(protocol);
+        if ports.is_all() {
+            each((SetId::Protocols, Key::Protocol(id, protocol)), None);
+            continue;
+        }
+        for (first, last) in ports.ranges() {
+            if last - first >= WRITTEN_OUT {
+                each((SetId::Ranges, Key::Range(id, protocol, *first, *last)), None);
+                continue;
+            }
+            for port in *first..=*last {
+                each((SetId::Ports, Key::Port(id, protocol, port)), None);
+            }
+        }
+    }
+    if row.others {
+        each((SetId::Others, Key::Row(id)), None);
+    }
+}

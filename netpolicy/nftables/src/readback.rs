@@ -1,0 +1,165 @@
+//! Reading what the kernel holds: the start of the record, after a restart or an error.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use shunt_model::address::Family;
+use shunt_netlink::Socket;
+use shunt_netpolicy::table::{Atom, Range};
+use shunt_nftables::codec::{
+    Chain, Error, Rule, TableInfo, kind, read_chain, read_raw_elements, read_raw_set, read_rule,
+    table,
+};
+
+use crate::element::{Key, decode, decode_value};
+use crate::installed::Installed;
+use crate::layout;
+use crate::name::SetId;
+use crate::transaction::{OURS, table_comment};
+
+/// What was found in the kernel.
+pub(crate) enum ReadBack {
+    /// No table.
+    Nothing,
+    /// A table that is not as this release makes it: replaced in one transaction.
+    Unfit(&'static str, TableInfo),
+    /// Ours.
+    Ours(Box<Installed>, TableInfo),
+}
+
+/// Reads the whole table.
+pub(crate) fn read(socket: &mut Socket) -> Result<ReadBack, Error> {
+    let Some(table) = table(socket, OURS)? else {
+        return Ok(ReadBack::Nothing);
+    };
+    if let Err(reason) = frame(socket, &table)? {
+        return Ok(ReadBack::Unfit(reason, table));
+    }
+    let mut installed = Installed::default();
+    for set in SetId::all() {
+        if !elements(socket, set, &mut installed)? {
+            return Ok(ReadBack::Unfit("an element is none of ours", table));
+        }
+    }
+    Ok(ReadBack::Ours(Box::new(installed), table))
+}
+
+/// Whether table, sets, chains and rules are as this release makes them and, on kernels that count
+/// them, there are as many elements as recorded.
+pub(crate) fn still_holds(socket: &mut Socket, installed: &Installed) -> Result<bool, Error> {
+    let Some(table) = table(socket, OURS)? else { return Ok(false) };
+    let Ok(counted) = frame(socket, &table)? else { return Ok(false) };
+    let recorded = installed.counts();
+    Ok(counted.iter().all(|(set, count)| {
+        let recorded = recorded.get(set).copied().unwrap_or_default();
+        matches!(set, SetId::Networks(_)) || usize::try_from(*count).is_ok_and(|n| n == recorded)
+    }))
+}
+
+type Frame = Result<BTreeMap<SetId, u32>, &'static str>;
+
+/// How many elements each set has, if all that is fixed is as this release makes it.
+fn frame(socket: &mut Socket, table: &TableInfo) -> Result<Frame, Error> {
+    if table.comment != table_comment() {
+        return Ok(Err("it has another layout"));
+    }
+    let request = OURS.get(kind::GETSET);
+    let mut sets = socket.dump("list the sets", &request, |sets: &mut Vec<_>, payload| {
+        sets.extend(read_raw_set(OURS, payload));
+    })?;
+    sets.retain(|set| !set.is_anonymous());
+    let mut counts = BTreeMap::new();
+    let as_made = sets.iter().all(|set| {
+        SetId::parse(&set.name).is_some_and(|id| {
+            counts.extend(set.count.map(|count| (id, count)));
+            set.is(&layout::set_type(id))
+        })
+    });
+    if !as_made || sets.len() != SetId::all().count() {
+        return Ok(Err("a set is not as it was made"));
+    }
+    let request = OURS.get(kind::GETCHAIN);
+    let mut chains = socket.dump("list the chains", &request, |chains: &mut Vec<_>, payload| {
+        chains.extend(read_chain(OURS, payload));
+    })?;
+    let expected = layout::chains();
+    let mut made: Vec<_> =
+        expected.iter().map(|chain| (chain.name.clone(), chain.hook.is_some())).collect();
+    chains.sort();
+    made.sort();
+    if chains != made {
+        return Ok(Err("a chain is not as it was made"));
+    }
+    let request = OURS.get(kind::GETRULE);
+    let rules = socket.dump(
+        "list the rules",
+        &request,
+        |rules: &mut BTreeMap<String, Vec<u64>>, payload| {
+            if let Some((chain, fingerprint)) = read_rule(OURS, payload) {
+                rules.entry(chain).or_default().push(fingerprint);
+            }
+        },
+    )?;
+    let fingerprints = |chain: &Chain<SetId>| {
+        (chain.name.clone(), chain.rules.iter().map(Rule::fingerprint).collect::<Vec<_>>())
+    };
+    if rules != expected.iter().map(fingerprints).collect() {
+        return Ok(Err("a rule is not as it was made"));
+    }
+    Ok(Ok(counts))
+}
+
+/// Reads a set; false if there is something in it that we never write.
+fn elements(socket: &mut Socket, set: SetId, installed: &mut Installed) -> Result<bool, Error> {
+    #[derive(Default)]
+    struct Read {
+        elements: Vec<(Key, Option<u32>)>,
+        bounds: Vec<(IpAddr, Option<u32>)>,
+        strange: bool,
+    }
+    let request = OURS.get_elements(&set.to_string());
+    // A dump that is interrupted starts with an empty hand again.
+    let read = socket.dump("list elements", &request, |read: &mut Read, payload| {
+        read_raw_elements(payload, |element| {
+            let value = element.value.and_then(decode_value);
+            match decode(set, element.key, element.end) {
+                Some(Key::Address(address)) if matches!(set, SetId::Networks(_)) => {
+                    read.bounds.push((address, value.filter(|_| !element.ends_interval)));
+                }
+                Some(key) if value.is_some() == layout::set_type(set).data.is_some() => {
+                    read.elements.push((key, value));
+                }
+                Some(_) | None => read.strange = true,
+            }
+        });
+    })?;
+    if let SetId::Networks(family) = set {
+        installed.networks.insert(family, networks(family, read.bounds));
+    }
+    installed.elements.extend(read.elements.into_iter().map(|(key, value)| ((set, key), value)));
+    Ok(!read.strange)
+}
+
+/// Ranges from bounds: those with a value begin one, all end the one before.
+fn networks(family: Family, mut bounds: Vec<(IpAddr, Option<u32>)>) -> Vec<(Range, Atom)> {
+    bounds.sort_unstable();
+    let greatest: IpAddr = match family {
+        Family::V4 => [255; 4].into(),
+        Family::V6 => [255; 16].into(),
+    };
+    let mut networks = Vec::new();
+    for (position, (first, value)) in bounds.iter().enumerate() {
+        let Some(value) = value else { continue };
+        let next = bounds[position + 1..].iter().map(|(address, _)| *address).find(|at| at > first);
+        let last = next.map_or(greatest, before);
+        networks.push((Range { first: *first, last }, Atom(*value)));
+    }
+    networks
+}
+
+fn before(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(address) => IpAddr::V4(u32::from(address).saturating_sub(1).into()),
+        IpAddr::V6(address) => IpAddr::V6(u128::from(address).saturating_sub(1).into()),
+    }
+}

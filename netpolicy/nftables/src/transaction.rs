@@ -1,0 +1,148 @@
+//! Operations as the messages of one transaction.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use shunt_model::address::Family;
+use shunt_netlink::Message;
+use shunt_netpolicy::table::{Atom, Range};
+use shunt_nftables::codec::{Elements, Table};
+
+use crate::element::{Key, encode, encode_address, encode_end, encode_value};
+use crate::layout;
+use crate::lower::Operation;
+use crate::name::{SetId, TABLE};
+
+/// The table of policy.
+pub(crate) const OURS: Table = Table { name: TABLE };
+/// The table's comment begins so; what follows is the layout's fingerprint.
+const COMMENT: &str = "shunt network policy, layout ";
+
+/// The comment by which a table of this layout is known.
+pub(crate) fn table_comment() -> String {
+    format!("{COMMENT}{:016x}", layout::layout_fingerprint())
+}
+
+/// The transaction that makes the table, with operations on it right away; where there is one it is
+/// replaced.
+pub(crate) fn create(replace: bool, owned: bool, operations: &[Operation]) -> Vec<Message> {
+    let mut messages = Vec::new();
+    if replace {
+        messages.push(OURS.delete());
+    }
+    messages.push(OURS.create(owned, &table_comment()));
+    let mut ids = 0;
+    for set in SetId::all() {
+        ids += 1;
+        // Without a size the kernel lets them grow.
+        messages.push(OURS.new_set(&set.to_string(), &layout::set_type(set), 0, ids));
+    }
+    let chains = layout::chains();
+    messages.extend(chains.iter().map(|chain| OURS.new_chain(chain)));
+    for chain in &chains {
+        for rule in &chain.rules {
+            messages.extend(OURS.new_rule(&chain.name, rule, &mut ids));
+        }
+    }
+    messages.extend(change(operations));
+    messages
+}
+
+/// The transaction for a run of operations. What is exchanged is deleted first: the kernel does as
+/// the messages say, one after the other, before anything is seen.
+pub(crate) fn change(operations: &[Operation]) -> Vec<Message> {
+    let mut messages = Vec::new();
+    let mut deleted: BTreeMap<SetId, Vec<&Key>> = BTreeMap::new();
+    let mut added: BTreeMap<SetId, Vec<(&Key, Option<u32>)>> = BTreeMap::new();
+    for operation in operations {
+        match operation {
+            Operation::Delete(set, key) => deleted.entry(*set).or_default().push(key),
+            Operation::Add(set, key, value) => added.entry(*set).or_default().push((key, *value)),
+            Operation::ReplaceNetworks(family, networks) => {
+                let set = SetId::Networks(*family).to_string();
+                messages.push(OURS.flush_set(&set));
+                messages.extend(ranges(&set, *family, networks));
+            }
+        }
+    }
+    for (set, keys) in deleted {
+        messages.extend(lists(set, true, keys.into_iter().map(|key| (key, None))));
+    }
+    for (set, elements) in added {
+        messages.extend(lists(set, false, elements.into_iter()));
+    }
+    messages
+}
+
+fn lists<'a>(
+    set: SetId,
+    delete: bool,
+    elements: impl Iterator<Item = (&'a Key, Option<u32>)>,
+) -> Vec<Message> {
+    let name = set.to_string();
+    let mut lists = Lists::new(&name, delete);
+    for (key, value) in elements {
+        let value = value.map(encode_value);
+        let value = value.as_ref().map(<[u8; 4]>::as_slice);
+        lists.next().push_value(&encode(set, key), encode_end(key).as_deref(), value);
+    }
+    lists.finish()
+}
+
+/// Ranges as bounds: each start with its value, and the address after each end.
+fn ranges(set: &str, family: Family, networks: &[(Range, Atom)]) -> Vec<Message> {
+    let unspecified: IpAddr = match family {
+        Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
+        Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let mut lists = Lists::new(set, false);
+    if networks.first().is_some_and(|(range, _)| range.first != unspecified) {
+        lists.next().push_bound(&encode_address(unspecified), true, None);
+    }
+    for (range, atom) in networks {
+        let value = encode_value(atom.0);
+        lists.next().push_bound(&encode_address(range.first), false, Some(&value));
+        if let Some(after) = after(range.last) {
+            lists.next().push_bound(&encode_address(after), true, None);
+        }
+    }
+    lists.finish()
+}
+
+fn after(address: IpAddr) -> Option<IpAddr> {
+    match address {
+        IpAddr::V4(address) => {
+            u32::from(address).checked_add(1).map(|next| IpAddr::V4(next.into()))
+        }
+        IpAddr::V6(address) => {
+            u128::from(address).checked_add(1).map(|next| IpAddr::V6(next.into()))
+        }
+    }
+}
+
+/// Lists of elements, each as long as a message can be.
+struct Lists<'a> {
+    set: &'a str,
+    delete: bool,
+    open: Option<Elements>,
+    messages: Vec<Message>,
+}
+
+impl<'a> Lists<'a> {
+    const fn new(set: &'a str, delete: bool) -> Self {
+        Self { set, delete, open: None, messages: Vec::new() }
+    }
+
+    /// Where the next element goes.
+    fn next(&mut self) -> &mut Elements {
+        if let Some(full) = self.open.take_if(|list| list.is_full()) {
+            self.messages.push(full.finish());
+        }
+        self.open.get_or_insert_with(|| OURS.elements(self.set, self.delete))
+    }
+
+    fn finish(mut self) -> Vec<Message> {
+        self.messages.extend(self.open.take().map(Elements::finish));
+        self.messages
+    }
+}

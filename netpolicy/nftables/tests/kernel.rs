@@ -1,0 +1,166 @@
+//! The policy table on a real kernel, read by stock nft.
+
+#[path = "../../../backends/nftables/tests/reader/mod.rs"]
+mod reader;
+mod world;
+
+use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::net::IpAddr;
+use std::process::{Command, Stdio};
+
+use reader::{nft, sorted};
+use shunt_cluster::Netns;
+use shunt_model::address::Protocol;
+use shunt_model::object::ObjectKey;
+use shunt_netpolicy::compile::Compiler;
+use shunt_netpolicy::object::{PortNumber, Rule};
+use shunt_netpolicy::store::{Dirty, Store};
+use shunt_netpolicy_nftables::kernel::{Change, PolicyTable, Report};
+use shunt_netpolicy_nftables::lower::Beside;
+use shunt_netpolicy_nftables::text::{fresh, render};
+use world::{block, pod, pods, policy, port};
+
+/// One of each kind of element, of both families.
+fn busy_store() -> Store {
+    let mut store = Store::new();
+    let both = |n: u8| [format!("10.77.1.{n}"), format!("fd00:10:77:1::{n}")];
+    for (n, app) in [(11, "web"), (12, "db"), (13, "web")] {
+        let addresses = both(n);
+        let addresses: Vec<_> = addresses.iter().map(String::as_str).collect();
+        store.put_pod(pod("x", &format!("pod-{n}"), "node-1", &addresses, &[("app", app)]));
+    }
+    store.put_pod(pod("y", "far", "node-2", &["10.77.2.11"], &[("app", "web")]));
+    let range = |first, last| PortNumber::Range(first, last);
+    let web = Rule {
+        peers: Some(vec![
+            pods(&[("app", "web")], false),
+            block("10.0.0.0/8", &["10.1.0.0/16", "10.77.0.0/16"]),
+            block("fd00::/16", &[]),
+            block("255.0.0.0/8", &[]),
+        ]),
+        ports: Some(vec![
+            port(Protocol::Tcp, range(443, 443)),
+            port(Protocol::Udp, range(1000, 60000)),
+            port(Protocol::Sctp, PortNumber::Any),
+            port(Protocol::Tcp, PortNumber::Named("http".into())),
+        ]),
+    };
+    let db = Rule { peers: Some(vec![pods(&[("app", "db")], true)]), ports: None };
+    let dns = Rule { peers: None, ports: Some(vec![port(Protocol::Udp, range(53, 53))]) };
+    store.put_policy(policy("x", "web", &[("app", "web")], Some(vec![web, db]), Some(vec![dns])));
+    store
+}
+
+fn netns() -> Netns {
+    Netns::new("node").expect("a network namespace: these tests need root")
+}
+
+fn open(netns: &Netns, owner: bool) -> PolicyTable {
+    netns.run(move || PolicyTable::open(owner)).expect("nftables")
+}
+
+fn own() -> BTreeSet<IpAddr> {
+    ["192.168.77.11", "fd00:77::11"].map(|text| text.parse().expect("an address")).into()
+}
+
+#[track_caller]
+fn sync(policy: &mut PolicyTable, compiler: &mut Compiler, store: &Store, dirty: &Dirty) -> Report {
+    let change = Change { table: compiler.update(store, dirty), own: Some(own()) };
+    policy.sync(change).unwrap_or_else(|error| panic!("{error}: {error:?}"))
+}
+
+#[test]
+fn the_kernel_holds_what_the_text_says_and_nft_reads_both_alike() {
+    let store = busy_store();
+    let mut compiler = Compiler::new("node-1");
+    let node = netns();
+    let mut policy = open(&node, false);
+    sync(&mut policy, &mut compiler, &store, &Dirty::everything());
+    let ours = nft(&node, &["list", "ruleset"]);
+    assert!(nft(&node, &["-j", "list", "ruleset"]).starts_with('{'));
+
+    let watched = compiler.table().locals.keys().copied().collect();
+    let beside = Beside { own: own(), watched };
+    let wanted = fresh(compiler.table(), &beside);
+    assert_eq!(policy.installed(), Some(&wanted));
+    let script = render(&wanted);
+    let (other, fed) = (netns(), script.clone());
+    other.run(move || {
+        let mut nft =
+            Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().expect("nft");
+        nft.stdin.take().expect("stdin").write_all(fed.as_bytes()).expect("a script");
+        assert!(nft.wait().expect("an end").success(), "{fed}");
+    });
+    assert_eq!(sorted(&ours), sorted(&nft(&other, &["list", "ruleset"])), "{script}");
+}
+
+#[test]
+fn a_table_outlives_us_and_is_adopted_and_nothing_is_written() {
+    let store = busy_store();
+    let node = netns();
+    let mut first = open(&node, true);
+    sync(&mut first, &mut Compiler::new("node-1"), &store, &Dirty::everything());
+    nft(&node, &["flush", "ruleset"]);
+    let held = nft(&node, &["list", "ruleset"]);
+    assert!(held.contains("table inet shunt-policy"), "{held}");
+    assert!(node.run(|| PolicyTable::open(true)).is_err(), "a second owner is refused");
+    drop(first);
+    let mut second = open(&node, true);
+    let mut compiler = Compiler::new("node-1");
+    let report = sync(&mut second, &mut compiler, &store, &Dirty::everything());
+    assert!(report.read_back && report.rebuilt.is_none(), "{report:?}");
+    assert_eq!((report.operations, report.transactions), (0, 0));
+    assert_eq!(sorted(&held), sorted(&nft(&node, &["list", "ruleset"])));
+    // With the last policy the table goes.
+    let mut store = store;
+    let keys: Vec<_> = store.policies().map(|policy| policy.key.clone()).collect();
+    let mut dirty = Dirty::default();
+    keys.iter().for_each(|key| dirty.merge(store.remove_policy(key)));
+    sync(&mut second, &mut compiler, &store, &dirty);
+    assert_eq!(nft(&node, &["list", "ruleset"]), "");
+}
+
+#[test]
+fn a_foreign_change_is_noticed_and_put_right() {
+    let store = busy_store();
+    let node = netns();
+    let mut policy = open(&node, false);
+    let mut compiler = Compiler::new("node-1");
+    sync(&mut policy, &mut compiler, &store, &Dirty::everything());
+    let before = nft(&node, &["list", "ruleset"]);
+    for damage in [
+        &["flush", "ruleset"][..],
+        &["flush", "chain", "inet", "shunt-policy", "denied"],
+        &["flush", "set", "inet", "shunt-policy", "ports"],
+        &["delete", "chain", "inet", "shunt-policy", "postrouting"],
+        &["add", "element", "inet", "shunt-policy", "own_v4", "{ 1.2.3.4 }"],
+    ] {
+        nft(&node, damage);
+        assert!(policy.foreign_change().expect("an answer"), "{damage:?}");
+        policy.forget();
+        policy.sync(Change::default()).expect("a repair");
+        assert_eq!(sorted(&before), sorted(&nft(&node, &["list", "ruleset"])), "{damage:?}");
+        assert!(!policy.foreign_change().expect("an answer"));
+    }
+}
+
+#[test]
+fn a_new_pod_of_a_known_class_is_a_few_elements() {
+    let mut store = busy_store();
+    let node = netns();
+    let mut policy_table = open(&node, true);
+    let mut compiler = Compiler::new("node-1");
+    sync(&mut policy_table, &mut compiler, &store, &Dirty::everything());
+    let newcomer = pod("x", "new", "node-2", &["10.9.9.9"], &[("app", "web")]);
+    let dirty = store.put_pod(newcomer);
+    let report = sync(&mut policy_table, &mut compiler, &store, &dirty);
+    // Its class is new here (no web pod is in this network), so two local pods get a row for it.
+    assert_eq!((report.operations, report.transactions, report.read_back), (5, 1, false));
+    let dirty = store.put_pod(pod("x", "next", "node-2", &["10.9.9.8"], &[("app", "web")]));
+    let report = sync(&mut policy_table, &mut compiler, &store, &dirty);
+    assert_eq!((report.operations, report.transactions), (1, 1));
+    let dirty = store.remove_pod(&ObjectKey::new("x", "next"));
+    let report = sync(&mut policy_table, &mut compiler, &store, &dirty);
+    assert_eq!((report.operations, report.transactions), (1, 1));
+}

@@ -1,0 +1,302 @@
+//! Random clusters and random policies on real kernels: what packets do is what the oracle and the
+//! compiled table say. And live connections.
+
+mod world;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::thread;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use shunt_cluster::{
+    Cluster, ClusterSpec, Connection, EchoServer, Families, NodeSpec, Outcome, ProbeOptions,
+    Protocol, probe,
+};
+use shunt_model::address;
+use shunt_model::object::ObjectKey;
+use shunt_netpolicy::compile::Compiler;
+use shunt_netpolicy::object::{NetworkPolicy, Peer, PortNumber, Rule};
+use shunt_netpolicy::oracle;
+use shunt_netpolicy::store::{Dirty, Store};
+use shunt_netpolicy::table::{Packet, Verdict};
+use shunt_netpolicy_nftables::kernel::{Change, PolicyTable};
+use world::{block, pod, pods, policy, port};
+
+const NODES: [&str; 2] = ["node-1", "node-2"];
+const PODS: [(&str, &[&str]); 2] = [("node-1", &["a", "b", "c"]), ("node-2", &["d", "e"])];
+const PORTS: [u16; 2] = [8080, 8081];
+/// How long silence lasts that counts as silence.
+const SILENCE: Duration = Duration::from_millis(400);
+
+struct World {
+    cluster: Cluster,
+    _servers: Vec<EchoServer>,
+    store: Store,
+    nodes: BTreeMap<&'static str, (Compiler, PolicyTable)>,
+}
+
+impl World {
+    fn new() -> Self {
+        let cluster = Cluster::build(&ClusterSpec {
+            families: Families::Dual,
+            nodes: PODS.iter().map(|(node, pods)| NodeSpec::new(node, pods)).collect(),
+            clients: vec!["client".to_owned()],
+            ..ClusterSpec::default()
+        })
+        .expect("a cluster: these tests need root");
+        let client = cluster.host("client").expect("the client");
+        for (node, network) in [
+            ("node-1", "10.77.1.0/24"),
+            ("node-2", "10.77.2.0/24"),
+            ("node-1", "fd00:10:77:1::/64"),
+            ("node-2", "fd00:10:77:2::/64"),
+        ] {
+            let network: IpNet = network.parse().expect("a network");
+            let via = cluster.host(node).expect("a node").addresses().iter();
+            let via = via.copied().find(|via| via.is_ipv4() == network.addr().is_ipv4());
+            client.add_route(network, via.expect("an address")).expect("a route");
+        }
+        let serve = |host: &shunt_cluster::Host| {
+            EchoServer::start(host.netns(), host.name(), &PORTS).expect("a server")
+        };
+        let servers = cluster.pods().map(serve).collect();
+        let open = |node: &'static str| {
+            let netns = cluster.host(node).expect("a node").netns();
+            let table = netns.run(|| PolicyTable::open(true)).expect("nftables");
+            (node, (Compiler::new(node), table))
+        };
+        let nodes = NODES.map(open).into();
+        Self { cluster, _servers: servers, store: Store::new(), nodes }
+    }
+
+    fn addresses(&self, host: &str) -> Vec<IpAddr> {
+        self.cluster.host(host).expect("a host").addresses().to_vec()
+    }
+
+    /// Gives a pod its labels.
+    fn label(&mut self, node: &str, name: &str, namespace: &str, labels: &[(&str, &str)]) -> Dirty {
+        let addresses: Vec<_> = self.addresses(name).iter().map(ToString::to_string).collect();
+        let addresses: Vec<_> = addresses.iter().map(String::as_str).collect();
+        let old = self.store.pods().find(|pod| *pod.key.name == *name).map(|pod| pod.key.clone());
+        let mut dirty = Dirty::default();
+        if let Some(key) = old.filter(|key| *key.namespace != *namespace) {
+            dirty.merge(self.store.remove_pod(&key));
+        }
+        dirty.merge(self.store.put_pod(pod(namespace, name, node, &addresses, labels)));
+        dirty
+    }
+
+    fn sync(&mut self, dirty: &Dirty) {
+        for (node, (compiler, table)) in &mut self.nodes {
+            let own = self.cluster.host(node).expect("a node").addresses().iter().copied();
+            let change =
+                Change { table: compiler.update(&self.store, dirty), own: Some(own.collect()) };
+            table.sync(change).unwrap_or_else(|error| panic!("{node}: {error}: {error:?}"));
+        }
+    }
+
+    /// What every node on the way says: the oracle and the table, which must agree.
+    fn expected(&self, packet: &Packet) -> bool {
+        self.nodes.iter().all(|(node, (compiler, _))| {
+            let said = oracle::verdict(&self.store, node, packet);
+            assert_eq!(compiler.table().verdict(packet), said, "{node}: {packet:?}");
+            said == Verdict::Accept
+        })
+    }
+
+    /// Tries every pair of hosts, protocol and port; returns how many passed and how many did not.
+    fn check(&self) -> (usize, usize) {
+        let names: Vec<&str> =
+            PODS.iter().flat_map(|(_, pods)| pods.iter().copied()).chain(["client"]).collect();
+        let mut probes = Vec::new();
+        for (from, to) in names.iter().flat_map(|from| names.iter().map(move |to| (*from, *to))) {
+            for (source, destination) in self.addresses(from).into_iter().zip(self.addresses(to)) {
+                for (protocol, port) in
+                    [Protocol::Tcp, Protocol::Udp].into_iter().flat_map(|p| PORTS.map(|n| (p, n)))
+                {
+                    if to != "client" {
+                        probes.push((from, source, destination, protocol, port));
+                    }
+                }
+            }
+        }
+        let results = thread::scope(|scope| {
+            let ask = |(from, source, destination, protocol, port)| {
+                scope.spawn(move || {
+                    let netns = self.cluster.host(from).expect("a host").netns();
+                    let to = SocketAddr::new(destination, port);
+                    let outcome = probe(netns, protocol, to, &ProbeOptions::within(SILENCE));
+                    let number = match protocol {
+                        Protocol::Tcp => address::Protocol::Tcp,
+                        Protocol::Udp => address::Protocol::Udp,
+                    };
+                    let packet = Packet {
+                        source,
+                        destination,
+                        protocol: number.number(),
+                        port,
+                        from_node: false,
+                    };
+                    (packet, outcome)
+                })
+            };
+            let threads: Vec<_> = probes.into_iter().map(ask).collect();
+            threads.into_iter().map(|thread| thread.join().expect("a probe")).collect::<Vec<_>>()
+        });
+        let (mut passed, mut dropped) = (0, 0);
+        for (packet, outcome) in results {
+            let expected = self.expected(&packet);
+            let fits = match &outcome {
+                Outcome::Answer { .. } => expected,
+                Outcome::TimedOut => !expected,
+                _ => false,
+            };
+            assert!(fits, "{packet:?}: {outcome}, expected to pass: {expected}\n{:#?}", self.store);
+            if expected { passed += 1 } else { dropped += 1 }
+        }
+        (passed, dropped)
+    }
+}
+
+/// Numbers that are the same in every run.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 % sides as u64).unwrap_or(0)
+    }
+
+    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.roll(from.len())]
+    }
+
+    fn labels(&mut self) -> Vec<(&'static str, &'static str)> {
+        const LABELS: [(&str, &str); 4] = [("app", "web"), ("app", "db"), ("tier", "x"), ("", "")];
+        let one = self.pick(&LABELS);
+        if one.0.is_empty() { Vec::new() } else { vec![one] }
+    }
+
+    fn peer(&mut self) -> Peer {
+        const BLOCKS: [(&str, &[&str]); 6] = [
+            ("10.77.0.0/16", &["10.77.1.12/31"]),
+            ("10.77.2.11/32", &[]),
+            ("192.168.77.0/24", &[]),
+            ("0.0.0.0/0", &["10.77.1.0/24"]),
+            ("fd00:10:77:1::/64", &["fd00:10:77:1::11/128"]),
+            ("::/0", &["fd00:77::/64"]),
+        ];
+        match self.roll(3) {
+            0 => pods(&self.labels(), true),
+            1 => pods(&self.labels(), false),
+            _ => {
+                let (cidr, except) = self.pick(&BLOCKS);
+                block(cidr, except)
+            }
+        }
+    }
+
+    fn rule(&mut self) -> Rule {
+        let peers =
+            (self.roll(5) > 0).then(|| (0..1 + self.roll(2)).map(|_| self.peer()).collect());
+        let ports = (self.roll(3) > 0).then(|| {
+            let protocol = self.pick(&[
+                address::Protocol::Tcp,
+                address::Protocol::Udp,
+                address::Protocol::Sctp,
+            ]);
+            let number = match self.roll(4) {
+                0 => PortNumber::Any,
+                1 => PortNumber::Range(8000, 8080),
+                2 => PortNumber::Range(8081, 8081),
+                _ => PortNumber::Named("http".into()),
+            };
+            vec![port(protocol, number)]
+        });
+        Rule { peers, ports }
+    }
+
+    fn rules(&mut self) -> Option<Vec<Rule>> {
+        (self.roll(3) > 0).then(|| (0..self.roll(3)).map(|_| self.rule()).collect())
+    }
+
+    fn policy(&mut self) -> NetworkPolicy {
+        let (namespace, name) = (self.pick(&["x", "y"]), self.pick(&["p", "q", "r"]));
+        let (labels, ingress, egress) = (self.labels(), self.rules(), self.rules());
+        policy(namespace, name, &labels, ingress, egress)
+    }
+}
+
+#[test]
+fn random_policies_do_to_packets_what_the_oracle_says() {
+    let mut world = World::new();
+    let mut dice = Dice(0x5eed_1234);
+    let (mut passed, mut dropped) = (0, 0);
+    for round in 0..12 {
+        let mut dirty = Dirty::default();
+        for (node, pods) in PODS {
+            for name in pods {
+                if round == 0 || dice.roll(3) == 0 {
+                    let (namespace, labels) = (dice.pick(&["x", "y"]), dice.labels());
+                    dirty.merge(world.label(node, name, namespace, &labels));
+                }
+            }
+        }
+        for _ in 0..2 {
+            dirty.merge(world.store.put_policy(dice.policy()));
+        }
+        let key = ObjectKey::new(dice.pick(&["x", "y"]), dice.pick(&["p", "q", "r"]));
+        dirty.merge(world.store.remove_policy(&key));
+        world.sync(&dirty);
+        let found = world.check();
+        passed += found.0;
+        dropped += found.1;
+    }
+    println!("{passed} probes passed, {dropped} were dropped, all as expected");
+    assert!(passed > 100 && dropped > 100, "{passed} passed, {dropped} dropped");
+}
+
+#[test]
+fn live_connections_obey_a_changed_policy() {
+    let mut world = World::new();
+    let mut dirty = Dirty::default();
+    for (node, pods) in PODS {
+        for name in pods {
+            dirty.merge(world.label(node, name, "x", &[("app", name)]));
+        }
+    }
+    let from = |names: &[&str]| {
+        let peers = names.iter().map(|name| pods(&[("app", name)], true)).collect();
+        Some(vec![Rule { peers: Some(peers), ports: None }])
+    };
+    dirty.merge(world.store.put_policy(policy("x", "p", &[("app", "a")], from(&["b", "d"]), None)));
+    world.sync(&dirty);
+    let to = world.addresses("a");
+    let open = |host: &str, to: IpAddr| {
+        let netns = world.cluster.host(host).expect("a host").netns();
+        let options = ProbeOptions::within(Duration::from_secs(2));
+        Connection::open(netns, SocketAddr::new(to, 8080), &options).expect("a connection")
+    };
+    let mut kept: Vec<_> = to.iter().map(|to| open("b", *to)).collect();
+    let mut cut: Vec<_> = to.iter().map(|to| open("d", *to)).collect();
+    for connection in kept.iter_mut().chain(&mut cut) {
+        connection.exchange("before").expect("an answer");
+    }
+    let dirty = world.store.put_policy(policy("x", "p", &[("app", "a")], from(&["b"]), None));
+    world.sync(&dirty);
+    for connection in &mut kept {
+        connection.exchange("after").expect("what is still allowed goes on");
+    }
+    for connection in &mut cut {
+        assert!(connection.exchange("after").is_err(), "it is not allowed any more");
+    }
+    // And when it is allowed again it goes on, as TCP sends again what was lost.
+    let dirty = world.store.put_policy(policy("x", "p", &[("app", "a")], from(&["b", "d"]), None));
+    world.sync(&dirty);
+    for connection in &mut kept {
+        connection.exchange("at last").expect("an answer");
+    }
+}
