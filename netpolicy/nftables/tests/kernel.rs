@@ -9,7 +9,7 @@ use std::io::Write as _;
 use std::net::IpAddr;
 use std::process::{Command, Stdio};
 
-use reader::{nft, sorted};
+use reader::{assert_same, nft};
 use shunt_cluster::Netns;
 use shunt_model::address::Protocol;
 use shunt_model::object::ObjectKey;
@@ -92,7 +92,7 @@ fn the_kernel_holds_what_the_text_says_and_nft_reads_both_alike() {
         nft.stdin.take().expect("stdin").write_all(fed.as_bytes()).expect("a script");
         assert!(nft.wait().expect("an end").success(), "{fed}");
     });
-    assert_eq!(sorted(&ours), sorted(&nft(&other, &["list", "ruleset"])), "{script}");
+    assert_same(&ours, &nft(&other, &["list", "ruleset"]));
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn a_table_outlives_us_and_is_adopted_and_nothing_is_written() {
     let report = sync(&mut second, &mut compiler, &store, &Dirty::everything());
     assert!(report.read_back && report.rebuilt.is_none(), "{report:?}");
     assert_eq!((report.operations, report.transactions), (0, 0));
-    assert_eq!(sorted(&held), sorted(&nft(&node, &["list", "ruleset"])));
+    assert_same(&held, &nft(&node, &["list", "ruleset"]));
     // With the last policy the table goes.
     let mut store = store;
     let keys: Vec<_> = store.policies().map(|policy| policy.key.clone()).collect();
@@ -140,7 +140,7 @@ fn a_foreign_change_is_noticed_and_put_right() {
         assert!(policy.foreign_change().expect("an answer"), "{damage:?}");
         policy.forget();
         policy.sync(Change::default()).expect("a repair");
-        assert_eq!(sorted(&before), sorted(&nft(&node, &["list", "ruleset"])), "{damage:?}");
+        assert_same(&before, &nft(&node, &["list", "ruleset"]));
         assert!(!policy.foreign_change().expect("an answer"));
     }
 }
