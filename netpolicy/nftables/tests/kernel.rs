@@ -85,12 +85,12 @@ fn the_kernel_holds_what_the_text_says_and_nft_reads_both_alike() {
     let wanted = fresh(compiler.table(), &beside);
     assert_eq!(policy.installed(), Some(&wanted));
     let script = render(&wanted);
-    let (other, fed) = (netns(), script.clone());
+    let other = netns();
     other.run(move || {
         let mut nft =
             Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().expect("nft");
-        nft.stdin.take().expect("stdin").write_all(fed.as_bytes()).expect("a script");
-        assert!(nft.wait().expect("an end").success(), "{fed}");
+        nft.stdin.take().expect("stdin").write_all(script.as_bytes()).expect("a script");
+        assert!(nft.wait().expect("an end").success(), "{script}");
     });
     assert_same(&ours, &nft(&other, &["list", "ruleset"]));
 }
