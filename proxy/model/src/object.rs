@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -12,9 +13,14 @@ use ipnet::IpNet;
 use crate::address::{Family, Protocol};
 use crate::balancing::Balancing;
 
-/// Namespace and name. The namespace is empty for cluster-wide objects.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ObjectKey {
+/// Namespace and name, in one word and shared: a dozen maps and objects hold the key of each
+/// Service.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectKey(Arc<ObjectName>);
+
+/// What an [`ObjectKey`] stands for. The namespace is empty for cluster-wide objects.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectName {
     /// The namespace.
     pub namespace: Arc<str>,
     /// The name.
@@ -25,7 +31,33 @@ impl ObjectKey {
     /// A key from its two parts.
     #[must_use]
     pub fn new(namespace: &str, name: &str) -> Self {
-        Self { namespace: namespace.into(), name: name.into() }
+        Self::of(namespace.into(), name.into())
+    }
+
+    /// A key from two parts that others may share.
+    #[must_use]
+    pub fn of(namespace: Arc<str>, name: Arc<str>) -> Self {
+        Self(Arc::new(ObjectName { namespace, name }))
+    }
+
+    /// Whether both share one piece of memory.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Deref for ObjectKey {
+    type Target = ObjectName;
+
+    fn deref(&self) -> &ObjectName {
+        &self.0
+    }
+}
+
+impl fmt::Debug for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.to_string())
     }
 }
 

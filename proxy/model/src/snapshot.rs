@@ -275,6 +275,7 @@ impl Snapshot {
             return Dirty::default();
         }
         shrink_service(&mut service);
+        service.key = self.shared(service.key);
         let key = service.key.clone();
         self.services.insert(key.clone(), service.into());
         Dirty::service(key)
@@ -287,11 +288,15 @@ impl Snapshot {
         }
         slice.ports.shrink_to_fit();
         slice.endpoints.shrink_to_fit();
+        slice.service = self.shared(slice.service);
         let service = slice.service.clone();
         let slices = self.slices.entry(service.clone()).or_default();
         match slices.binary_search_by(|held| held.key.cmp(&slice.key)) {
             Ok(at) if slices[at] == slice => return dirty,
-            Ok(at) => slices[at] = slice,
+            Ok(at) => {
+                slice.key = slices[at].key.clone();
+                slices[at] = slice;
+            }
             Err(at) => {
                 self.slice_services.insert(slice.key.clone(), service.clone());
                 slices.reserve_exact(1);
@@ -300,6 +305,13 @@ impl Snapshot {
         }
         dirty.services.insert(service);
         dirty
+    }
+
+    /// The key of a Service as it is held already, so that all who name it share one.
+    fn shared(&self, key: ObjectKey) -> ObjectKey {
+        let of_service = self.services.get_key_value(&key).map(|(held, _)| held);
+        let of_slices = || self.slices.get_key_value(&key).map(|(held, _)| held);
+        of_service.or_else(of_slices).cloned().unwrap_or(key)
     }
 
     fn put_node(&mut self, node: Node) -> Dirty {
@@ -340,7 +352,7 @@ impl Snapshot {
 }
 
 fn node_key(node: &Node) -> ObjectKey {
-    ObjectKey { namespace: "".into(), name: Arc::clone(&node.name) }
+    ObjectKey::of("".into(), Arc::clone(&node.name))
 }
 
 /// Gives back what the lists of a Service have set aside in vain; it is held for long.

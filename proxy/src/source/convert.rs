@@ -16,6 +16,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
@@ -115,12 +116,7 @@ impl Converter {
             }
         };
         let name = metadata.name.as_deref().unwrap_or_default();
-        let name = match kind {
-            // Slices name it, too. A slice's own name is nobody else's.
-            Kind::Service => self.names.shared(name),
-            Kind::EndpointSlice | Kind::Node => name.into(),
-        };
-        ObjectKey { namespace: self.names.shared(namespace), name }
+        ObjectKey::of(self.names.shared(namespace), name.into())
     }
 
     /// Converts a Node.
@@ -138,7 +134,7 @@ impl Converter {
             }
         }
         let node = Node {
-            name: self.names.shared(&key.name),
+            name: Arc::clone(&key.name),
             addresses,
             pod_cidrs: pod_cidrs(&wire.spec, &mut report),
             leaving: wire.metadata.deletion_timestamp.is_some()

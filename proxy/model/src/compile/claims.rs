@@ -36,18 +36,16 @@ impl Claimant {
 /// What one Service claims.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Claim {
-    /// The Service.
-    pub(super) key: ObjectKey,
-    /// Its `created`, which is 0 if unknown.
+    /// The Service's `created`, which is 0 if unknown.
     pub(super) created: i64,
     /// The frontends, sorted, each once.
     pub(super) frontends: Box<[(Frontend, Strength)]>,
 }
 
 impl Claim {
-    fn claimant(&self, frontend: &Frontend) -> Option<Claimant> {
+    fn claimant(&self, key: &ObjectKey, frontend: &Frontend) -> Option<Claimant> {
         let at = self.frontends.binary_search_by_key(frontend, |(frontend, _)| *frontend).ok()?;
-        Some(Claimant::new(self.frontends[at].1, self.created, self.key.clone()))
+        Some(Claimant::new(self.frontends[at].1, self.created, key.clone()))
     }
 }
 
@@ -83,7 +81,7 @@ impl Claims {
                 .flat_map(|claim| claim.frontends.iter().map(|(frontend, _)| *frontend))
                 .collect();
             for frontend in touched {
-                let claimant = |claim: &Option<Claim>| claim.as_ref()?.claimant(&frontend);
+                let claimant = |claim: &Option<Claim>| claim.as_ref()?.claimant(key, &frontend);
                 self.exchange(frontend, claimant(&old), claimant(&new), &mut affected);
             }
         }

@@ -75,7 +75,6 @@ pub(super) fn claim(service: &Service) -> Claim {
     };
     let wanted = wanted(service, &mut Vec::new()).into_iter();
     Claim {
-        key: service.key.clone(),
         created: service.created,
         frontends: wanted.map(|(frontend, wanted)| (frontend, strength(wanted))).collect(),
     }

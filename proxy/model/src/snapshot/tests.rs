@@ -64,6 +64,22 @@ fn a_slice_that_moves_makes_both_services_dirty() {
 }
 
 #[test]
+fn a_service_and_its_slices_share_its_key() {
+    let both_orders = [[web(), web_1()], [web_1(), web()]];
+    for changes in both_orders {
+        let mut snapshot = Snapshot::new();
+        apply(&mut snapshot, changes);
+        let again = service("ns/web").cluster_ip("10.0.0.2").port("http", 80);
+        apply(&mut snapshot, [slice("ns/web-1").into(), again.into()]);
+        let (service, slice) = (snapshot.services().next(), snapshot.slices().next());
+        let (service, slice) = (service.unwrap(), slice.unwrap());
+        assert!(service.key.is_same(&slice.service));
+        assert!(snapshot.everything().services.iter().all(|key| key.is_same(&service.key)));
+        assert!(snapshot.slice_services.keys().all(|key| key.is_same(&slice.key)));
+    }
+}
+
+#[test]
 fn slices_of_a_service_are_sorted_by_key() {
     let mut snapshot = Snapshot::new();
     let names = ["ns/web-2", "ns/web-3", "ns/web-1"];

@@ -36,8 +36,7 @@ impl Converter {
                 return report.converted(None);
             }
         };
-        let service =
-            ObjectKey { namespace: Arc::clone(&key.namespace), name: self.names.shared(service) };
+        let service = ObjectKey::of(Arc::clone(&key.namespace), service.into());
         let ports = self.slice_ports(&wire.ports, &mut report);
         let mut endpoints = self.slice_endpoints(&wire.endpoints, family, &mut report);
         let weight = slice_weight(&wire.metadata, &mut report);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 /// How many names there may be before the unused ones are looked for.
 const SMALL: usize = 1024;
 
-/// Names in use: of namespaces, Services, nodes and ports.
+/// Names in use: of namespaces, nodes and ports.
 #[derive(Debug)]
 pub(super) struct Names {
     names: HashSet<Arc<str>>,

@@ -92,7 +92,6 @@ fn names_are_shared() {
     let (ours, theirs) = (one.endpoints[0].node.as_ref(), two.endpoints[1].node.as_ref());
     assert!(Arc::ptr_eq(ours.unwrap(), theirs.unwrap()));
     assert!(Arc::ptr_eq(&one.ports[0].name, &two.ports[0].name));
-    assert!(Arc::ptr_eq(&one.service.name, &two.service.name));
     assert!(Arc::ptr_eq(&one.key.namespace, &two.service.namespace));
 }
 
