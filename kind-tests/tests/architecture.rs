@@ -10,6 +10,7 @@ use serde_json::Value;
 const ARROWS: &[(&str, &[&str])] = &[
     ("shunt-model", &["ipnet"]),
     ("shunt-netlink", &["netlink-sys", "nix", "thiserror"]),
+    ("shunt-conntrack", &["nix", "shunt-model", "shunt-netlink"]),
     ("shunt-nftables", &["ipnet", "nix", "shunt-model", "shunt-netlink", "thiserror"]),
     ("ipvs-rs", &["netlink-sys", "nix", "thiserror"]),
     ("shunt-netpolicy", &["ipnet", "shunt-model"]),

@@ -87,8 +87,12 @@ scenarios! {
     single_stack_v6
     terminating_endpoints_and_policy_cluster
     terminating_endpoints_and_policy_local
+    tcp_connections_to_removed_endpoints_are_reset
     terminating_endpoints_serve_when_none_is_ready
     two_services_one_node_port_oldest_wins
+    udp_flow_follows_its_service
+    udp_flow_older_than_its_service
+    udp_flow_stale_after_restart
     udp_service
     undefined_port_of_cluster_ip_is_refused
 }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{self, Effective, GoDuration, KubeProxyArgs, PlanArgs};
 use crate::demo::{self, DemoArgs};
@@ -73,6 +73,10 @@ pub struct OwnArgs {
     /// How often all that is installed is compared with the plan; 0: never [default: 15m]
     #[arg(long, value_name = "DURATION")]
     pub verify_interval: Option<GoDuration>,
+    /// Forget TCP connections to endpoints that no longer exist: the client's next packet is
+    /// answered by a reset, where it would wait until it gives up [default: false]
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub reset_tcp: Option<bool>,
     /// error, warn, info, debug, trace, or directives such as info,shunt::event_loop=debug
     #[arg(long, value_name = "LEVEL", conflicts_with = "verbosity")]
     pub log_level: Option<String>,
@@ -101,6 +105,7 @@ impl RunArgs {
             shunt.table_owner = owner.to_possible_value().map(|value| value.get_name().to_owned());
         }
         shunt.verify_interval = self.own.verify_interval.or(shunt.verify_interval);
+        shunt.reset_tcp = self.own.reset_tcp.or(shunt.reset_tcp);
         shunt.log_level = self.own.log_level.clone().or_else(|| shunt.log_level.take());
         Ok((Effective::new(made)?, remarks))
     }

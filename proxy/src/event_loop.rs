@@ -61,6 +61,7 @@ impl Event {
             Self::Kernel(KernelEvent::Synced(_)) => "synced",
             Self::Kernel(KernelEvent::Failed(_)) => "sync_failed",
             Self::Kernel(KernelEvent::ForeignChange { .. }) => "foreign_change",
+            Self::Kernel(KernelEvent::Swept(_)) => "swept",
             Self::Question(_) => "question",
         }
     }
@@ -221,6 +222,10 @@ impl EventLoop {
             Event::Kernel(KernelEvent::ForeignChange { writer }) => {
                 self.metrics.foreign_change();
                 self.writer = writer;
+            }
+            Event::Kernel(KernelEvent::Swept(swept)) => {
+                self.metrics.swept(&swept);
+                self.progress.swept(swept.ended);
             }
             // Whoever asked may have gone meanwhile.
             Event::Question(Question::Status(answer)) => {

@@ -4,6 +4,7 @@
 //! likes: the event loop never waits for it. Orders that arrive meanwhile are merged, so that
 //! only the newest state of each Service is ever written.
 
+mod flows;
 mod worker;
 
 use std::os::fd::{AsFd, BorrowedFd};
@@ -18,6 +19,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use shunt_model::plan::PlanDelta;
 use tokio::sync::mpsc::UnboundedSender;
 
+pub use self::flows::{Flows, Swept};
 pub use self::worker::Policy;
 use self::worker::Worker;
 use crate::backend::{Backend, SyncReport};
@@ -110,6 +112,8 @@ pub enum KernelEvent {
         /// The process that did, if the kernel told.
         writer: Option<String>,
     },
+    /// Connections that a change of the plan has made wrong were looked for.
+    Swept(Swept),
 }
 
 /// The kernel thread, as its orderer sees it. When it is dropped the thread ends by itself, and
@@ -126,12 +130,13 @@ pub struct Kernel {
 pub struct Ended;
 
 impl Kernel {
-    /// Starts the thread.
+    /// Starts the thread. What it has installed it tells to `flows`, if there is one.
     ///
     /// # Errors
     /// If the system has no thread or file descriptor left.
     pub fn start<B: Backend + Send + 'static>(
         backend: B,
+        flows: Option<Flows>,
         policy: Policy,
         reports: UnboundedSender<KernelEvent>,
     ) -> std::io::Result<Self> {
@@ -139,7 +144,7 @@ impl Kernel {
         let wake = Arc::new(EventFd::from_value_and_flags(0, flags)?);
         let (orders, inbox) = channel();
         let inbox = Inbox { orders: inbox, wake: Arc::clone(&wake) };
-        let worker = Worker::new(backend, policy, Instant::now());
+        let worker = Worker::new(backend, flows, policy, Instant::now());
         thread::Builder::new()
             .name("kernel".into())
             .spawn(move || serve(worker, &inbox, &reports))?;

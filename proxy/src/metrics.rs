@@ -15,7 +15,7 @@ use prometheus_client::registry::{Registry, Unit};
 use shunt_model::problem::Kind;
 
 use self::kube_proxy::KubeProxy;
-use crate::kernel::{Reason, Synced};
+use crate::kernel::{Reason, Swept, Synced};
 use crate::ledger::{Ledger, Origin};
 use crate::planner::Totals;
 
@@ -143,6 +143,11 @@ impl Metrics {
     /// Someone else has written to what is ours.
     pub fn foreign_change(&self) {
         self.foreign_changes.inc();
+    }
+
+    /// The table of connections was walked.
+    pub fn swept(&self, swept: &Swept) {
+        self.kube_proxy.swept(swept);
     }
 
     /// The problems may have changed.

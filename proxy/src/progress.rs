@@ -131,6 +131,11 @@ impl Progress {
         });
     }
 
+    /// Connections were ended.
+    pub const fn swept(&mut self, ended: usize) {
+        self.counters.flows_ended += ended as u64;
+    }
+
     /// A sync has failed. Returns whether this is another failure than the one before.
     pub fn failed(&mut self, failed: Failed, now: Instant) -> bool {
         self.counters.failures += 1;

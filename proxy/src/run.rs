@@ -17,7 +17,7 @@ use crate::config::watch::Watched;
 use crate::config::{Effective, Mode, load};
 use crate::event_loop::{EventLoop, Identity, Inputs};
 use crate::failure::Failure;
-use crate::kernel::{Kernel, Policy};
+use crate::kernel::{Flows, Kernel, Policy};
 use crate::metrics::Metrics;
 use crate::progress::Health;
 use crate::server::{Pages, Site, Sources, serve, serve_or_fail};
@@ -118,7 +118,8 @@ async fn work(
 
     let (reports, kernel_reports) = mpsc::unbounded_channel();
     let verify_every = Some(effective.verify_interval).filter(|every| !every.is_zero());
-    let kernel = Kernel::start(nftables, Policy { verify_every }, reports)
+    let flows = Flows::start(effective.settings.reset_tcp, reports.clone());
+    let kernel = Kernel::start(nftables, flows, Policy { verify_every }, reports)
         .context("the kernel thread cannot be started")?;
 
     let (metrics, registry) = Metrics::new();

@@ -122,6 +122,9 @@ pub struct Counters {
     pub repairs: u64,
     /// Verifications that found a difference.
     pub drifts: u64,
+    /// Connections ended because a change made them wrong.
+    #[serde(default)]
+    pub flows_ended: u64,
 }
 
 /// One frontend and how it is served.

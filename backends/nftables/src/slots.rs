@@ -105,6 +105,7 @@ mod tests {
             hairpins: Vec::new(),
             balancing: Some(Arc::new(Balancing { method, ..Balancing::default() })),
             weights: weights.iter().map(|(n, weight)| (endpoint(*n), *weight)).collect(),
+            lingering: Box::default(),
             problems: Vec::new(),
         }
     }

@@ -112,6 +112,7 @@ impl<'a> Game<'a> {
             }
         }
         self.wait()?;
+        self.site.follow(&step.acts)?;
         self.site.use_held().context("after the manifests have changed")?;
         for flow in &step.flows {
             if let Err(error) = self.check(flow) {

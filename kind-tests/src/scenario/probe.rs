@@ -1,15 +1,16 @@
 //! A flow on the real kernel.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use shunt_cluster::{Cluster, Connection, Outcome, ProbeOptions, Protocol, UdpFlow, probe};
 
 use super::flow::{Expected, Flow, Passed, Server, Source};
 use super::setup::Setup;
-use super::step::Hold;
+use super::step::{Hold, NOBODY};
 
 /// How long an answer may take. An answer takes a millisecond; this is for a busy machine.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -53,12 +54,23 @@ impl Prober<'_> {
     }
 
     /// Opens a connection that leads to the wanted pod.
-    pub(super) fn hold(self, hold: &Hold) -> Result<Connection> {
+    pub(super) fn hold(self, hold: &Hold) -> Result<Held> {
         let netns = self.cluster.host(&hold.from)?.netns();
+        let options = ProbeOptions::within(PATIENCE);
         for _ in 0..tries(self.setup.cluster.nodes.iter().map(|node| node.pods.len()).sum()) {
-            let connection = Connection::open(netns, hold.to, &ProbeOptions::within(PATIENCE))?;
-            if connection.by().split(':').next() == Some(&hold.pod) {
-                return Ok(connection);
+            match hold.protocol {
+                Protocol::Tcp => {
+                    let connection = Connection::open(netns, hold.to, &options)?;
+                    if is_of(connection.by(), &hold.pod) {
+                        return Ok(Held::Tcp(connection));
+                    }
+                }
+                Protocol::Udp => {
+                    let flow = UdpFlow::open(netns, hold.to, &options)?;
+                    if served(&flow, &hold.pod) {
+                        return Ok(Held::Udp(flow));
+                    }
+                }
             }
         }
         bail!("no connection led to {}", hold.pod)
@@ -129,6 +141,76 @@ impl Prober<'_> {
         );
         Ok(())
     }
+}
+
+/// A connection that is held.
+pub(super) enum Held {
+    /// One of TCP.
+    Tcp(Connection),
+    /// A UDP socket with a port of its own.
+    Udp(UdpFlow),
+}
+
+impl Held {
+    /// Talks on it: the pod must answer.
+    pub(super) fn exchange(&mut self, pod: &str) -> Result<()> {
+        match self {
+            Self::Tcp(connection) => connection.exchange("still there?"),
+            Self::Udp(flow) => {
+                ensure!(served(flow, pod), "the UDP flow is not served by {pod}");
+                Ok(())
+            }
+        }
+    }
+
+    /// Talks on it until the pod answers.
+    pub(super) fn becomes(&self, pod: &str) -> Result<()> {
+        let Self::Udp(flow) = self else { bail!("only UDP flows move to another pod") };
+        let deadline = Instant::now() + PATIENCE;
+        let mut last = String::new();
+        while Instant::now() < deadline {
+            let outcome = flow.exchange("where?", SILENCE);
+            if outcome.by().is_some_and(|by| is_of(by, pod)) {
+                return Ok(());
+            }
+            last = outcome.to_string();
+        }
+        bail!("the UDP flow does not move to {pod}: {last}")
+    }
+
+    /// Talks on it until it gets a reset.
+    pub(super) fn expect_reset(self) -> Result<()> {
+        let Self::Tcp(mut connection) = self else { bail!("only TCP connections are reset") };
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            let Err(error) = connection.exchange("still there?") else { continue };
+            let cause = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+            ensure!(cause == Some(ErrorKind::ConnectionReset), "no reset: {error:#}");
+            return Ok(());
+        }
+        bail!("the connection still lives")
+    }
+
+    /// Closes it.
+    pub(super) fn close(self) -> Result<()> {
+        match self {
+            Self::Tcp(connection) => connection.close(),
+            Self::Udp(_) => Ok(()),
+        }
+    }
+}
+
+/// Whether just this pod answers, or nobody.
+fn served(flow: &UdpFlow, pod: &str) -> bool {
+    if pod == NOBODY {
+        return flow.exchange("anyone?", SILENCE).by().is_none();
+    }
+    flow.exchange("still there?", PATIENCE).by().is_some_and(|by| is_of(by, pod))
+}
+
+/// Whether a server, named `pod:port`, is the pod's.
+fn is_of(by: &str, pod: &str) -> bool {
+    by.split(':').next() == Some(pod)
 }
 
 /// Whether the node's own firewall has dropped what one of its processes sent (EPERM).

@@ -59,6 +59,7 @@ impl Player<'_> {
             }
         }
         self.wait(lab, &step.problems())?;
+        lab.site_mut().follow(&step.acts)?;
         lab.site_mut().use_held().context("after the manifests have changed")?;
         self.check_flows(lab, step)?;
         for act in &step.acts {
@@ -66,7 +67,7 @@ impl Player<'_> {
                 Act::Hold(hold) => lab.site_mut().hold(hold)?,
                 Act::Release(name) => lab.site_mut().release(name)?,
                 Act::WritesNothing(node) => check_nothing_written(lab, node)?,
-                Act::Kill(_) | Act::Start(_) | Act::Problem(_) => {}
+                _ => {}
             }
         }
         lab.site_mut().use_held().context("after the flows")?;

@@ -4,16 +4,16 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
-use shunt_cluster::{Cluster, Connection, EchoServer};
+use shunt_cluster::{Cluster, EchoServer};
 
-use super::probe::Prober;
+use super::probe::{Held, Prober};
 use super::setup::Setup;
-use super::step::Hold;
+use super::step::{Act, Hold};
 
 /// The cluster and all that is in it but proxies. Dropping it ends every namespace.
 pub(super) struct Site<'a> {
     setup: &'a Setup,
-    held: BTreeMap<String, (Hold, Connection)>,
+    held: BTreeMap<String, (Hold, Held)>,
     _servers: Vec<EchoServer>,
     cluster: Cluster,
 }
@@ -69,6 +69,32 @@ impl<'a> Site<'a> {
         Ok(())
     }
 
+    /// Waits for what a step says will become of connections that are held.
+    pub(super) fn follow(&mut self, acts: &[Act]) -> Result<()> {
+        for act in acts {
+            match act {
+                Act::Moves(name, pod) => self.moves(name, pod)?,
+                Act::Resets(name) => self.resets(name)?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until a held UDP flow is served by another pod.
+    fn moves(&mut self, name: &str, pod: &str) -> Result<()> {
+        let (hold, flow) =
+            self.held.get_mut(name).with_context(|| format!("{name} is not held"))?;
+        pod.clone_into(&mut hold.pod);
+        flow.becomes(pod).map_err(|error| hold.place.error(format_args!("{error:#}")))
+    }
+
+    /// Waits until a held TCP connection gets a reset.
+    fn resets(&mut self, name: &str) -> Result<()> {
+        let (hold, held) = self.held.remove(name).with_context(|| format!("{name} is not held"))?;
+        held.expect_reset().map_err(|error| hold.place.error(format_args!("{error:#}")))
+    }
+
     /// Closes a held connection.
     pub(super) fn release(&mut self, name: &str) -> Result<()> {
         let (_, connection) =
@@ -85,7 +111,7 @@ impl<'a> Site<'a> {
     /// Talks on every held connection.
     pub(super) fn use_held(&mut self) -> Result<()> {
         for (name, (hold, connection)) in &mut self.held {
-            let lives = connection.exchange("still there?");
+            let lives = connection.exchange(&hold.pod);
             lives.with_context(|| {
                 format!("{}: the held connection {name} does not live", hold.place)
             })?;

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use shunt_cluster::Protocol;
+
 use super::difference::{Difference, Instead};
 use super::flow::{self, Flow};
 use super::setup::Setup;
@@ -51,11 +53,19 @@ pub(super) enum Act {
     Hold(Hold),
     /// A held connection is closed after the flows.
     Release(String),
+    /// A held TCP connection gets a reset once the manifests have changed.
+    Resets(String),
+    /// A held UDP flow, from the same port, is served by another pod once the manifests have
+    /// changed: the name, and the pod.
+    Moves(String, String),
     /// The daemon reports a problem with this text.
     Problem(String),
     /// The daemon of this node has written nothing since it was started.
     WritesNothing(String),
 }
+
+/// The pod of a UDP flow that nobody answers.
+pub(super) const NOBODY: &str = "nobody";
 
 /// A connection to hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,9 +76,11 @@ pub(super) struct Hold {
     pub(super) name: String,
     /// The host that connects.
     pub(super) from: String,
+    /// The transport protocol.
+    pub(super) protocol: Protocol,
     /// Where to.
     pub(super) to: SocketAddr,
-    /// The pod it must lead to.
+    /// The pod it must lead to, or [`NOBODY`].
     pub(super) pod: String,
 }
 
@@ -232,9 +244,17 @@ fn read_act(step: &mut Step, line: &Line, setup: &Setup) -> Result<Option<Act>> 
         ["start", name] => Act::Start(node(name)?),
         ["writes-nothing", name] => Act::WritesNothing(node(name)?),
         ["release", name] => Act::Release((*name).to_owned()),
-        ["hold", name, from, "tcp", to, "on", pod] => {
+        ["moves", name, pod] => {
+            ensure!(setup.names.is_host(pod), "there is no host named {pod}");
+            Act::Moves((*name).to_owned(), (*pod).to_owned())
+        }
+        ["resets", name] => Act::Resets((*name).to_owned()),
+        ["hold", name, from, protocol, to, "on", pod] => {
+            let protocol = flow::parse_protocol(protocol)?;
+            let nobody = *pod == NOBODY && protocol == Protocol::Udp;
             for host in [from, pod] {
-                ensure!(setup.names.is_host(host), "there is no host named {host}");
+                let known = setup.names.is_host(host) || (host == pod && nobody);
+                ensure!(known, "there is no host named {host}");
             }
             let to = flow::parse_destination(to, setup)?;
             let [to] = to.as_slice() else {
@@ -244,6 +264,7 @@ fn read_act(step: &mut Step, line: &Line, setup: &Setup) -> Result<Option<Act>> 
                 place: line.place.clone(),
                 name: (*name).to_owned(),
                 from: (*from).to_owned(),
+                protocol,
                 to: *to,
                 pod: (*pod).to_owned(),
             })
@@ -256,7 +277,7 @@ fn read_act(step: &mut Step, line: &Line, setup: &Setup) -> Result<Option<Act>> 
         }
         _ => bail!(
             "a flow (FROM PROTOCOL TO -> RESULT) or one of these is expected: kill NODE, start NODE, \
-             writes-nothing NODE, hold NAME FROM tcp TO on POD, release NAME, problem TEXT, unreadable FILE"
+             writes-nothing NODE, hold NAME FROM PROTOCOL TO on POD, moves NAME POD, resets NAME, release NAME, problem TEXT, unreadable FILE"
         ),
     }))
 }
@@ -271,7 +292,8 @@ fn check_order(steps: &[Step]) -> Result<()> {
                 Act::Kill(node) => dead.insert(node),
                 Act::Start(node) => dead.remove(node),
                 Act::Hold(hold) => held.insert(&hold.name),
-                Act::Release(name) => held.remove(name),
+                Act::Release(name) | Act::Resets(name) => held.remove(name),
+                Act::Moves(name, _) => held.contains(name),
                 Act::WritesNothing(node) => !dead.contains(node),
                 Act::Problem(_) => true,
             };

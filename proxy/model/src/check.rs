@@ -55,6 +55,9 @@ fn check_service(key: &ObjectKey, service: &ServicePlan) -> Vec<String> {
     if !service.frontends.is_sorted_by(|a, b| a.frontend < b.frontend) {
         findings.push("frontends are not sorted, each once".into());
     }
+    if !service.lingering.is_sorted_by(|a, b| a < b) {
+        findings.push("lingering endpoints are not sorted, each once".into());
+    }
     if !service.cluster_ips.is_sorted_by(|a, b| a < b) {
         findings.push("ClusterIPs are not sorted, each once".into());
     }

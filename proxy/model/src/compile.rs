@@ -28,6 +28,8 @@ pub struct Settings {
     pub local_sources: LocalSources,
     /// Masquerade all traffic to ClusterIPs.
     pub masquerade_all: bool,
+    /// TCP connections to endpoints that are gone are ended too.
+    pub reset_tcp: bool,
 }
 
 /// The addresses on which NodePorts are served.
@@ -85,7 +87,7 @@ impl Compiler {
         for key in stale {
             let new = snapshot.service(&key).map(|service| {
                 let slices = snapshot.slices_of(&key);
-                service::plan(service, slices, &self.settings.node_name, &self.claims)
+                service::plan(service, slices, &self.settings, &self.claims)
             });
             if new.as_ref() != plan.services.get(&key).map(AsRef::as_ref) {
                 delta.services.insert(key, new.map(Arc::new));

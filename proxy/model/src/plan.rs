@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::address::{Endpoint, Frontend};
+use crate::address::{Endpoint, Frontend, Protocol};
 use crate::balancing::{Affinity, Balancing, Method, WEIGHT};
 use crate::object::{ObjectKey, ServiceType};
 use crate::problem::Problem;
@@ -52,6 +52,10 @@ pub struct ServicePlan {
     pub balancing: Option<Arc<Balancing>>,
     /// The endpoints with another weight than 1, sorted.
     pub weights: Box<[(Endpoint, u8)]>,
+    /// Endpoints that get no new connections through the Service but may go on with those that
+    /// they have, sorted: those that serve and are in none of its pools (UDP, SCTP), or that
+    /// exist at all (TCP; only with [`Settings::reset_tcp`](crate::compile::Settings)).
+    pub lingering: Box<[(Protocol, Endpoint)]>,
     /// What is wrong with the Service.
     pub problems: Vec<Problem>,
 }

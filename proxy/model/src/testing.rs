@@ -45,6 +45,7 @@ pub(crate) fn settings() -> Settings {
         node_port_addresses: NodePortAddresses::Primary,
         local_sources: LocalSources::NodePodCidrs,
         masquerade_all: false,
+        reset_tcp: false,
     }
 }
 

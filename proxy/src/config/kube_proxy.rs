@@ -69,6 +69,9 @@ pub struct Shunt {
     /// As `--verify-interval`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verify_interval: Option<GoDuration>,
+    /// As `--reset-tcp`.
+    #[serde(rename = "resetTCP", skip_serializing_if = "Option::is_none")]
+    pub reset_tcp: Option<bool>,
     /// As `--log-level`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_level: Option<String>,

@@ -28,6 +28,7 @@ fn event_loop(start: Instant) -> EventLoop {
         node_port_addresses: NodePortAddresses::Primary,
         local_sources: LocalSources::Unknown,
         masquerade_all: false,
+        reset_tcp: false,
     };
     EventLoop::new(identity, settings, Metrics::new().0, watch::channel(Health::STARTING).0)
 }
@@ -404,7 +405,8 @@ fn the_status_is_stable_json() {
             "operations": 14,
             "transactions": 4,
             "repairs": 0,
-            "drifts": 0
+            "drifts": 0,
+            "flows_ended": 0
           },
           "services": 2,
           "frontends": 2,

@@ -89,6 +89,7 @@ pub(super) fn services(names: &[&str], service_type: ServiceType) -> PlanDelta {
         hairpins: Vec::new(),
         balancing: None,
         weights: Box::default(),
+        lingering: Box::default(),
         problems: Vec::new(),
     });
     let named =

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use shunt_model::plan::PlanDelta;
 use tracing::debug;
 
-use super::{Failed, KernelEvent, Order, Reason, Synced};
+use super::{Failed, Flows, KernelEvent, Order, Reason, Synced};
 use crate::backend::{Backend, BackendError};
 
 const FIRST_RETRY: Duration = Duration::from_millis(100);
@@ -42,10 +42,13 @@ struct Failing {
 /// The state of the kernel thread.
 pub(super) struct Worker<B> {
     backend: B,
+    flows: Option<Flows>,
     policy: Policy,
     /// The merged orders that the backend has not been given yet. It keeps what it is given,
     /// also when a sync fails.
     delta: PlanDelta,
+    /// What the backend was given since the last sync that succeeded, for `flows`.
+    given: PlanDelta,
     waiting: Option<Waiting>,
     /// The newest order that is installed; 0 before the first.
     installed: u64,
@@ -57,11 +60,13 @@ pub(super) struct Worker<B> {
 }
 
 impl<B: Backend> Worker<B> {
-    pub(super) fn new(backend: B, policy: Policy, now: Instant) -> Self {
+    pub(super) fn new(backend: B, flows: Option<Flows>, policy: Policy, now: Instant) -> Self {
         Self {
             backend,
+            flows,
             policy,
             delta: PlanDelta::default(),
+            given: PlanDelta::default(),
             waiting: None,
             installed: 0,
             failing: None,
@@ -132,8 +137,12 @@ impl<B: Backend> Worker<B> {
             self.foreign = false;
         }
         let given = self.delta.services.len();
+        let delta = std::mem::take(&mut self.delta);
+        if self.flows.is_some() {
+            self.given.merge(delta.clone());
+        }
         let began = Instant::now();
-        let result = self.backend.sync(std::mem::take(&mut self.delta));
+        let result = self.backend.sync(delta);
         let ended = now + began.elapsed();
         Some(match result {
             Ok(report) => {
@@ -142,6 +151,9 @@ impl<B: Backend> Worker<B> {
                     self.verify_at = self.policy.verify_every.map(|every| ended + every);
                 }
                 self.failing = None;
+                if let Some(flows) = &self.flows {
+                    flows.installed(std::mem::take(&mut self.given));
+                }
                 let waiting = self.waiting.take();
                 self.installed = waiting.as_ref().map_or(self.installed, |done| done.number);
                 KernelEvent::Synced(Box::new(Synced {

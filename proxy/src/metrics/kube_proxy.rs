@@ -17,7 +17,7 @@ use prometheus_client::registry::{Registry, Unit};
 use shunt_model::problem::Kind;
 
 use super::{Label, Probe, unix_seconds};
-use crate::kernel::Synced;
+use crate::kernel::{Swept, Synced};
 use crate::planner::Totals;
 
 /// kube-proxy's names for the families.
@@ -43,6 +43,8 @@ pub(super) struct KubeProxy {
     services: Changes,
     endpoints: Changes,
     triggers: Arc<Mutex<VecDeque<(u64, Timestamp)>>>,
+    sweeps: ByFamily<Histogram>,
+    swept: Family<Label, Counter>,
     healthz: Family<Label, Counter>,
     livez: Family<Label, Counter>,
 }
@@ -117,6 +119,8 @@ impl Default for KubeProxy {
             services: Changes::default(),
             endpoints: Changes::default(),
             triggers: Arc::default(),
+            sweeps: syncs(),
+            swept: Family::default(),
             healthz: Family::default(),
             livez: Family::default(),
         };
@@ -127,9 +131,11 @@ impl Default for KubeProxy {
         }
         // They exist from the start, as kube-proxy's do: a rate of what is not there is no zero.
         for family in FAMILIES.map(by_family) {
-            for histogram in [&made.duration, &made.full_duration, &made.partial_duration] {
+            let syncs = [&made.duration, &made.full_duration, &made.partial_duration];
+            for histogram in syncs.into_iter().chain([&made.sweeps]) {
                 drop(histogram.get_or_create(&family));
             }
+            drop(made.swept.get_or_create(&family));
             drop(made.programming.get_or_create(&family));
             drop(made.last_sync.get_or_create(&family));
             drop(made.last_order.get_or_create(&family));
@@ -158,6 +164,8 @@ impl KubeProxy {
         seconds("sync_partial_proxy_rules_duration", help, &self.partial_duration);
         let help = "From the change of a pod or Service to its rules";
         seconds("network_programming_duration", help, &self.programming);
+        let help = "Duration of a walk through the table of connections";
+        seconds("conntrack_reconciler_sync_duration", help, &self.sweeps);
         let mut timestamp = |name: &str, help: &str, metric: &Timestamps| {
             theirs.register_with_unit(name, help, Unit::Seconds, metric.clone());
         };
@@ -175,6 +183,8 @@ impl KubeProxy {
         theirs.register(name, help, self.no_local_endpoints.clone());
         self.services.register(theirs, "service", "Service");
         self.endpoints.register(theirs, "endpoint", "EndpointSlice");
+        let help = "Connections ended because a change made them wrong";
+        theirs.register("conntrack_reconciler_deleted_entries", help, self.swept.clone());
         theirs.register("proxy_healthz", "Answers of /healthz, by code", self.healthz.clone());
         theirs.register("proxy_livez", "Answers of /livez, by code", self.livez.clone());
     }
@@ -244,6 +254,16 @@ impl KubeProxy {
         let ago = |(_, at): (u64, Timestamp)| Duration::try_from(now.duration_since(at));
         // A clock that is ahead of ours makes no time at all.
         triggers.drain(..installed).map(|trigger| ago(trigger).unwrap_or_default()).collect()
+    }
+
+    /// The table of connections was walked.
+    pub(super) fn swept(&self, swept: &Swept) {
+        let family = by_family(match swept.family {
+            shunt_model::address::Family::V4 => FAMILIES[0],
+            shunt_model::address::Family::V6 => FAMILIES[1],
+        });
+        self.sweeps.get_or_create(&family).observe(swept.took.as_secs_f64());
+        self.swept.get_or_create(&family).inc_by(swept.ended as u64);
     }
 
     /// A sync has failed.

@@ -25,6 +25,10 @@ pub(super) fn print(plan: &Plan) -> String {
         if !service.weights.is_empty() {
             yaml.words("weights", service.weights.iter().map(weight));
         }
+        if !service.lingering.is_empty() {
+            let lingering = service.lingering.iter();
+            yaml.words("lingering", lingering.map(|(protocol, at)| format!("{at}/{protocol}")));
+        }
         yaml.list("frontends", &service.frontends, print_frontend);
         yaml.words("problems", &service.problems);
     });

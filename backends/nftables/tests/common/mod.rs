@@ -56,6 +56,7 @@ pub(crate) fn service(n: u16, endpoints: &[u16]) -> (ObjectKey, Arc<ServicePlan>
         hairpins: endpoints.iter().take(2).map(|e| endpoint(Family::V4, n, *e).address).collect(),
         balancing: None,
         weights: Box::default(),
+        lingering: Box::default(),
         problems: Vec::new(),
     };
     (ObjectKey::new("default", &format!("web-{n}")), Arc::new(service))

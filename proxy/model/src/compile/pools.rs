@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use crate::address::{Endpoint, Family};
+use crate::address::{Endpoint, Family, Protocol};
 use crate::object::{EndpointSlice, ServicePort, SliceEndpoint, TrafficPolicy};
 use crate::plan::Action;
 
@@ -52,6 +52,37 @@ impl<'a> Pools<'a> {
         hairpins.sort_unstable();
         hairpins.dedup();
         hairpins
+    }
+
+    /// The endpoints in none of the pools asked for that may go on with the connections that they
+    /// have; of TCP only where those are to be reset in the end.
+    pub(super) fn lingering(&self, tcp: bool) -> Box<[(Protocol, Endpoint)]> {
+        let mut lingering = Vec::new();
+        let mut asked: Vec<_> =
+            self.pools.keys().map(|(port, family, _)| (*port, *family)).collect();
+        asked.dedup();
+        for (at, family) in asked {
+            let port = &self.ports[at];
+            let goes_on: fn(&SliceEndpoint) -> bool = match port.protocol {
+                Protocol::Tcp if tcp => |_| true,
+                Protocol::Tcp => continue,
+                Protocol::Udp | Protocol::Sctp => |e| e.ready || e.serving,
+            };
+            let pools = [TrafficPolicy::Cluster, TrafficPolicy::Local]
+                .map(|policy| self.pools.get(&(at, family, policy)));
+            let in_pool = |endpoint: &Endpoint| {
+                pools.iter().flatten().any(|pool| match &pool.action {
+                    Action::Forward(pool) => pool.binary_search(endpoint).is_ok(),
+                    Action::Reject | Action::Drop => false,
+                })
+            };
+            let candidates = candidates(self.slices, port, family).into_iter();
+            let left = candidates.filter(|(endpoint, e)| goes_on(e) && !in_pool(endpoint));
+            lingering.extend(left.map(|(endpoint, _)| (port.protocol, endpoint)));
+        }
+        lingering.sort_unstable();
+        lingering.dedup();
+        lingering.into()
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use super::Settings;
 use super::claims::{Claimant, Claims, Strength};
 use super::frontends::{problem, wanted};
 use super::pools::Pools;
@@ -17,12 +18,12 @@ use crate::problem::Problem;
 pub(super) fn plan(
     service: &Service,
     slices: &[EndpointSlice],
-    node_name: &str,
+    settings: &Settings,
     claims: &Claims,
 ) -> ServicePlan {
     let mut problems = Vec::new();
     problems.extend(affinity_unsupported(service));
-    let mut pools = Pools::new(&service.ports, slices, node_name);
+    let mut pools = Pools::new(&service.ports, slices, &settings.node_name);
     let wanted = wanted(service, &mut problems);
     // Exactly: there are many plans, and most have one frontend.
     let mut frontends = Vec::with_capacity(wanted.len());
@@ -59,6 +60,7 @@ pub(super) fn plan(
         cluster_ips,
         hairpins: pools.hairpins(),
         balancing: service.balancing.clone(),
+        lingering: pools.lingering(settings.reset_tcp),
         problems,
     }
 }

@@ -210,12 +210,13 @@ pub(super) fn settings() -> impl Strategy<Value = Settings> {
         Just(LocalSources::NodePodCidrs),
         cidrs().prop_map(LocalSources::Cidrs),
     ];
-    (node_port_addresses, local_sources, prop::bool::weighted(0.2)).prop_map(
-        |(node_port_addresses, local_sources, masquerade_all)| Settings {
+    (node_port_addresses, local_sources, prop::bool::weighted(0.2), any::<bool>()).prop_map(
+        |(node_port_addresses, local_sources, masquerade_all, reset_tcp)| Settings {
             node_name: HERE.into(),
             node_port_addresses,
             local_sources,
             masquerade_all,
+            reset_tcp,
         },
     )
 }

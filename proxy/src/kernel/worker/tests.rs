@@ -12,7 +12,7 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 fn worker(verify_every: Option<Duration>) -> (Worker<Fake>, Fake, Instant) {
     let fake = Fake::new();
     let now = Instant::now();
-    (Worker::new(fake.clone(), Policy { verify_every }, now), fake, now)
+    (Worker::new(fake.clone(), None, Policy { verify_every }, now), fake, now)
 }
 
 fn order(number: u64, names: &[&str], since: Instant) -> Order {

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use crate::address::Protocol;
+use crate::compile::Settings;
 use crate::plan::Action;
 use crate::problem::Kind;
 use crate::testing::{
-    HERE, ServiceBuilder, SliceBuilder, World, changed, deleted, flow, ip, service, slice,
+    HERE, ServiceBuilder, SliceBuilder, World, changed, deleted, flow, ip, service, settings, slice,
 };
 
 fn web() -> ServiceBuilder {
@@ -181,4 +182,31 @@ fn the_same_number_for_two_protocols_leads_to_two_pools() {
     assert_eq!(ask(Protocol::Tcp), "10.244.1.1:5300");
     assert_eq!(ask(Protocol::Udp), "10.244.1.1:5301");
     assert_eq!(ask(Protocol::Sctp), "reject");
+}
+
+#[test]
+fn endpoints_that_serve_but_are_in_no_pool_linger() {
+    let lingering = |protocol, reset_tcp| {
+        let mut world = World::empty(Settings { reset_tcp, ..settings() });
+        world.apply(service("ns/a").cluster_ip("10.0.0.1").port_of("", protocol, 53));
+        let ready = slice("ns/a-1").port_of("", protocol, 53).endpoint("10.244.0.1", HERE);
+        let ending = ready.endpoint("10.244.1.2", "there").ending();
+        world.apply(ending.endpoint("10.244.1.3", "there").unready());
+        let lingering = world.service("ns/a").lingering.iter();
+        lingering.map(|(protocol, at)| format!("{at}/{protocol}")).collect::<Vec<_>>()
+    };
+    assert_eq!(lingering(Protocol::Udp, false), ["10.244.1.2:53/udp"]);
+    assert_eq!(lingering(Protocol::Sctp, false), ["10.244.1.2:53/sctp"]);
+    assert_eq!(lingering(Protocol::Tcp, false), <[&str; 0]>::default());
+    assert_eq!(lingering(Protocol::Tcp, true), ["10.244.1.2:53/tcp", "10.244.1.3:53/tcp"]);
+}
+
+#[test]
+fn endpoints_elsewhere_linger_under_a_local_policy() {
+    let mut world = World::new();
+    let dns = service("ns/a").cluster_ip("10.0.0.1").port_of("", Protocol::Udp, 53);
+    world.apply(dns.internal_local());
+    let slice = slice("ns/a-1").port_of("", Protocol::Udp, 53);
+    world.apply(slice.endpoint("10.244.0.1", HERE).endpoint("10.244.1.2", "there"));
+    assert_eq!(world.service("ns/a").lingering.len(), 1);
 }
