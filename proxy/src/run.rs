@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, anyhow};
 use jiff::Timestamp;
+use shunt_nftables::forwarding::Forwarding;
 use shunt_nftables::kernel::{Nftables, Options};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -54,7 +55,8 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
         return Err(Failure::usage(anyhow!("mode ipvs is not there yet: use nftables")));
     }
     let owner = effective.table_owner == TableOwner::Auto;
-    let nftables = Nftables::open(Options { owner }).map_err(Failure::machine)?;
+    let nftables = Nftables::open(Options { owner, forwarding: Forwarding::Translate })
+        .map_err(Failure::machine)?;
     // One thread for the loop, the sources and HTTP. Threads for what can only block (reading
     // files, resolving names) cost memory for as long as they live: one is enough.
     let runtime = tokio::runtime::Builder::new_current_thread()

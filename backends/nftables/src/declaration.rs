@@ -89,7 +89,9 @@ pub(crate) fn set_type(set: SetId) -> SetType {
         Kind::Masquerade
         | Kind::MasqueradeNodePorts
         | Kind::MasqueradeOwn
-        | Kind::MasqueradeOwnNodePorts => {
+        | Kind::MasqueradeOwnNodePorts
+        | Kind::VirtualServers
+        | Kind::VirtualNodePorts => {
             let (types, text, key_length) = frontend_key(set);
             plain(text, concatenated(&types), key_length, userdata::concat_set())
         }
@@ -109,7 +111,12 @@ pub(crate) fn set_type(set: SetId) -> SetType {
             let key = concatenated(&[address, address]);
             plain(format!("{name} . {name}"), key, 2 * width, userdata::concat_set())
         }
-        Kind::NodeAddresses | Kind::ClusterIps | Kind::LocalSources | Kind::LocalPods => {
+        Kind::NodeAddresses
+        | Kind::ClusterIps
+        | Kind::LocalSources
+        | Kind::LocalPods
+        | Kind::VirtualAddresses
+        | Kind::OwnAddresses => {
             let (address, name, width) = address_type(set.family);
             let mut described = plain(name.to_owned(), address, width, userdata::plain_set());
             described.interval = set.holds_networks();

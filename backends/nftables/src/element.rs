@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 use shunt_model::address::{Endpoint, Family, Frontend, FrontendAddress, Protocol};
 
-use crate::name::{REFUSE, SetId, SetKind, guard};
+use crate::name::{REFUSE, SetId, SetKind, VIRTUAL, guard, outside_virtual};
 use crate::pool::{Clients, Draw, PoolChain};
 
 /// The key of an element. Which variants a set has follows from its [`SetKind`].
@@ -51,6 +51,10 @@ pub enum Target {
     /// The same for those outside; who is inside meets the frontend in the other view. Zero
     /// slots: there is none for those outside.
     OutsidePool(Draw),
+    /// IPVS forwards it.
+    Virtual,
+    /// The same for those outside; who is inside meets the frontend in the other view.
+    OutsideVirtual,
     /// Source ranges decide: who is allowed meets the frontend in that view.
     Guard,
     /// It is refused.
@@ -151,6 +155,12 @@ pub const fn masquerade_set(frontend: &Frontend) -> SetId {
     by_address(frontend, SetKind::Masquerade, SetKind::MasqueradeNodePorts)
 }
 
+/// The set of frontends that IPVS has virtual servers for.
+#[must_use]
+pub const fn virtual_set(frontend: &Frontend) -> SetId {
+    by_address(frontend, SetKind::VirtualServers, SetKind::VirtualNodePorts)
+}
+
 /// The set of frontends where only the node's own connections are masqueraded.
 #[must_use]
 pub const fn masquerade_own_set(frontend: &Frontend) -> SetId {
@@ -172,7 +182,9 @@ impl Target {
             (Self::Pool(draw), View::Everyone | View::Allowed) => (Clients::All, draw),
             (Self::Pool(draw), View::Inside) => (Clients::Inside, draw),
             (Self::OutsidePool(draw), _) => (Clients::Outside, draw),
-            (Self::Guard | Self::Refuse | Self::Drop, _) => return None,
+            (Self::Virtual | Self::OutsideVirtual | Self::Guard | Self::Refuse | Self::Drop, _) => {
+                return None;
+            }
         };
         Some(PoolChain::of(&place.frontend, clients, draw))
     }
@@ -183,6 +195,11 @@ impl Target {
         match self {
             Self::Refuse => Some(REFUSE.to_owned()),
             Self::Guard => Some(guard(place.frontend.family())),
+            Self::Virtual => Some(VIRTUAL.to_owned()),
+            Self::OutsideVirtual => {
+                let node_port = matches!(place.frontend.address, FrontendAddress::Node(_));
+                Some(outside_virtual(place.frontend.family(), node_port))
+            }
             _ => self.pool_chain(place).map(|chain| chain.to_string()),
         }
     }
@@ -192,6 +209,13 @@ impl Target {
     pub fn of_chain(name: &str) -> Option<Self> {
         if name == REFUSE {
             return Some(Self::Refuse);
+        }
+        if name == VIRTUAL {
+            return Some(Self::Virtual);
+        }
+        let outside = |family| [false, true].map(|node_port| outside_virtual(family, node_port));
+        if Family::ALL.into_iter().flat_map(outside).any(|chain| chain == name) {
+            return Some(Self::OutsideVirtual);
         }
         if Family::ALL.into_iter().any(|family| name == guard(family)) {
             return Some(Self::Guard);
@@ -208,7 +232,7 @@ impl Target {
     pub const fn draw(self) -> Option<Draw> {
         match self {
             Self::Pool(draw) | Self::OutsidePool(draw) => Some(draw),
-            Self::Guard | Self::Refuse | Self::Drop => None,
+            Self::Virtual | Self::OutsideVirtual | Self::Guard | Self::Refuse | Self::Drop => None,
         }
     }
 }
@@ -272,7 +296,9 @@ pub fn decode_key(set: SetId, bytes: &[u8], end: Option<&[u8]>) -> Option<Key> {
         SetKind::NodeAddresses
         | SetKind::ClusterIps
         | SetKind::LocalSources
-        | SetKind::LocalPods => Key::Address(reader.address(set.family)?),
+        | SetKind::LocalPods
+        | SetKind::VirtualAddresses
+        | SetKind::OwnAddresses => Key::Address(reader.address(set.family)?),
         SetKind::Hairpins => {
             let address = reader.address(set.family)?;
             (reader.address(set.family)? == address).then_some(Key::Address(address))?
@@ -281,11 +307,13 @@ pub fn decode_key(set: SetId, bytes: &[u8], end: Option<&[u8]>) -> Option<Key> {
         | SetKind::InsideFrontends
         | SetKind::AllowedFrontends
         | SetKind::Masquerade
-        | SetKind::MasqueradeOwn => Key::Frontend(reader.frontend(set.family)?),
+        | SetKind::MasqueradeOwn
+        | SetKind::VirtualServers => Key::Frontend(reader.frontend(set.family)?),
         SetKind::NodePorts
         | SetKind::InsideNodePorts
         | SetKind::MasqueradeNodePorts
-        | SetKind::MasqueradeOwnNodePorts => Key::Frontend(reader.node_port(set.family)?),
+        | SetKind::MasqueradeOwnNodePorts
+        | SetKind::VirtualNodePorts => Key::Frontend(reader.node_port(set.family)?),
         SetKind::Endpoints | SetKind::InsideEndpoints => {
             Key::Slot(reader.frontend(set.family)?, reader.slot()?)
         }

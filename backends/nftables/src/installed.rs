@@ -8,6 +8,7 @@ use shunt_model::address::{Endpoint, Family};
 
 use crate::diff::{Operation, interval_elements};
 use crate::element::{Element, Key, Place, Target, Value};
+use crate::forwarding::Forwarding;
 use crate::name::{SetId, SetKind};
 use crate::pool::PoolChain;
 
@@ -45,6 +46,8 @@ impl InstalledFrontend {
 /// The record of what the kernel holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Installed {
+    /// Who forwards packets.
+    pub forwarding: Forwarding,
     /// Frontends and their pools.
     pub frontends: HashMap<Place, InstalledFrontend>,
     /// Members of the plain sets.

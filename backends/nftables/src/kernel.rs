@@ -16,6 +16,7 @@ use crate::declaration::capacities;
 use crate::diff::{Operation, Steps, diff};
 use crate::element::Key;
 pub use crate::error::Error;
+use crate::forwarding::Forwarding;
 use crate::installed::Installed;
 pub use crate::inventory::{Inventory, TableState, inventory};
 use crate::lower::{References, Wanted, counts, portions};
@@ -28,6 +29,8 @@ use crate::transaction::{Transaction, chunks};
 /// How to use the kernel.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
+    /// Who forwards packets to endpoints.
+    pub forwarding: Forwarding,
     /// Claim the table where the kernel can (6.9 and later: flags owner and persist): no other
     /// process, `nft flush ruleset` included, can change it then, and it outlives ours.
     pub owner: bool,
@@ -77,7 +80,7 @@ impl Nftables {
             session: Session::open(OURS)?,
             options,
             plan: Plan::default(),
-            references: References::default(),
+            references: References::new(options.forwarding),
             installed: None,
             quarantine: BTreeMap::new(),
         })
@@ -142,6 +145,15 @@ impl Nftables {
         self.installed.as_ref()
     }
 
+    /// A record of an empty table.
+    fn nothing(&self) -> Installed {
+        Installed { forwarding: self.options.forwarding, ..Installed::default() }
+    }
+
+    fn references_of_plan(&self) -> References {
+        References::new(self.options.forwarding).taking(&self.plan)
+    }
+
     fn try_sync(&mut self, delta: PlanDelta, report: &mut Report) -> Result<(), Error> {
         let started = Instant::now();
         for key in delta.services.keys() {
@@ -180,7 +192,7 @@ impl Nftables {
             report.read_back = true;
             let found = readback::read(&mut self.session.socket)?;
             report.read += started.elapsed();
-            self.references = References::of(&self.plan);
+            self.references = self.references_of_plan();
             let (installed, strangers, table) = match found {
                 ReadBack::Nothing => return self.create(report),
                 ReadBack::Unfit(reason, table) => {
@@ -190,6 +202,9 @@ impl Nftables {
                 ReadBack::Ours(installed, strangers, table) => (installed, strangers, table),
             };
             self.session.adopt(&table)?;
+            if installed.forwarding != self.options.forwarding {
+                return self.rebuild("another backend forwards packets now", report);
+            }
             let started = Instant::now();
             let wanted = Wanted::full(&self.plan, &self.references, &installed);
             let mut steps = diff(&wanted, &installed);
@@ -222,7 +237,7 @@ impl Nftables {
         let started = Instant::now();
         report.rebuilt = Some("there was no table");
         let counts = counts(&self.plan, &self.references);
-        let installed = Installed { capacity: capacities(&counts), ..Installed::default() };
+        let installed = Installed { capacity: capacities(&counts), ..self.nothing() };
         report.diff += started.elapsed();
         self.make_table(&installed, false, &[], report)?;
         self.installed = Some(installed);
@@ -244,7 +259,8 @@ impl Nftables {
         plan: &Plan,
         report: &mut Report,
     ) -> Result<Option<(Operation, String)>, Error> {
-        let (nothing, mut references) = (Plan::default(), References::default());
+        let nothing = Plan::default();
+        let mut references = References::new(self.options.forwarding);
         for delta in portions(plan) {
             let started = Instant::now();
             let wanted = Wanted::change(&nothing, &delta, &mut references);
@@ -263,8 +279,8 @@ impl Nftables {
     fn rebuild(&mut self, reason: &'static str, report: &mut Report) -> Result<(), Error> {
         let started = Instant::now();
         report.rebuilt = Some(reason);
-        self.references = References::of(&self.plan);
-        let mut installed = Installed::default();
+        self.references = self.references_of_plan();
+        let mut installed = self.nothing();
         let wanted = Wanted::full(&self.plan, &self.references, &installed);
         let steps = diff(&wanted, &installed);
         installed.capacity = capacities(&steps.added());

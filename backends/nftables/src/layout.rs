@@ -1,9 +1,12 @@
 //! The fixed part of the table: chains and rules. They never depend on the cluster.
 
+mod ipvs;
+
 use shunt_model::address::Family;
 use shunt_model::balancing::Method;
 
 use crate::expression::{Expression, HASH_SEED, Register, Rejection, Verdict};
+use crate::forwarding::Forwarding;
 use crate::name::{self, SetId, SetKind};
 use crate::pool::{Clients, Draw, PoolChain};
 use crate::rule::{Chain, Hook, Rule, fingerprint};
@@ -14,21 +17,35 @@ const DESTINATIONS: i32 = -100;
 const SOURCES: i32 = 100;
 
 /// The fixed chains, each after those that it goes to.
-pub(crate) fn chains() -> Vec<Chain> {
+pub(crate) fn chains(forwarding: Forwarding) -> Vec<Chain> {
+    let by_ipvs = forwarding == Forwarding::VirtualServers;
     let mut chains = vec![refuse()];
+    if by_ipvs {
+        chains.push(ipvs::leave());
+        chains.extend(Family::ALL.into_iter().flat_map(ipvs::leave_outsiders));
+    }
     for family in Family::ALL {
         chains.push(guard(family));
-        chains.push(services(family));
-        chains.push(sources(family));
+        let mut services = services(family);
+        let mut sources = sources(family);
+        if by_ipvs {
+            // After the ClusterIPs, before NodePorts.
+            services.rules.insert(2, ipvs::undefined(family));
+            sources.rules.insert(0, ipvs::own_source(family));
+        }
+        chains.extend([services, sources]);
     }
     for (name, number, priority_text) in [("prerouting", 0, "dstnat"), ("output", 3, "-100")] {
         let rules = Family::ALL.map(|family| dispatch(family, name::services(family), None));
         let hook = Hook { kind: "nat", name, number, priority: DESTINATIONS, priority_text };
         chains.push(base(hook, rules.to_vec()));
     }
-    let rules = Family::ALL.map(|family| {
+    let mut rules = Vec::from(Family::ALL.map(|family| {
         dispatch(family, name::sources(family), Some(Expression::DestinationTranslated))
-    });
+    }));
+    if by_ipvs {
+        rules.extend(Family::ALL.into_iter().flat_map(ipvs::dispatch));
+    }
     let hook = Hook {
         kind: "nat",
         name: "postrouting",
@@ -36,7 +53,7 @@ pub(crate) fn chains() -> Vec<Chain> {
         priority: SOURCES,
         priority_text: "srcnat",
     };
-    chains.push(base(hook, rules.to_vec()));
+    chains.push(base(hook, rules));
     chains
 }
 
@@ -162,7 +179,7 @@ fn pick(chain: PoolChain, slots: u32, register: Register) -> (String, Vec<Expres
 }
 
 /// The fingerprint of everything that is fixed. A table with another one is replaced.
-pub(crate) fn layout_fingerprint() -> u64 {
+pub(crate) fn layout_fingerprint(forwarding: Forwarding) -> u64 {
     let mut text = String::new();
     let pools = PoolChain::stems().flat_map(|stem| {
         [Method::Random, Method::HashAddress, Method::HashConnection].map(|method| {
@@ -170,7 +187,7 @@ pub(crate) fn layout_fingerprint() -> u64 {
             pool(PoolChain { draw, ..stem })
         })
     });
-    for chain in chains().into_iter().chain(pools) {
+    for chain in chains(forwarding).into_iter().chain(pools) {
         text.push_str(&chain.name);
         if let Some(hook) = chain.hook {
             text.push_str(&format!(" {} {}", hook.name, hook.priority));

@@ -11,6 +11,7 @@ pub mod diff;
 pub mod element;
 mod error;
 mod expression;
+pub mod forwarding;
 pub mod installed;
 pub mod inventory;
 pub mod kernel;

@@ -1,15 +1,17 @@
 //! From the plan to what the sets and maps shall hold.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use shunt_model::address::{Endpoint, Family};
+use shunt_model::address::{Endpoint, Family, FrontendAddress};
 use shunt_model::object::ObjectKey;
 use shunt_model::plan::{Action, FrontendPlan, Masquerade, NodePlan, Plan, PlanDelta, ServicePlan};
 
 use crate::diff::interval_elements;
-use crate::element::{Key, Place, Target, View, masquerade_own_set, masquerade_set};
+use crate::element::{Key, Place, Target, View, masquerade_own_set, masquerade_set, virtual_set};
+use crate::forwarding::Forwarding;
 use crate::installed::{Installed, family_of};
 use crate::name::{SetId, SetKind};
 use crate::pool::Draw;
@@ -44,19 +46,33 @@ pub struct Wanted {
 /// ClusterIP of several ports and an endpoint belong to several Services.
 #[derive(Clone, Debug, Default)]
 pub struct References {
+    forwarding: Forwarding,
     counts: HashMap<(SetId, Key), u32>,
 }
 
 impl References {
-    /// The references of a whole plan.
+    /// No references yet, where this or IPVS forwards packets.
+    #[must_use]
+    pub fn new(forwarding: Forwarding) -> Self {
+        Self { forwarding, counts: HashMap::new() }
+    }
+
+    /// The references of a whole plan, where this table forwards packets.
     #[must_use]
     pub fn of(plan: &Plan) -> Self {
-        let mut references = Self::default();
-        let services = plan.services.values().flat_map(|service| service_members(service));
-        for member in services.chain(node_members(&plan.node)) {
-            references.take(member);
+        Self::default().taking(plan)
+    }
+
+    /// With those of a whole plan.
+    #[must_use]
+    pub fn taking(mut self, plan: &Plan) -> Self {
+        let forwarding = self.forwarding;
+        let services = plan.services.values();
+        let services = services.flat_map(|service| service_members(service, forwarding));
+        for member in services.chain(node_members(&plan.node, forwarding)) {
+            self.take(member);
         }
-        references
+        self
     }
 
     fn take(&mut self, member: (SetId, Key)) {
@@ -76,6 +92,7 @@ impl References {
 impl Wanted {
     /// What a delta asks for; the plan is the one before it. Work: the size of the delta.
     pub fn change(plan: &Plan, delta: &PlanDelta, references: &mut References) -> Self {
+        let forwarding = references.forwarding;
         let mut wanted = Self::default();
         let mut touched = Vec::new();
         for (key, new) in &delta.services {
@@ -86,16 +103,18 @@ impl Wanted {
                 }
             }
             if let Some(service) = new {
-                wanted.frontends.extend(service_targets(key, service));
+                wanted.frontends.extend(service_targets(key, service, forwarding));
             }
             // Taken before released: a member that stays is never at zero in between.
-            let taken = new.as_deref().into_iter().flat_map(service_members);
-            let released = old.into_iter().flat_map(service_members);
+            let members = |service| service_members(service, forwarding);
+            let taken = new.as_deref().into_iter().flat_map(members);
+            let released = old.into_iter().flat_map(members);
             exchange(references, &mut touched, taken.collect(), released.collect());
         }
         if let Some(node) = &delta.node {
-            let taken = node_members(node).collect();
-            exchange(references, &mut touched, taken, node_members(&plan.node).collect());
+            let taken = node_members(node, forwarding).collect();
+            let released = node_members(&plan.node, forwarding).collect();
+            exchange(references, &mut touched, taken, released);
             wanted.networks = networks(node);
         }
         for member in touched {
@@ -110,7 +129,7 @@ impl Wanted {
         let mut frontends: BTreeMap<_, _> =
             installed.frontends.keys().map(|frontend| (*frontend, None)).collect();
         for (key, service) in &plan.services {
-            frontends.extend(service_targets(key, service));
+            frontends.extend(service_targets(key, service, references.forwarding));
         }
         let there = installed
             .members
@@ -127,7 +146,7 @@ impl Wanted {
 pub fn counts(plan: &Plan, references: &References) -> HashMap<SetId, u32> {
     let mut counts: HashMap<SetId, u32> = HashMap::new();
     for (key, service) in &plan.services {
-        for (place, target) in service_targets(key, service) {
+        for (place, target) in service_targets(key, service, references.forwarding) {
             *counts.entry(place.verdicts()).or_default() += 1;
             let slots = target.map_or(0, |target| target.slots.len());
             *counts.entry(place.endpoints()).or_default() +=
@@ -206,14 +225,16 @@ fn places(plan: &FrontendPlan) -> impl Iterator<Item = Place> {
 fn service_targets(
     key: &ObjectKey,
     service: &ServicePlan,
+    forwarding: Forwarding,
 ) -> impl Iterator<Item = (Place, Option<FrontendTarget>)> {
-    service.frontends.iter().flat_map(move |plan| targets(key, service, plan))
+    service.frontends.iter().flat_map(move |plan| targets(key, service, plan, forwarding))
 }
 
 fn targets(
     key: &ObjectKey,
     service: &ServicePlan,
     plan: &FrontendPlan,
+    forwarding: Forwarding,
 ) -> impl Iterator<Item = (Place, Option<FrontendTarget>)> {
     let mut comment = key.to_string();
     if !plan.port_name.is_empty() {
@@ -222,10 +243,15 @@ fn targets(
     }
     let comment: Arc<str> = fit_comment(&comment).into();
     let mut everyone = target(service, &plan.action, &comment);
+    if let (Forwarding::VirtualServers, Target::Pool(_)) = (forwarding, everyone.target) {
+        let (draw, slots) = (Draw::default(), Arc::from([]));
+        everyone = FrontendTarget { target: Target::Virtual, draw, slots, ..everyone };
+    }
     let inside = plan.from_inside.as_ref().map(|action| target(service, action, &comment));
     if inside.is_some() {
         everyone.target = match everyone.target {
             Target::Pool(draw) => Target::OutsidePool(draw),
+            Target::Virtual => Target::OutsideVirtual,
             Target::Drop => Target::OutsidePool(Draw::default()),
             other => other,
         };
@@ -257,11 +283,12 @@ fn target(service: &ServicePlan, action: &Action, comment: &Arc<str>) -> Fronten
     FrontendTarget { target, draw, slots, comment }
 }
 
-fn service_members(service: &ServicePlan) -> impl Iterator<Item = (SetId, Key)> + '_ {
+fn service_members(
+    service: &ServicePlan,
+    forwarding: Forwarding,
+) -> impl Iterator<Item = (SetId, Key)> + '_ {
     let of_address = |kind| {
-        move |address: &std::net::IpAddr| {
-            (SetId::new(kind, Family::of(*address)), Key::Address(*address))
-        }
+        move |address: &IpAddr| (SetId::new(kind, Family::of(*address)), Key::Address(*address))
     };
     let masqueraded = service.frontends.iter().filter_map(|plan| {
         let set = match plan.masquerade {
@@ -278,13 +305,35 @@ fn service_members(service: &ServicePlan) -> impl Iterator<Item = (SetId, Key)> 
     });
     let cluster_ips = service.cluster_ips.iter().map(of_address(SetKind::ClusterIps));
     let hairpins = service.hairpins.iter().map(of_address(SetKind::Hairpins));
-    masqueraded.chain(allowed).chain(cluster_ips).chain(hairpins)
+    let by_ipvs = forwarding == Forwarding::VirtualServers;
+    let virtuals = service.frontends.iter().filter(move |_| by_ipvs).flat_map(virtual_members);
+    masqueraded.chain(allowed).chain(cluster_ips).chain(hairpins).chain(virtuals)
 }
 
-fn node_members(node: &NodePlan) -> impl Iterator<Item = (SetId, Key)> + '_ {
-    node.node_port_addresses.iter().map(|address| {
-        (SetId::new(SetKind::NodeAddresses, Family::of(*address)), Key::Address(*address))
-    })
+/// What IPVS needs beside it for a frontend: its address guarded, and its connections known.
+fn virtual_members(plan: &FrontendPlan) -> impl Iterator<Item = (SetId, Key)> + use<> {
+    let address = match plan.frontend.address {
+        FrontendAddress::Ip(address) => {
+            let set = SetId::new(SetKind::VirtualAddresses, Family::of(address));
+            Some((set, Key::Address(address)))
+        }
+        FrontendAddress::Node(_) => None,
+    };
+    let forwarded = matches!(plan.action, Action::Forward(_));
+    let server = forwarded.then(|| (virtual_set(&plan.frontend), Key::Frontend(plan.frontend)));
+    address.into_iter().chain(server)
+}
+
+fn node_members(
+    node: &NodePlan,
+    forwarding: Forwarding,
+) -> impl Iterator<Item = (SetId, Key)> + '_ {
+    let member = |kind| {
+        move |address: &IpAddr| (SetId::new(kind, Family::of(*address)), Key::Address(*address))
+    };
+    let own = node.own_addresses.iter().filter(move |_| forwarding == Forwarding::VirtualServers);
+    let node_ports = node.node_port_addresses.iter().map(member(SetKind::NodeAddresses));
+    node_ports.chain(own.map(member(SetKind::OwnAddresses)))
 }
 
 /// The networks of all sets of intervals.

@@ -10,6 +10,7 @@ use shunt_netlink::{Mark, Message, nfnetlink};
 use crate::declaration::{self, SetType, set_type};
 use crate::element::{Element, Key, Place, Value, encode_endpoint, encode_key, encode_key_end};
 use crate::expression::{Expression, Verdict};
+use crate::forwarding::Forwarding;
 use crate::layout::layout_fingerprint;
 use crate::name::{SetId, TABLE, TABLE_COMMENT};
 use crate::rule::{Chain, Rule};
@@ -72,8 +73,8 @@ pub(crate) const INTERVAL_END: u32 = 1;
 const LIST_ELEMENT: u16 = 1;
 
 /// The comment by which our table of this layout is known.
-pub(crate) fn table_comment() -> String {
-    format!("{TABLE_COMMENT}{:016x}", layout_fingerprint())
+pub(crate) fn table_comment(forwarding: Forwarding) -> String {
+    format!("{TABLE_COMMENT}{:016x}", layout_fingerprint(forwarding))
 }
 
 /// The messages about one table of family `inet`.
@@ -273,8 +274,8 @@ pub(crate) fn get_elements(set: SetId) -> Message {
 }
 
 /// Makes the table.
-pub(crate) fn new_table(owned: bool) -> Message {
-    OURS.create(owned, &table_comment())
+pub(crate) fn new_table(owned: bool, forwarding: Forwarding) -> Message {
+    OURS.create(owned, &table_comment(forwarding))
 }
 
 pub(crate) fn delete_table() -> Message {

@@ -52,11 +52,19 @@ pub enum SetKind {
     MasqueradeOwn,
     /// NodePorts where only the node's own connections are masqueraded.
     MasqueradeOwnNodePorts,
+    /// Frontends that IPVS has a virtual server for.
+    VirtualServers,
+    /// NodePorts that IPVS has virtual servers for.
+    VirtualNodePorts,
+    /// Addresses of frontends, which IPVS needs on an interface of this machine.
+    VirtualAddresses,
+    /// Addresses that the machine has by itself.
+    OwnAddresses,
 }
 
 impl SetKind {
     /// All kinds, in the order of the listing.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 23] = [
         Self::Endpoints,
         Self::NodePortEndpoints,
         Self::Frontends,
@@ -76,6 +84,10 @@ impl SetKind {
         Self::MasqueradeNodePorts,
         Self::MasqueradeOwn,
         Self::MasqueradeOwnNodePorts,
+        Self::VirtualServers,
+        Self::VirtualNodePorts,
+        Self::VirtualAddresses,
+        Self::OwnAddresses,
     ];
 
     const fn stem(self) -> &'static str {
@@ -99,6 +111,10 @@ impl SetKind {
             Self::MasqueradeNodePorts => "masquerade_node_ports",
             Self::MasqueradeOwn => "masquerade_own",
             Self::MasqueradeOwnNodePorts => "masquerade_own_node_ports",
+            Self::VirtualServers => "virtual_servers",
+            Self::VirtualNodePorts => "virtual_node_ports",
+            Self::VirtualAddresses => "virtual_addresses",
+            Self::OwnAddresses => "own_addresses",
         }
     }
 }
@@ -136,6 +152,7 @@ impl SetId {
                 | SetKind::InsideNodePortEndpoints
                 | SetKind::MasqueradeNodePorts
                 | SetKind::MasqueradeOwnNodePorts
+                | SetKind::VirtualNodePorts
         )
     }
 
@@ -161,6 +178,17 @@ impl fmt::Display for SetId {
 
 /// The chain that refuses: TCP reset, or ICMP port unreachable.
 pub const REFUSE: &str = "refuse";
+
+/// The chain that leaves a packet to IPVS.
+pub const VIRTUAL: &str = "virtual";
+
+/// The chain that leaves a packet to IPVS, but for those from inside of the cluster, who are sent
+/// elsewhere first.
+#[must_use]
+pub fn outside_virtual(family: Family, node_port: bool) -> String {
+    let kind = if node_port { "node_port_virtual" } else { "virtual" };
+    format!("outside_{kind}_{}", suffix(family))
+}
 
 /// The chain that lets in whom source ranges allow.
 #[must_use]

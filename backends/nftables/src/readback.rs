@@ -9,6 +9,7 @@ use shunt_netlink::Socket;
 
 use crate::answer::{self, Found, SetInfo, Stranger, TableInfo};
 use crate::error::Error;
+use crate::forwarding::Forwarding;
 use crate::installed::Installed;
 use crate::layout;
 use crate::message::{self, OURS, Table, kind};
@@ -31,11 +32,12 @@ pub(crate) fn read(socket: &mut Socket) -> Result<ReadBack, Error> {
     let Some(table) = table(socket, OURS)? else {
         return Ok(ReadBack::Nothing);
     };
-    if table.comment != message::table_comment() {
+    let of_layout = |forwarding: &Forwarding| table.comment == message::table_comment(*forwarding);
+    let Some(forwarding) = Forwarding::ALL.into_iter().find(of_layout) else {
         return Ok(ReadBack::Unfit("it has another layout", table));
-    }
-    let mut installed = Installed::default();
-    match pools(socket)? {
+    };
+    let mut installed = Installed { forwarding, ..Installed::default() };
+    match pools(socket, forwarding)? {
         Ok(pools) => installed.pools = pools,
         Err(reason) => return Ok(ReadBack::Unfit(reason, table)),
     }
@@ -78,7 +80,9 @@ pub fn table(socket: &mut Socket, table: Table) -> Result<Option<TableInfo>, Err
 /// of the record: what is asked after others have written, without reading every element.
 pub(crate) fn still_holds(socket: &mut Socket, installed: &Installed) -> Result<bool, Error> {
     let Some(table) = table(socket, OURS)? else { return Ok(false) };
-    if table.comment != message::table_comment() || pools(socket)?.as_ref() != Ok(&installed.pools)
+    let forwarding = installed.forwarding;
+    if table.comment != message::table_comment(forwarding)
+        || pools(socket, forwarding)?.as_ref() != Ok(&installed.pools)
     {
         return Ok(false);
     }
@@ -102,7 +106,10 @@ fn sets(socket: &mut Socket) -> Result<Vec<SetInfo>, Error> {
 }
 
 /// The pool chains, if all chains and rules are as this release makes them.
-fn pools(socket: &mut Socket) -> Result<Result<BTreeSet<PoolChain>, &'static str>, Error> {
+fn pools(
+    socket: &mut Socket,
+    forwarding: Forwarding,
+) -> Result<Result<BTreeSet<PoolChain>, &'static str>, Error> {
     let request = message::get(kind::GETCHAIN);
     let chains = socket.dump("list the chains", &request, |chains: &mut Vec<_>, payload| {
         chains.extend(answer::read_chain(OURS, payload));
@@ -117,7 +124,7 @@ fn pools(socket: &mut Socket) -> Result<Result<BTreeSet<PoolChain>, &'static str
             }
         },
     )?;
-    let fixed = layout::chains();
+    let fixed = layout::chains(forwarding);
     let mut pools = BTreeSet::new();
     let mut expected = BTreeMap::new();
     for chain in &fixed {

@@ -6,6 +6,7 @@ use shunt_model::plan::Plan;
 
 use crate::declaration::{capacities, set_type};
 use crate::diff::diff;
+use crate::forwarding::Forwarding;
 use crate::installed::Installed;
 use crate::layout;
 use crate::lower::{References, Wanted};
@@ -21,8 +22,15 @@ pub fn render(plan: &Plan) -> String {
 /// What a machine that held nothing holds after a plan was installed.
 #[must_use]
 pub fn fresh(plan: &Plan) -> Installed {
-    let mut installed = Installed::default();
-    let wanted = Wanted::full(plan, &References::of(plan), &installed);
+    fresh_for(plan, Forwarding::Translate)
+}
+
+/// The same, where this or IPVS forwards packets.
+#[must_use]
+pub fn fresh_for(plan: &Plan, forwarding: Forwarding) -> Installed {
+    let mut installed = Installed { forwarding, ..Installed::default() };
+    let references = References::new(forwarding).taking(plan);
+    let wanted = Wanted::full(plan, &references, &installed);
     let steps = diff(&wanted, &installed);
     for operation in steps.in_order().flatten() {
         installed.apply(operation);
@@ -34,7 +42,8 @@ pub fn fresh(plan: &Plan) -> Installed {
 /// A record of what is installed, as a script.
 #[must_use]
 pub fn render_installed(installed: &Installed) -> String {
-    let mut out = format!("table inet {TABLE} {{\n\tcomment \"{}\"", table_comment());
+    let mut out =
+        format!("table inet {TABLE} {{\n\tcomment \"{}\"", table_comment(installed.forwarding));
     let mut elements: Vec<_> = installed.elements().collect();
     elements.sort_unstable_by_key(|element| (element.set, element.key));
     for set in SetId::all() {
@@ -50,7 +59,7 @@ pub fn render_installed(installed: &Installed) -> String {
         write_set(&mut out, set, capacity, &listed);
     }
     let pools = installed.pools.iter().map(|pool| layout::pool(*pool));
-    for chain in layout::chains().into_iter().chain(pools) {
+    for chain in layout::chains(installed.forwarding).into_iter().chain(pools) {
         out.push_str(&chain.text());
     }
     out.push_str("}\n");

@@ -82,13 +82,13 @@ impl Transaction {
         if replace {
             transaction.messages.push(message::delete_table());
         }
-        transaction.messages.push(message::new_table(owned));
+        transaction.messages.push(message::new_table(owned, installed.forwarding));
         for set in SetId::all() {
             let id = transaction.set_id();
             let capacity = installed.capacity.get(&set).copied().unwrap_or_default();
             transaction.messages.push(message::new_set(set, capacity, id));
         }
-        let chains = layout::chains();
+        let chains = layout::chains(installed.forwarding);
         for chain in &chains {
             transaction.messages.push(message::new_chain(chain));
         }

@@ -15,11 +15,12 @@ use shunt_model::address::Endpoint;
 use shunt_model::balancing::{Balancing, Method};
 use shunt_model::object::ObjectKey;
 use shunt_model::plan::{Action, Plan, PlanDelta, ServicePlan};
+use shunt_nftables::forwarding::Forwarding;
 use shunt_nftables::kernel::{Nftables, Options, Report, inventory};
 use shunt_nftables::text;
 
-const OWNER: Options = Options { owner: true };
-const NO_OWNER: Options = Options { owner: false };
+const OWNER: Options = Options { owner: true, forwarding: Forwarding::Translate };
+const NO_OWNER: Options = Options { owner: false, forwarding: Forwarding::Translate };
 
 /// A plan of these Services.
 fn plan_of(services: impl IntoIterator<Item = (ObjectKey, Arc<ServicePlan>)>) -> Plan {
@@ -53,7 +54,7 @@ impl Node {
         let read = self.netns.run(inventory).expect("an inventory");
         assert!(read.table.expect("a table").fit);
         let mut held: Vec<_> = read.installed.elements().map(|e| (e.set, e.key)).collect();
-        let expected = text::fresh(plan);
+        let expected = text::fresh_for(plan, read.installed.forwarding);
         let mut wanted: Vec<_> = expected.elements().map(|e| (e.set, e.key)).collect();
         held.sort_unstable();
         wanted.sort_unstable();
@@ -83,22 +84,31 @@ fn sync(nftables: &mut Nftables, delta: PlanDelta) -> Report {
 
 #[test]
 fn the_kernel_holds_what_the_text_says_and_nft_reads_both_alike() {
+    for forwarding in Forwarding::ALL {
+        assert_listing_is_script(Options { owner: false, forwarding });
+    }
+}
+
+#[track_caller]
+fn assert_listing_is_script(options: Options) {
     let plan = plan_of([
         service(1, &[1, 2, 3]),
         service(2, &[]),
         service(3, &[9]),
+        service(4, &[2, 7]),
+        service(9, &[]),
         service(2001, &[4, 5]),
         balanced(service(4, &[2, 3, 4]), Balancing::default(), true),
         hashed(5, Method::HashAddress),
         hashed(6, Method::HashConnection),
     ]);
     let node = Node::new();
-    let mut nftables = node.open(NO_OWNER);
+    let mut nftables = node.open(options);
     sync(&mut nftables, all(&plan));
     let ours = nft(&node.netns, &["list", "ruleset"]);
 
     let other = Node::new();
-    let script = text::render(&plan);
+    let script = text::render_installed(&text::fresh_for(&plan, options.forwarding));
     let fed = script.clone();
     other.netns.run(move || {
         let mut nft =
@@ -246,6 +256,23 @@ fn a_table_of_another_layout_is_replaced() {
     let report = sync(&mut nftables, all(&plan));
     assert_eq!(report.rebuilt, Some("it has another layout"));
     node.assert_holds(&plan);
+}
+
+#[test]
+fn a_table_of_the_other_backend_is_replaced_in_one_transaction() {
+    let plan = plan_of((1..20).map(|n| service(n, &[1, 2, 3])));
+    let node = Node::new();
+    let mut first = node.open(OWNER);
+    sync(&mut first, all(&plan));
+    drop(first);
+    for forwarding in [Forwarding::VirtualServers, Forwarding::Translate] {
+        let mut nftables = node.open(Options { owner: true, forwarding });
+        let report = sync(&mut nftables, all(&plan));
+        assert_eq!(report.rebuilt, Some("another backend forwards packets now"));
+        assert_eq!(report.transactions, 1);
+        node.assert_holds(&plan);
+        assert!(sync(&mut nftables, PlanDelta::default()).rebuilt.is_none());
+    }
 }
 
 #[test]

@@ -14,6 +14,7 @@ use shunt_model::balancing::{Balancing, Method};
 use shunt_model::plan::{NodePlan, Plan};
 use shunt_nftables::diff::{Operation, Steps, diff};
 use shunt_nftables::element::{Place, Target, View};
+use shunt_nftables::forwarding::Forwarding;
 use shunt_nftables::installed::Installed;
 use shunt_nftables::kernel::{Nftables, Options, inventory};
 use shunt_nftables::lower::{References, Wanted};
@@ -44,6 +45,10 @@ fn plans() -> impl Strategy<Value = Vec<Plan>> {
         }
     });
     proptest::collection::vec(one, 1..8)
+}
+
+fn forwarding() -> impl Strategy<Value = Forwarding> {
+    prop::sample::select(&Forwarding::ALL[..])
 }
 
 /// How many of its first slots a verdict needs filled, whatever its chain draws.
@@ -83,7 +88,7 @@ fn apply(installed: &mut Installed, steps: &Steps) {
 
 #[track_caller]
 fn assert_same(installed: &Installed, plan: &Plan) {
-    let wanted = Wanted::full(plan, &References::of(plan), installed);
+    let wanted = Wanted::full(plan, &References::new(installed.forwarding).taking(plan), installed);
     assert_eq!(diff(&wanted, installed), Steps::default());
 }
 
@@ -100,9 +105,10 @@ proptest! {
     #![proptest_config(config(256))]
 
     #[test]
-    fn incremental_steps_lead_from_any_plan_to_any_other(plans in plans()) {
-        let (mut plan, mut installed) = (Plan::default(), Installed::default());
-        let mut references = References::default();
+    fn incremental_steps_lead_from_any_plan_to_any_other(plans in plans(), forwarding in forwarding()) {
+        let mut plan = Plan::default();
+        let mut installed = Installed { forwarding, ..Installed::default() };
+        let mut references = References::new(forwarding);
         for next in plans {
             let delta = delta(&plan, &next);
             let wanted = Wanted::change(&plan, &delta, &mut references);
@@ -144,9 +150,9 @@ proptest! {
     #![proptest_config(config(24))]
 
     #[test]
-    fn the_kernel_holds_each_plan(plans in plans(), owner in any::<bool>(), restart in any::<bool>()) {
+    fn the_kernel_holds_each_plan(plans in plans(), owner in any::<bool>(), restart in any::<bool>(), forwarding in forwarding()) {
         let netns = Netns::new("node").expect("a network namespace: this test needs root");
-        let open = || netns.run(move || Nftables::open(Options { owner })).expect("nftables");
+        let open = || netns.run(move || Nftables::open(Options { owner, forwarding })).expect("nftables");
         let mut nftables = open();
         let mut plan = Plan::default();
         for next in plans {
