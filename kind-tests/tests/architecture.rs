@@ -13,6 +13,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("shunt-conntrack", &["nix", "shunt-model", "shunt-netlink"]),
     ("shunt-nftables", &["ipnet", "nix", "shunt-model", "shunt-netlink", "thiserror"]),
     ("ipvs-rs", &["netlink-sys", "nix", "thiserror"]),
+    (
+        "shunt-ipvs",
+        &["ipnet", "ipvs-rs", "nix", "shunt-model", "shunt-netlink", "shunt-nftables", "thiserror"],
+    ),
     ("shunt-netpolicy", &["ipnet", "shunt-model"]),
     (
         "shunt-netpolicy-nftables",

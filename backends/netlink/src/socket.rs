@@ -158,6 +158,47 @@ impl Socket {
         outcome.map_or(Ok(()), |verdict| verdict.into_result(what))
     }
 
+    /// Sends many requests in few sends and reads what the kernel says of them after each. It
+    /// carries them out in order, and goes on after one that it refuses: those are given back by
+    /// their position, with the reason.
+    ///
+    /// # Errors
+    /// If the socket fails.
+    pub fn submit(&mut self, messages: Vec<Message>) -> Result<Vec<(usize, Errno)>> {
+        const AT_ONCE: usize = 1000;
+        let mut refused = Vec::new();
+        let (mut position, mut messages) = (0, messages.into_iter().peekable());
+        while messages.peek().is_some() {
+            let (mut bytes, mut count) = (Vec::new(), 0);
+            let first = self.sequence.wrapping_add(1).max(1);
+            while count < AT_ONCE
+                && let Some(mut message) = messages.next()
+            {
+                count += 1;
+                // The kernel tells of refused ones by itself; the last is asked for in any case.
+                let last = count == AT_ONCE || messages.peek().is_none();
+                let sequence = self.next_sequence();
+                bytes.extend_from_slice(message.finish(sequence, if last { ACK } else { 0 }));
+            }
+            self.send_bytes(&bytes)?;
+            let last = self.sequence;
+            let mut finished = false;
+            while !finished {
+                let read = self.receive(true, |received| {
+                    let at = received.sequence.wrapping_sub(first) as usize;
+                    if received.kind != ERROR || at >= count {
+                        return;
+                    }
+                    finished |= received.sequence == last;
+                    refused.extend(verdict(received).errno.map(|errno| (position + at, errno)));
+                });
+                read.map_err(|errno| Error::socket("read from", errno))?;
+            }
+            position += count;
+        }
+        Ok(refused)
+    }
+
     /// Sends a dump request and hands each answer's payload over. A dump that the kernel calls
     /// interrupted is started again after `restart`.
     ///

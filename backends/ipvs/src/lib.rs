@@ -1,0 +1,20 @@
+//! The IPVS backend: a plan is lowered to virtual servers with their real servers, addresses on a
+//! dummy device and the nftables table beside them, compared with what the kernel holds, and the
+//! difference is written.
+//!
+//! [`lower`], [`diff`] and [`installed`] are pure; [`kernel`] carries out. How the parts play
+//! together stands in the README beside this crate.
+
+mod addresses;
+pub mod diff;
+mod error;
+pub mod installed;
+pub mod kernel;
+pub mod lower;
+mod readback;
+mod settings;
+mod sysctl;
+
+pub use error::Error;
+pub use readback::{Inventory, inventory};
+pub use settings::{OURS, Settings};

@@ -1,0 +1,237 @@
+//! From the plan to virtual servers and addresses.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipvs_rs::{DestinationKey, Flags, Persistence, Protocol, Service, ServiceKey};
+use shunt_model::address::{Family, FrontendAddress};
+use shunt_model::balancing::{Balancing, Method};
+use shunt_model::object::ObjectKey;
+use shunt_model::plan::{Action, FrontendPlan, NodePlan, Plan, PlanDelta, ServicePlan};
+
+use crate::installed::Installed;
+use crate::settings::{OURS, Settings};
+
+/// A virtual server as it shall be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Virtual {
+    /// Key, scheduler, flags and persistence.
+    pub service: Service,
+    /// Its real servers' weights; none where the plan forwards nothing: what is left drains.
+    pub weights: BTreeMap<DestinationKey, u32>,
+    /// For how long connections to a real server that leaves may go on, in seconds; `None`: as
+    /// long as they do.
+    pub drain: Option<u32>,
+}
+
+/// What (a part of) IPVS and the device shall hold. What is not named stays as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Virtual servers; `None`: shall be gone.
+    pub virtuals: BTreeMap<ServiceKey, Option<Virtual>>,
+    /// Addresses on the device; `false`: shall be gone.
+    pub addresses: BTreeMap<IpAddr, bool>,
+}
+
+/// What lowering needs besides plans: the settings, which schedulers the kernel lacks, and how many
+/// frontends need each address.
+#[derive(Clone, Debug, Default)]
+pub struct Lowering {
+    settings: Settings,
+    /// Schedulers that the kernel does not have.
+    pub missing: BTreeSet<String>,
+    addresses: HashMap<IpAddr, u32>,
+}
+
+impl Lowering {
+    /// Nothing is needed yet.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self { settings, ..Self::default() }
+    }
+
+    /// What the operator has set.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// What a delta asks for; the plan is the one before it. Work: the size of the delta, and all
+    /// NodePorts if the node's addresses changed.
+    pub fn change(&mut self, plan: &Plan, delta: &PlanDelta) -> Wanted {
+        let mut wanted = Wanted::default();
+        let new_node = delta.node.as_ref().unwrap_or(&plan.node);
+        let mut touched = BTreeSet::new();
+        for (key, new) in &delta.services {
+            let old = plan.services.get(key);
+            // Taken before released: an address that stays is never at zero in between.
+            for address in new.iter().flat_map(|service| addresses(service)) {
+                *self.addresses.entry(address).or_default() += 1;
+                touched.insert(address);
+            }
+            for address in old.iter().flat_map(|service| addresses(service)) {
+                self.release(address);
+                touched.insert(address);
+            }
+            for server in old.iter().flat_map(|old| keys(old, &plan.node)) {
+                wanted.virtuals.entry(server).or_insert(None);
+            }
+            for (server, made) in new.iter().flat_map(|new| self.virtuals(new, new_node)) {
+                wanted.virtuals.insert(server, Some(made));
+            }
+        }
+        if delta.node.is_some() {
+            for (key, service) in &plan.services {
+                if delta.services.contains_key(key) {
+                    continue;
+                }
+                for server in keys(service, &plan.node) {
+                    wanted.virtuals.entry(server).or_insert(None);
+                }
+                for (server, made) in self.virtuals(service, new_node) {
+                    wanted.virtuals.insert(server, Some(made));
+                }
+            }
+            touched.extend(self.addresses.keys());
+        }
+        for address in touched {
+            wanted.addresses.insert(address, self.needs(new_node, address));
+        }
+        wanted
+    }
+
+    /// What a whole plan asks for, including that everything else of ours goes.
+    pub fn full(&mut self, plan: &Plan, installed: &Installed) -> Wanted {
+        self.addresses.clear();
+        let all =
+            plan.services.iter().map(|(key, service)| (key.clone(), Some(Arc::clone(service))));
+        let delta = PlanDelta { node: Some(Arc::clone(&plan.node)), services: all.collect() };
+        let mut wanted = self.change(&Plan::default(), &delta);
+        for server in installed.virtuals.keys() {
+            wanted.virtuals.entry(*server).or_insert(None);
+        }
+        for address in installed.addresses.keys() {
+            wanted.addresses.entry(*address).or_insert(false);
+        }
+        wanted
+    }
+
+    /// Whether an address has to be on the device: not if the machine has it anyway.
+    fn needs(&self, node: &NodePlan, address: IpAddr) -> bool {
+        self.addresses.contains_key(&address) && !node.own_addresses.contains(&address)
+    }
+
+    fn release(&mut self, address: IpAddr) {
+        if let Some(count) = self.addresses.get_mut(&address) {
+            *count -= 1;
+            if *count == 0 {
+                self.addresses.remove(&address);
+            }
+        }
+    }
+
+    fn virtuals(&self, service: &ServicePlan, node: &NodePlan) -> Vec<(ServiceKey, Virtual)> {
+        let (scheduler, flags) = self.scheduler(service);
+        let drain = service.balancing.as_ref().and_then(|balancing| balancing.drain_seconds);
+        let mut made = Vec::new();
+        for plan in &service.frontends {
+            let weights = weights(service, plan);
+            for key in servers(plan, node) {
+                let persistence = service.affinity().map(|affinity| Persistence {
+                    timeout: affinity.seconds,
+                    prefix: key.family().bits(),
+                });
+                let service = Service {
+                    flags: flags.union(OURS),
+                    persistence,
+                    ..Service::new(key, &scheduler)
+                };
+                made.push((key, Virtual { service, weights: weights.clone(), drain }));
+            }
+        }
+        made
+    }
+
+    /// The scheduler of a Service, and its flags: what its annotation names, or what does what its
+    /// method asks for, or the configured one. Where weights are set, one that heeds them.
+    fn scheduler(&self, service: &ServicePlan) -> (String, Flags) {
+        let named = scheduler(service.balancing.as_deref());
+        let has = |(name, _): &(&str, Flags)| !self.missing.contains(*name);
+        let default = self.settings.scheduler.as_str();
+        let default = if self.missing.contains(default) { "rr" } else { default };
+        let weighted = match default {
+            "rr" if !service.weights.is_empty() => "wrr",
+            "lc" if !service.weights.is_empty() => "wlc",
+            other => other,
+        };
+        let weighted = if self.missing.contains(weighted) { default } else { weighted };
+        let hashed = if weighted == "mh" { Flags::HASH_PORT } else { Flags::default() };
+        let (name, flags) = named.filter(has).unwrap_or((weighted, hashed));
+        (name.to_owned(), flags)
+    }
+
+    /// The Services that do not get the scheduler which they ask for.
+    pub fn without_scheduler<'a>(
+        &'a self,
+        plan: &'a Plan,
+    ) -> impl Iterator<Item = (ObjectKey, String)> + 'a {
+        plan.services.iter().filter(|_| !self.missing.is_empty()).filter_map(|(key, service)| {
+            let (name, _) = scheduler(service.balancing.as_deref())?;
+            let (used, _) = self.scheduler(service);
+            let reason = || format!("the kernel has no IPVS scheduler {name}; {used} is used");
+            self.missing.contains(name).then(|| (key.clone(), reason()))
+        })
+    }
+}
+
+fn scheduler(balancing: Option<&Balancing>) -> Option<(&'static str, Flags)> {
+    let balancing = balancing?;
+    if let Some(scheduler) = balancing.scheduler {
+        let name = scheduler.name();
+        // As kube-proxy has it: each connection for itself.
+        return Some((name, if name == "mh" { Flags::HASH_PORT } else { Flags::default() }));
+    }
+    match balancing.method {
+        Method::Random => None,
+        Method::HashAddress => Some(("mh", Flags::default())),
+        Method::HashConnection => Some(("mh", Flags::HASH_PORT)),
+    }
+}
+
+/// The addresses that a Service's frontends are reached on, once for each frontend.
+fn addresses(service: &ServicePlan) -> impl Iterator<Item = IpAddr> + '_ {
+    service.frontends.iter().filter_map(|plan| match plan.frontend.address {
+        FrontendAddress::Ip(address) => Some(address),
+        FrontendAddress::Node(_) => None,
+    })
+}
+
+fn keys(service: &ServicePlan, node: &NodePlan) -> Vec<ServiceKey> {
+    service.frontends.iter().flat_map(|plan| servers(plan, node)).collect()
+}
+
+/// The virtual servers of a frontend: one, or one for each address of the node. No virtual server
+/// has the port of a NodePort on any other address.
+fn servers(plan: &FrontendPlan, node: &NodePlan) -> Vec<ServiceKey> {
+    let frontend = plan.frontend;
+    let key =
+        |address| ServiceKey::address(address, Protocol(frontend.protocol.number()), frontend.port);
+    match frontend.address {
+        FrontendAddress::Ip(address) => vec![key(address)],
+        FrontendAddress::Node(family) => {
+            let of_family = |address: &&IpAddr| Family::of(**address) == family;
+            let addresses = node.node_port_addresses.iter().filter(of_family);
+            addresses.map(|address| key(*address)).collect()
+        }
+    }
+}
+
+fn weights(service: &ServicePlan, plan: &FrontendPlan) -> BTreeMap<DestinationKey, u32> {
+    let Action::Forward(pool) = &plan.action else { return BTreeMap::new() };
+    let weight = |endpoint: &shunt_model::address::Endpoint| {
+        let key = DestinationKey { address: endpoint.address, port: endpoint.port };
+        (key, u32::from(service.weight(endpoint)))
+    };
+    pool.iter().map(weight).collect()
+}

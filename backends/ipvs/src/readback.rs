@@ -1,0 +1,48 @@
+//! Kernel to record.
+
+use ipvs_rs::{Ipvs, ServiceKey};
+use shunt_nftables::kernel::Inventory as Table;
+
+use crate::addresses::Addresses;
+use crate::error::Error;
+use crate::installed::{Installed, InstalledDestination, InstalledVirtual};
+
+/// Reads IPVS and the device. The real servers of virtual servers that are neither ours nor
+/// `concern` us are not looked at.
+pub(crate) fn read(
+    ipvs: &mut Ipvs,
+    addresses: &mut Addresses,
+    concern: impl Fn(&ServiceKey) -> bool,
+) -> Result<Installed, Error> {
+    let mut installed = Installed::default();
+    installed.addresses = addresses.read()?;
+    for service in ipvs.services()? {
+        let mut server = InstalledVirtual::of(&service);
+        if server.ours() || concern(&service.key) {
+            let destinations = ipvs.destinations(&service.key)?;
+            let each = destinations.iter().map(|it| (it.key(), InstalledDestination::of(it)));
+            server.destinations = each.collect();
+        }
+        installed.insert(service.key, server);
+    }
+    Ok(installed)
+}
+
+/// What the kernel holds, for whoever asks: no daemon is needed, and nothing is changed.
+#[derive(Clone, Debug, Default)]
+pub struct Inventory {
+    /// IPVS and the device.
+    pub installed: Installed,
+    /// The nftables table beside them.
+    pub table: Table,
+}
+
+/// Reads the kernel; needs no running daemon.
+///
+/// # Errors
+/// If IPVS, rtnetlink or nftables cannot be read.
+pub fn inventory() -> Result<Inventory, Error> {
+    let mut ipvs = Ipvs::open().map_err(Error::Unavailable)?;
+    let installed = read(&mut ipvs, &mut Addresses::open()?, |_| true)?;
+    Ok(Inventory { installed, table: shunt_nftables::kernel::inventory()? })
+}
