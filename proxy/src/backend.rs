@@ -1,11 +1,22 @@
 //! What the kernel thread needs of a backend, and the backends there are.
 
 use std::os::fd::BorrowedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use anyhow::anyhow;
+use ipvs_rs::Timeouts;
+use shunt_ipvs::Settings;
+use shunt_ipvs::kernel::VirtualServers;
 use shunt_model::object::ObjectKey;
 use shunt_model::plan::PlanDelta;
-use shunt_nftables::kernel::Nftables;
+use shunt_nftables::forwarding::Forwarding;
+use shunt_nftables::kernel::{Nftables, Options, Report};
+use tracing::warn;
+
+use crate::cli::TableOwner;
+use crate::config::kube_proxy::Ipvs;
+use crate::config::{Effective, GoDuration, Mode};
+use crate::failure::Failure;
 
 /// What went wrong in a backend.
 pub type BackendError = Box<dyn std::error::Error + Send + Sync>;
@@ -37,6 +48,90 @@ pub trait Backend {
     /// Readable when [`foreign_change`](Self::foreign_change) may have something to say; `None`
     /// as long as no one else can write.
     fn events(&self) -> Option<BorrowedFd<'_>>;
+
+    /// When [`tend`](Self::tend) has something to do; `None`: nothing as yet.
+    fn tend_at(&self) -> Option<Instant> {
+        None
+    }
+
+    /// Does what is due without an order: removes what has drained.
+    ///
+    /// # Errors
+    /// If the kernel refuses; it is tried again.
+    fn tend(&mut self, _now: Instant) -> Result<usize, BackendError> {
+        Ok(0)
+    }
+}
+
+impl<B: Backend + ?Sized> Backend for Box<B> {
+    fn sync(&mut self, delta: PlanDelta) -> Result<SyncReport, BackendError> {
+        (**self).sync(delta)
+    }
+
+    fn forget(&mut self) {
+        (**self).forget();
+    }
+
+    fn foreign_change(&mut self) -> Result<bool, BackendError> {
+        (**self).foreign_change()
+    }
+
+    fn last_writer(&self) -> Option<String> {
+        (**self).last_writer()
+    }
+
+    fn events(&self) -> Option<BorrowedFd<'_>> {
+        (**self).events()
+    }
+
+    fn tend_at(&self) -> Option<Instant> {
+        (**self).tend_at()
+    }
+
+    fn tend(&mut self, now: Instant) -> Result<usize, BackendError> {
+        (**self).tend(now)
+    }
+}
+
+/// Opens the backend that is configured.
+///
+/// # Errors
+/// If the configuration is wrong, or the kernel lacks what the backend needs.
+pub fn open(effective: &Effective) -> Result<Box<dyn Backend + Send>, Failure> {
+    let owner = effective.table_owner == TableOwner::Auto;
+    if effective.mode != Mode::Ipvs {
+        let options = Options { owner, forwarding: Forwarding::Translate };
+        return Ok(Box::new(Nftables::open(options).map_err(Failure::machine)?));
+    }
+    let settings = ipvs_settings(&effective.configuration.ipvs, owner)?;
+    let backend = VirtualServers::open(settings).map_err(Failure::machine)?;
+    backend.complaints().iter().for_each(|complaint| warn!("{complaint}"));
+    Ok(Box::new(backend))
+}
+
+fn ipvs_settings(given: &Ipvs, owner: bool) -> Result<Settings, Failure> {
+    let network = |network: &String| {
+        let parsed = network.parse();
+        parsed.map_err(|_| Failure::usage(anyhow!("ipvs.excludeCIDRs: {network} is no network")))
+    };
+    let exclude = given.exclude_cidrs.iter().flatten().map(network).collect::<Result<_, _>>()?;
+    let seconds =
+        |duration: GoDuration| u32::try_from(duration.to_duration().as_secs()).unwrap_or(u32::MAX);
+    let mut settings = Settings {
+        exclude,
+        strict_arp: given.strict_arp,
+        timeouts: Timeouts {
+            tcp: seconds(given.tcp_timeout),
+            tcp_fin: seconds(given.tcp_fin_timeout),
+            udp: seconds(given.udp_timeout),
+        },
+        owner,
+        ..Settings::default()
+    };
+    if !given.scheduler.is_empty() {
+        settings.scheduler.clone_from(&given.scheduler);
+    }
+    Ok(settings)
 }
 
 /// What a sync did.
@@ -52,6 +147,8 @@ pub struct SyncReport {
     pub transactions: usize,
     /// All Services that are left out because the kernel refuses them, and why it does.
     pub rejected: Vec<(ObjectKey, String)>,
+    /// Services that are served otherwise than they ask, and how.
+    pub degraded: Vec<(ObjectKey, String)>,
     /// Time spent reading the kernel.
     pub read: Duration,
     /// Time spent finding the difference.
@@ -60,19 +157,56 @@ pub struct SyncReport {
     pub commit: Duration,
 }
 
-impl Backend for Nftables {
-    fn sync(&mut self, delta: PlanDelta) -> Result<SyncReport, BackendError> {
-        let report = Self::sync(self, delta)?;
-        Ok(SyncReport {
+impl From<Report> for SyncReport {
+    fn from(report: Report) -> Self {
+        Self {
             read_back: report.read_back,
             rebuilt: report.rebuilt,
             operations: report.operations,
             transactions: report.transactions,
             rejected: report.rejected,
+            degraded: Vec::new(),
             read: report.read,
             diff: report.diff,
             commit: report.commit,
-        })
+        }
+    }
+}
+
+impl Backend for VirtualServers {
+    fn sync(&mut self, delta: PlanDelta) -> Result<SyncReport, BackendError> {
+        let report = Self::sync(self, delta)?;
+        Ok(SyncReport { degraded: self.degraded(), ..report.into() })
+    }
+
+    fn forget(&mut self) {
+        Self::forget(self);
+    }
+
+    fn foreign_change(&mut self) -> Result<bool, BackendError> {
+        Ok(Self::foreign_change(self)?)
+    }
+
+    fn last_writer(&self) -> Option<String> {
+        Self::last_writer(self).map(ToOwned::to_owned)
+    }
+
+    fn events(&self) -> Option<BorrowedFd<'_>> {
+        Self::events(self)
+    }
+
+    fn tend_at(&self) -> Option<Instant> {
+        self.look_at()
+    }
+
+    fn tend(&mut self, now: Instant) -> Result<usize, BackendError> {
+        Ok(self.look(now)?)
+    }
+}
+
+impl Backend for Nftables {
+    fn sync(&mut self, delta: PlanDelta) -> Result<SyncReport, BackendError> {
+        Ok(Self::sync(self, delta)?.into())
     }
 
     fn forget(&mut self) {

@@ -365,7 +365,9 @@ impl EventLoop {
         let rejected = synced.report.rejected.iter().map(|(key, reason)| {
             format!("Service {key}: the kernel rejects it, so it is not served: {reason}")
         });
-        self.found(Origin::Kernel, rejected.collect());
+        let degraded = synced.report.degraded.iter();
+        let degraded = degraded.map(|(key, how)| format!("Service {key}: {how}"));
+        self.found(Origin::Kernel, rejected.chain(degraded).collect());
         self.tell_of_repair(synced, now);
         log_sync(synced);
     }

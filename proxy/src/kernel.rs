@@ -209,6 +209,7 @@ fn serve<B: Backend>(mut worker: Worker<B>, inbox: &Inbox, reports: &UnboundedSe
         let now = Instant::now();
         let noticed = worker.look_for_foreign_changes(now);
         let done = worker.work(now);
+        worker.tend(now);
         for event in noticed.into_iter().chain(done) {
             if reports.send(event).is_err() {
                 return;

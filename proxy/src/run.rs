@@ -6,16 +6,15 @@ use std::time::Instant;
 
 use anyhow::{Context, anyhow};
 use jiff::Timestamp;
-use shunt_nftables::forwarding::Forwarding;
-use shunt_nftables::kernel::{Nftables, Options};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::cli::{RunArgs, TableOwner};
+use crate::backend::{self, Backend};
+use crate::cli::RunArgs;
 use crate::config::watch::Watched;
-use crate::config::{Effective, Mode, load};
+use crate::config::{Effective, load};
 use crate::event_loop::{EventLoop, Identity, Inputs};
 use crate::failure::Failure;
 use crate::kernel::{Flows, Kernel, Policy};
@@ -51,12 +50,7 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     if args.init_only {
         return init_only(&effective);
     }
-    if effective.mode == Mode::Ipvs {
-        return Err(Failure::usage(anyhow!("mode ipvs is not there yet: use nftables")));
-    }
-    let owner = effective.table_owner == TableOwner::Auto;
-    let nftables = Nftables::open(Options { owner, forwarding: Forwarding::Translate })
-        .map_err(Failure::machine)?;
+    let backend = backend::open(&effective)?;
     // One thread for the loop, the sources and HTTP. Threads for what can only block (reading
     // files, resolving names) cost memory for as long as they live: one is enough.
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -67,7 +61,7 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     let result = runtime.block_on(async {
         let mut end = End::new()?;
         tokio::select! {
-            result = work(args, &effective, nftables, started) => result,
+            result = work(args, &effective, backend, started) => result,
             () = config_changed(watched) => Err(anyhow!(CONFIG_CHANGED).into()),
             signal = end.signal() => {
                 info!("{signal}: ending; what is installed stays");
@@ -106,7 +100,7 @@ impl End {
 async fn work(
     args: &RunArgs,
     effective: &Effective,
-    nftables: Nftables,
+    backend: Box<dyn Backend + Send>,
     started: Instant,
 ) -> Result<(), Failure> {
     let (changes, sources) = mpsc::channel(SOURCE_QUEUE);
@@ -121,7 +115,7 @@ async fn work(
     let (reports, kernel_reports) = mpsc::unbounded_channel();
     let verify_every = Some(effective.verify_interval).filter(|every| !every.is_zero());
     let flows = Flows::start(effective.settings.reset_tcp, reports.clone());
-    let kernel = Kernel::start(nftables, flows, Policy { verify_every }, reports)
+    let kernel = Kernel::start(backend, flows, Policy { verify_every }, reports)
         .context("the kernel thread cannot be started")?;
 
     let (metrics, registry) = Metrics::new();

@@ -95,9 +95,14 @@ impl VirtualServers {
         result.map(|()| {
             let named = self.quarantine.iter().map(|(key, (_, why))| (key.clone(), why.clone()));
             report.rejected.extend(named);
-            report.rejected.extend(self.lowering.without_scheduler(&self.plan));
             report
         })
+    }
+
+    /// The Services that are served otherwise than they ask, and how.
+    #[must_use]
+    pub fn degraded(&self) -> Vec<(ObjectKey, String)> {
+        self.lowering.without_scheduler(&self.plan).collect()
     }
 
     /// Makes the next sync read the kernel, compare and repair, and try again what the kernel

@@ -99,7 +99,7 @@ impl<B: Backend> Worker<B> {
             return Some(now);
         }
         let repair_at = self.foreign.then_some(self.repair_from);
-        self.verify_at.into_iter().chain(repair_at).min()
+        self.verify_at.into_iter().chain(repair_at).chain(self.backend.tend_at()).min()
     }
 
     /// The descriptor that tells of foreign changes; `None` while one is known that cannot be
@@ -123,6 +123,18 @@ impl<B: Backend> Worker<B> {
         }
         self.foreign = true;
         Some(KernelEvent::ForeignChange { writer: self.backend.last_writer() })
+    }
+
+    /// Lets the backend do what is due without an order.
+    pub(super) fn tend(&mut self, now: Instant) {
+        if self.failing.is_some() || self.backend.tend_at().is_none_or(|at| at > now) {
+            return;
+        }
+        match self.backend.tend(now) {
+            Ok(0) => {}
+            Ok(operations) => debug!(operations, "what had drained is removed"),
+            Err(error) => debug!(error = %chain(&error), "what drains cannot be looked at"),
+        }
     }
 
     /// Does what is due.

@@ -1,9 +1,14 @@
 //! What the kernel holds, in the words of the status.
 
-use shunt_model::address::FrontendAddress;
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use ipvs_rs::ServiceKey;
+use shunt_model::address::{Endpoint, Family, Frontend, FrontendAddress};
 use shunt_nftables::element::{Place, Target, View};
+use shunt_nftables::forwarding::Forwarding;
 use shunt_nftables::installed::Installed;
-use shunt_nftables::kernel::{Error, TableState, inventory};
+use shunt_nftables::kernel::{TableState, inventory};
 
 use super::FrontendRow;
 
@@ -20,11 +25,15 @@ pub(super) struct InKernel {
 ///
 /// # Errors
 /// If it cannot be read.
-pub(super) fn read() -> Result<InKernel, Error> {
+pub(super) fn read() -> anyhow::Result<InKernel> {
     let inventory = inventory()?;
     let installed = &inventory.installed;
+    let servers = match installed.forwarding {
+        Forwarding::Translate => Servers::default(),
+        Forwarding::VirtualServers => virtual_servers()?,
+    };
     let mut rows: Vec<_> =
-        installed.frontends.keys().filter_map(|place| row(place, installed)).collect();
+        installed.frontends.keys().filter_map(|place| row(place, installed, &servers)).collect();
     rows.sort_unstable_by(|a, b| {
         (&a.namespace, &a.name, &a.frontend).cmp(&(&b.namespace, &b.name, &b.frontend))
     });
@@ -40,8 +49,34 @@ fn describe(table: &TableState) -> String {
     }
 }
 
+/// What IPVS has, by protocol and port.
+type Servers = HashMap<(u8, u16), Vec<(IpAddr, Endpoint)>>;
+
+fn virtual_servers() -> anyhow::Result<Servers> {
+    let mut servers = Servers::new();
+    for (key, server) in shunt_ipvs::inventory()?.installed.virtuals {
+        let ServiceKey::Address { address, protocol, port } = key else { continue };
+        let serving = server.destinations.iter().filter(|(_, there)| there.weight > 0);
+        let endpoints =
+            serving.map(|(each, _)| Endpoint { address: each.address, port: each.port });
+        let held = servers.entry((protocol.0, port)).or_default();
+        held.extend(endpoints.map(|endpoint| (address, endpoint)));
+    }
+    Ok(servers)
+}
+
+/// The real servers of a frontend; of a NodePort, those at any address that is no frontend's own.
+fn real_servers(frontend: &Frontend, servers: &Servers) -> Vec<Endpoint> {
+    let held = servers.get(&(frontend.protocol.number(), frontend.port)).into_iter().flatten();
+    let at_it = |(address, _): &&(IpAddr, Endpoint)| match frontend.address {
+        FrontendAddress::Ip(own) => own == *address,
+        FrontendAddress::Node(family) => family == Family::of(*address),
+    };
+    held.filter(at_it).map(|(_, endpoint)| *endpoint).collect()
+}
+
 /// One frontend. Of the Service the kernel only knows the comment: namespace/name:port.
-fn row(place: &Place, installed: &Installed) -> Option<FrontendRow> {
+fn row(place: &Place, installed: &Installed, servers: &Servers) -> Option<FrontendRow> {
     let held = installed.frontends.get(place)?;
     let (mut target, comment) = held.verdict.clone()?;
     if target == Target::Guard {
@@ -57,10 +92,14 @@ fn row(place: &Place, installed: &Installed) -> Option<FrontendRow> {
     let (action, slots) = match target {
         Target::OutsidePool(draw) if draw.slots == 0 => ("drop", 0),
         Target::Pool(draw) | Target::OutsidePool(draw) => ("forward", draw.slots as usize),
+        Target::Virtual | Target::OutsideVirtual => ("forward", 0),
         Target::Refuse => ("reject", 0),
         Target::Guard | Target::Drop => ("drop", 0),
     };
     let mut endpoints: Vec<_> = held.slots.iter().take(slots).flatten().copied().collect();
+    if matches!(target, Target::Virtual | Target::OutsideVirtual) {
+        endpoints = real_servers(&place.frontend, servers);
+    }
     endpoints.sort_unstable();
     endpoints.dedup();
     Some(FrontendRow {
