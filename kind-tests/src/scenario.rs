@@ -18,6 +18,7 @@ mod run;
 mod setup;
 mod site;
 mod step;
+pub mod storm;
 mod table;
 mod text;
 

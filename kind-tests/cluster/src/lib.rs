@@ -58,6 +58,7 @@ mod process;
 mod routed;
 mod socket;
 mod userns;
+mod volley;
 
 pub use cluster::{CONTROL_PLANE, Cluster, ClusterSpec, ControlPlane, NodeSpec};
 pub use connection::Connection;
@@ -69,3 +70,4 @@ pub use netns::Netns;
 pub use probe::{Outcome, ProbeOptions, Protocol, UdpFlow, probe};
 pub use process::{Process, Signal, die_with_parent};
 pub use userns::{Privilege, enter_user_namespace};
+pub use volley::{Shot, volley};

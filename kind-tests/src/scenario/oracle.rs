@@ -1,7 +1,7 @@
 //! What the plan says about a flow: the daemon's own way from manifests to a plan, and the model's oracle.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -54,23 +54,30 @@ pub(super) fn plan(node: &str, directory: &Path, setup: &Setup) -> Result<Plan> 
 pub(super) struct Ruling {
     /// The node that decides; none if no Service is concerned on the way.
     pub(super) node: Option<String>,
-    verdict: Verdict,
+    /// What it decides.
+    pub(super) verdict: Verdict,
 }
 
 /// Asks the plan of each node on the way; the first that has something to say decides.
-pub(super) fn rule(flow: &Flow, plans: &Plans, setup: &Setup) -> Result<Ruling> {
+pub(super) fn rule(
+    from: &str,
+    protocol: Protocol,
+    to: SocketAddr,
+    plans: &Plans,
+    setup: &Setup,
+) -> Result<Ruling> {
     let packet = Packet {
-        source: setup.names.host_like(&flow.from, flow.to.ip())?,
-        destination: flow.to.ip(),
-        protocol: match flow.protocol {
+        source: setup.names.host_like(from, to.ip())?,
+        destination: to.ip(),
+        protocol: match protocol {
             Protocol::Tcp => address::Protocol::Tcp,
             Protocol::Udp => address::Protocol::Udp,
         },
-        port: flow.to.port(),
+        port: to.port(),
         from_node: false,
     };
-    for node in nodes_on_the_way(flow, setup) {
-        let packet = Packet { from_node: node == flow.from, ..packet };
+    for node in nodes_on_the_way(from, to.ip(), setup) {
+        let packet = Packet { from_node: node == from, ..packet };
         let plan = plans.get(node).with_context(|| format!("{node} has no plan"))?;
         match verdict(plan, &packet) {
             Verdict::Pass => {}
@@ -81,11 +88,11 @@ pub(super) fn rule(flow: &Flow, plans: &Plans, setup: &Setup) -> Result<Ruling> 
 }
 
 /// The nodes that see the packet before it is sent elsewhere.
-fn nodes_on_the_way<'a>(flow: &'a Flow, setup: &'a Setup) -> Vec<&'a str> {
-    let own = setup.node_of(&flow.from);
-    let routed = || setup.next_hop(&flow.from, flow.to.ip());
+fn nodes_on_the_way<'a>(from: &'a str, to: IpAddr, setup: &'a Setup) -> Vec<&'a str> {
+    let own = setup.node_of(from);
+    let routed = || setup.next_hop(from, to);
     let first = own.or_else(routed);
-    let target = setup.names.host_of(flow.to.ip()).and_then(|host| setup.node_of(host));
+    let target = setup.names.host_of(to).and_then(|host| setup.node_of(host));
     let last = target.filter(|node| Some(*node) != first);
     first.into_iter().chain(last).collect()
 }

@@ -58,7 +58,8 @@ pub(super) fn play(scenario: &Scenario, mode: Mode) -> Result<Played> {
     }
 }
 
-struct Game<'a> {
+/// A site with kube-proxy on its nodes.
+pub(super) struct Game<'a> {
     setup: &'a Setup,
     mode: Mode,
     // Before the site: they must be gone when their namespaces are.
@@ -74,7 +75,8 @@ struct Game<'a> {
 }
 
 impl<'a> Game<'a> {
-    fn start(setup: &'a Setup, mode: Mode) -> Result<Self> {
+    /// Builds everything but the proxies.
+    pub(super) fn start(setup: &'a Setup, mode: Mode) -> Result<Self> {
         let site = Site::build(setup)?;
         let mut api = Api::new(&Objects::default());
         for node in site.cluster().nodes() {
@@ -103,7 +105,8 @@ impl<'a> Game<'a> {
             }
         }
         self.site.use_held().context("before the manifests change")?;
-        self.change(step)?;
+        self.accepted = step.readable(&self.accepted);
+        self.change(Objects::read(self.accepted.values().map(String::as_str))?);
         for node in &self.setup.cluster.nodes {
             if first && !step.has(&Act::Kill(node.name.clone()))
                 || step.has(&Act::Start(node.name.clone()))
@@ -138,10 +141,29 @@ impl<'a> Game<'a> {
         Ok(())
     }
 
-    /// Puts the manifests of a step before kube-proxy.
-    fn change(&mut self, step: &Step) -> Result<()> {
-        self.accepted = step.readable(&self.accepted);
-        let mut objects = Objects::read(self.accepted.values().map(String::as_str))?;
+    /// The cluster.
+    pub(super) const fn site(&self) -> &Site<'a> {
+        &self.site
+    }
+
+    /// The mode.
+    pub(super) const fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Puts objects before kube-proxy, which is started if none of it runs, and waits until the kernel has them.
+    pub(super) fn put(&mut self, objects: Objects) -> Result<()> {
+        self.change(objects);
+        if self.proxies.is_empty() {
+            for node in &self.setup.cluster.nodes {
+                self.launch(&node.name)?;
+            }
+        }
+        self.wait()
+    }
+
+    /// Puts objects before kube-proxy.
+    fn change(&mut self, mut objects: Objects) {
         self.add_nodes(&mut objects);
         self.marks += 1;
         mark::add(&mut objects, self.setup.cluster.families, self.marks);
@@ -151,7 +173,6 @@ impl<'a> Game<'a> {
         }
         self.api.replace(&objects);
         self.objects = objects;
-        Ok(())
     }
 
     /// Without its Node kube-proxy waits for half a minute when it starts; every cluster has them.

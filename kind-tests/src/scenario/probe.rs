@@ -214,7 +214,7 @@ fn is_of(by: &str, pod: &str) -> bool {
 }
 
 /// Whether the node's own firewall has dropped what one of its processes sent (EPERM).
-fn is_barred(outcome: &Outcome) -> bool {
+pub(super) fn is_barred(outcome: &Outcome) -> bool {
     matches!(outcome, Outcome::Unreachable(reason) if reason == "Operation not permitted")
 }
 

@@ -111,7 +111,7 @@ impl Player<'_> {
         let rulesets = lab.rulesets()?;
         let mut failures = Vec::new();
         for flow in &step.flows {
-            let ruling = oracle::rule(flow, &self.plans, self.setup)?;
+            let ruling = oracle::rule(&flow.from, flow.protocol, flow.to, &self.plans, self.setup)?;
             if let Err(error) = self.check_flow(lab, flow, &ruling) {
                 let node = ruling.node.as_deref();
                 let shown = node

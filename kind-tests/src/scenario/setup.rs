@@ -56,7 +56,8 @@ impl Setup {
         Self::parse(&lines).with_context(|| format!("in {}", directory.display()))
     }
 
-    fn parse(lines: &[Line]) -> Result<Self> {
+    /// Reads the lines of such a file.
+    pub(super) fn parse(lines: &[Line]) -> Result<Self> {
         let mut setup = Self {
             cluster: ClusterSpec { families: Families::Dual, ..ClusterSpec::default() },
             routes: Vec::new(),

@@ -1,0 +1,47 @@
+//! Random Services, changes and packets: oracle = kernel = kube-proxy. Needs root, and what `make controlplane` builds.
+//!
+//! | variable | |
+//! |---|---|
+//! | `SHUNT_STORM_SEED` | the seed; the one in use is printed |
+//! | `SHUNT_STORM_ROUNDS` | how many states of all Services, 20 by default |
+
+use std::env;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, ensure};
+use shunt_kind_tests::kube_proxy::Mode;
+use shunt_kind_tests::scenario::storm::{Player, play};
+
+const ROUNDS: u64 = 20;
+
+fn number(variable: &str) -> Result<Option<u64>> {
+    let Some(text) = env::var_os(variable) else { return Ok(None) };
+    let text = text.to_string_lossy();
+    Ok(Some(text.parse().with_context(|| format!("{variable}={text}"))?))
+}
+
+fn storm(player: Player) -> Result<()> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.subsec_nanos();
+    let seed = number("SHUNT_STORM_SEED")?.unwrap_or(now.into());
+    let rounds = number("SHUNT_STORM_ROUNDS")?.unwrap_or(ROUNDS);
+    println!("SHUNT_STORM_SEED={seed} SHUNT_STORM_ROUNDS={rounds}");
+    let tally = play(player, seed, usize::try_from(rounds)?)?;
+    println!("{player:?}: {tally}");
+    ensure!(tally.answered > 0, "nobody was reached");
+    Ok(())
+}
+
+#[test]
+fn every_packet_goes_where_the_oracle_says() -> Result<()> {
+    storm(Player::Shunt)
+}
+
+#[test]
+fn kube_proxy_nftables_does_as_the_oracle_says() -> Result<()> {
+    storm(Player::KubeProxy(Mode::Nftables))
+}
+
+#[test]
+fn kube_proxy_iptables_does_as_the_oracle_says() -> Result<()> {
+    storm(Player::KubeProxy(Mode::Iptables))
+}
