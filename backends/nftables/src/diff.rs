@@ -9,7 +9,7 @@ use shunt_model::address::Endpoint;
 use shunt_model::balancing::Method;
 
 use crate::element::{Element, Key, Place, Value};
-use crate::installed::{Installed, InstalledFrontend};
+use crate::installed::{HeldSlots, Installed, InstalledFrontend};
 use crate::lower::{FrontendTarget, Wanted};
 use crate::name::{SetId, SetKind};
 use crate::pool::{Draw, PoolChain};
@@ -166,7 +166,7 @@ fn diff_slots(
     let stays = !wanted.is_empty() && draw == drawn;
     let key = |slot| Key::Slot(place.frontend, slot);
     for (slot, endpoint) in (0u32..).zip(&slots) {
-        let old = there.slots.get(slot as usize).copied().flatten();
+        let old = there.slots.get(slot);
         if old == Some(*endpoint) {
             continue;
         }
@@ -179,7 +179,7 @@ fn diff_slots(
         step.push(Operation::Add(Element { set, key: key(slot), value }));
     }
     let step = if stays { &mut steps.switch } else { &mut steps.retire };
-    for (slot, old) in (0u32..).zip(&there.slots).skip(slots.len()) {
+    for (slot, old) in (0u32..).zip(there.slots.iter()).skip(slots.len()) {
         if old.is_some() {
             step.push(Operation::Delete(set, key(slot)));
         }
@@ -191,17 +191,17 @@ fn diff_slots(
 /// the others fill the holes in order. So a removed endpoint's slot goes to the last one's
 /// endpoint, and a change costs what changes.
 #[must_use]
-pub fn assign_slots(there: &[Option<Endpoint>], pool: &[Endpoint]) -> Vec<Endpoint> {
+pub fn assign_slots(there: &HeldSlots, pool: &[Endpoint]) -> Vec<Endpoint> {
     // `pool` is sorted: looking an endpoint up needs no table of its own.
     let mut placed = vec![false; pool.len()];
     let mut slots = vec![None; pool.len()];
-    for (slot, old) in slots.iter_mut().zip(there) {
+    for (slot, old) in slots.iter_mut().zip(there.iter()) {
         let Some(endpoint) = old else { continue };
-        let first = pool.partition_point(|other| other < endpoint);
-        let mut same = (first..pool.len()).take_while(|at| pool[*at] == *endpoint);
+        let first = pool.partition_point(|other| *other < endpoint);
+        let mut same = (first..pool.len()).take_while(|at| pool[*at] == endpoint);
         if let Some(at) = same.find(|at| !placed[*at]) {
             placed[at] = true;
-            *slot = Some(*endpoint);
+            *slot = Some(endpoint);
         }
     }
     let mut waiting = pool.iter().zip(&placed).filter(|(_, placed)| !**placed).map(|(e, _)| *e);
@@ -230,7 +230,7 @@ mod tests {
         last.iter().map(|n| Endpoint { address: [10, 0, 0, *n].into(), port: 80 }).collect()
     }
 
-    fn slots(last: &[u8]) -> Vec<Option<Endpoint>> {
+    fn slots(last: &[u8]) -> HeldSlots {
         endpoints(last).into_iter().map(Some).collect()
     }
 
@@ -239,7 +239,7 @@ mod tests {
         assert_eq!(assign_slots(&slots(&[3, 1, 2]), &endpoints(&[1, 2])), endpoints(&[2, 1]));
         assert_eq!(assign_slots(&slots(&[3, 1]), &endpoints(&[1, 2, 3])), endpoints(&[3, 1, 2]));
         assert_eq!(assign_slots(&slots(&[1, 1]), &endpoints(&[1, 2])), endpoints(&[1, 2]));
-        assert_eq!(assign_slots(&[None, None], &endpoints(&[7])), endpoints(&[7]));
+        assert_eq!(assign_slots(&slots(&[]), &endpoints(&[7])), endpoints(&[7]));
         assert_eq!(assign_slots(&slots(&[1]), &[]), []);
         let (there, weighted) = (slots(&[2, 1, 1, 1]), endpoints(&[1, 1, 2, 2]));
         assert_eq!(assign_slots(&there, &weighted), endpoints(&[2, 1, 1, 2]));

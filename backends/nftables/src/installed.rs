@@ -1,14 +1,18 @@
 //! The record of what the kernel holds. Forgotten and read anew after any error.
 
+mod slots;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use shunt_model::address::{Endpoint, Family};
+use shunt_model::address::Family;
 
+pub use self::slots::HeldSlots;
 use crate::diff::{Operation, interval_elements};
 use crate::element::{Element, Key, Place, Target, Value};
 use crate::forwarding::Forwarding;
+use crate::lower::Wanted;
 use crate::name::{SetId, SetKind};
 use crate::pool::PoolChain;
 
@@ -19,27 +23,12 @@ pub struct InstalledFrontend {
     pub verdict: Option<(Target, Arc<str>)>,
     /// Its slots in the endpoint map, by number. A crash between two transactions can leave
     /// more of them than the verdict uses.
-    pub slots: Vec<Option<Endpoint>>,
+    pub slots: HeldSlots,
 }
 
 impl InstalledFrontend {
     fn is_empty(&self) -> bool {
         self.verdict.is_none() && self.slots.is_empty()
-    }
-
-    fn set_slot(&mut self, slot: u32, endpoint: Option<Endpoint>) {
-        let slot = slot as usize;
-        if endpoint.is_some() && slot >= self.slots.len() {
-            // Exactly: most pools never change their size, and there are many.
-            self.slots.reserve_exact(slot + 1 - self.slots.len());
-            self.slots.resize(slot + 1, None);
-        }
-        if let Some(place) = self.slots.get_mut(slot) {
-            *place = endpoint;
-        }
-        while self.slots.last() == Some(&None) {
-            self.slots.pop();
-        }
     }
 }
 
@@ -81,6 +70,17 @@ impl Installed {
         }
     }
 
+    /// To be called when what was wanted is there: what both say is held once.
+    pub fn share(&mut self, wanted: &Wanted) {
+        for (place, target) in &wanted.frontends {
+            if let Some(target) = target
+                && let Some(installed) = self.frontends.get_mut(place)
+            {
+                installed.slots.share(&target.slots);
+            }
+        }
+    }
+
     /// Records an element that is there.
     pub fn add(&mut self, element: &Element) {
         *self.count.entry(element.set).or_default() += 1;
@@ -91,7 +91,7 @@ impl Installed {
         let installed = self.frontends.entry(place).or_default();
         match (&element.key, &element.value) {
             (Key::Slot(_, slot), Value::Endpoint(endpoint)) => {
-                installed.set_slot(*slot, Some(*endpoint));
+                installed.slots.set(*slot, Some(*endpoint));
             }
             (_, Value::Target(target, comment)) => {
                 installed.verdict = Some((*target, Arc::clone(comment)));
@@ -123,7 +123,7 @@ impl Installed {
         };
         let Some(installed) = self.frontends.get_mut(&place) else { return };
         match key {
-            Key::Slot(_, slot) => installed.set_slot(*slot, None),
+            Key::Slot(_, slot) => installed.slots.set(*slot, None),
             _ => installed.verdict = None,
         }
         if installed.is_empty() {
@@ -148,11 +148,11 @@ impl Installed {
                 key: Key::Frontend(place.frontend),
                 value: Value::Target(*target, Arc::clone(comment)),
             });
-            let slots = (0u32..).zip(&installed.slots).filter_map(|(slot, endpoint)| {
+            let slots = (0u32..).zip(installed.slots.iter()).filter_map(|(slot, endpoint)| {
                 Some(Element {
                     set: place.endpoints(),
                     key: Key::Slot(place.frontend, slot),
-                    value: Value::Endpoint((*endpoint)?),
+                    value: Value::Endpoint(endpoint?),
                 })
             });
             verdict.chain(slots)

@@ -171,7 +171,7 @@ impl Nftables {
             let steps = diff(&wanted, installed);
             report.diff = started.elapsed();
             if steps.fit(installed) {
-                match self.commit_steps(&steps, report) {
+                match self.commit_steps(&wanted, &steps, report) {
                     Ok(None) => return Ok(()),
                     // What the record says is not so (any more): the kernel is asked.
                     Ok(Some(_)) | Err(Error::Changed) => self.installed = None,
@@ -224,7 +224,7 @@ impl Nftables {
                 report.operations += strangers.len();
                 self.commit_or_fail(&transaction, report)?;
             }
-            match self.commit_steps(&steps, report)? {
+            match self.commit_steps(&wanted, &steps, report)? {
                 None => return Ok(()),
                 Some((operation, reason)) => self.set_aside(&operation, reason)?,
             }
@@ -266,7 +266,7 @@ impl Nftables {
             let wanted = Wanted::change(&nothing, &delta, &mut references);
             let steps = self.installed.as_ref().map(|installed| diff(&wanted, installed));
             report.diff += started.elapsed();
-            let rejected = self.commit_steps(&steps.unwrap_or_default(), report)?;
+            let rejected = self.commit_steps(&wanted, &steps.unwrap_or_default(), report)?;
             if rejected.is_some() {
                 return Ok(rejected);
             }
@@ -290,6 +290,7 @@ impl Nftables {
         for operation in &operations {
             installed.apply(operation);
         }
+        installed.share(&wanted);
         self.installed = Some(installed);
         Ok(())
     }
@@ -311,10 +312,11 @@ impl Nftables {
         Ok(())
     }
 
-    /// Writes the steps, recording each transaction that was committed. An operation that the
-    /// kernel rejects is given back with its reason.
+    /// Writes the steps to what is wanted, recording each transaction that was committed. An
+    /// operation that the kernel rejects is given back with its reason.
     fn commit_steps(
         &mut self,
+        wanted: &Wanted,
         steps: &Steps,
         report: &mut Report,
     ) -> Result<Option<(Operation, String)>, Error> {
@@ -337,6 +339,9 @@ impl Nftables {
                     operations.iter().for_each(|operation| installed.apply(operation));
                 }
             }
+        }
+        if let Some(installed) = &mut self.installed {
+            installed.share(wanted);
         }
         Ok(None)
     }

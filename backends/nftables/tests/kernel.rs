@@ -63,10 +63,7 @@ impl Node {
         for (place, target) in &expected.frontends {
             let held = &read.installed.frontends[place];
             assert_eq!(held.verdict, target.verdict, "{place:?}");
-            let (mut a, mut b) = (held.slots.clone(), target.slots.clone());
-            a.sort_unstable();
-            b.sort_unstable();
-            assert_eq!(a, b, "{place:?}");
+            assert_eq!(held.slots.sorted(), target.slots.sorted(), "{place:?}");
         }
     }
 }

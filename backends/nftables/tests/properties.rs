@@ -52,23 +52,23 @@ fn forwarding() -> impl Strategy<Value = Forwarding> {
 }
 
 /// How many of its first slots a verdict needs filled, whatever its chain draws.
-fn needed(verdict: Option<&(Target, Arc<str>)>) -> usize {
+fn needed(verdict: Option<&(Target, Arc<str>)>) -> u32 {
     let draw = verdict.and_then(|(target, _)| target.draw()).unwrap_or_default();
     match draw.method {
-        Method::Random => draw.slots.div_ceil(2) as usize,
-        Method::HashAddress | Method::HashConnection => draw.slots as usize,
+        Method::Random => draw.slots.div_ceil(2),
+        Method::HashAddress | Method::HashConnection => draw.slots,
     }
 }
 
 /// Whether so many of a frontend's first slots are filled.
-fn filled(installed: &Installed, place: &Place, needed: usize) -> bool {
+fn filled(installed: &Installed, place: &Place, needed: u32) -> bool {
     // Whom source ranges allow draws from the slots of everyone's view.
     let home = match place.view {
         View::Allowed => Place::everyone(place.frontend),
         View::Everyone | View::Inside => *place,
     };
-    let slots = installed.frontends.get(&home).map_or(&[][..], |there| &there.slots);
-    (0..needed).all(|slot| slots.get(slot).copied().flatten().is_some())
+    let filled = |slot| installed.frontends.get(&home)?.slots.get(slot);
+    (0..needed).all(|slot| filled(slot).is_some())
 }
 
 /// Applies the steps one transaction after the other. Between any two a packet may have taken

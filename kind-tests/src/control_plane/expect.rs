@@ -93,12 +93,7 @@ pub fn compare(node: &Netns, plan: &Plan) -> Result<Result<(), String>> {
     }
     for (place, target) in &expected.frontends {
         let Some(held) = read.installed.frontends.get(place) else { continue };
-        let sorted = |slots: &[_]| {
-            let mut slots = slots.to_vec();
-            slots.sort_unstable();
-            slots
-        };
-        if held.verdict != target.verdict || sorted(&held.slots) != sorted(&target.slots) {
+        if held.verdict != target.verdict || held.slots.sorted() != target.slots.sorted() {
             differences.push(format!("{place:?}: {held:?}, not {target:?}"));
         }
     }

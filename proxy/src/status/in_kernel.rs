@@ -96,7 +96,7 @@ fn row(place: &Place, installed: &Installed, servers: &Servers) -> Option<Fronte
         Target::Refuse => ("reject", 0),
         Target::Guard | Target::Drop => ("drop", 0),
     };
-    let mut endpoints: Vec<_> = held.slots.iter().take(slots).flatten().copied().collect();
+    let mut endpoints: Vec<_> = held.slots.iter().take(slots).flatten().collect();
     if matches!(target, Target::Virtual | Target::OutsideVirtual) {
         endpoints = real_servers(&place.frontend, servers);
     }
