@@ -11,6 +11,7 @@
 mod api;
 mod daemon;
 pub mod expect;
+mod kube_proxy;
 mod kubelet;
 mod plane;
 pub mod random;
@@ -20,6 +21,7 @@ mod wait;
 
 pub use api::{Api, Id, verbs};
 pub use daemon::{Daemon, DaemonSpec, http_get};
+pub use kube_proxy::KubeProxy;
 pub use kubelet::{PodPort, container_ports};
 pub use plane::{CLUSTER_CIDR, Plane, PlaneSpec};
 pub use server::{ApiServer, Request};

@@ -8,7 +8,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use crate::config::{self, Effective, GoDuration, KubeProxyArgs, PlanArgs};
 use crate::demo::{self, DemoArgs};
 use crate::failure::{EXIT_CODES, Failure};
-use crate::{render, run, status};
+use crate::{render, rivals, run, status};
 
 /// A Kubernetes service proxy
 #[derive(Parser, Clone, Debug)]
@@ -28,6 +28,8 @@ pub enum Command {
     Render(RenderArgs),
     /// Show what the running daemon and the kernel hold
     Status(StatusArgs),
+    /// Remove all that shunt has installed, and nothing else
+    Cleanup,
     /// Look at a configuration file
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -48,6 +50,9 @@ pub struct RunArgs {
     /// Write the configuration, with what flags and defaults make of it, to this file, and end
     #[arg(long, value_name = "FILE")]
     pub write_config_to: Option<PathBuf>,
+    /// Remove all that shunt has installed, and end; the same as `shunt cleanup`
+    #[arg(long)]
+    pub cleanup: bool,
     /// Only set what needs more privileges than CAP_NET_ADMIN, and end
     #[arg(long)]
     pub init_only: bool,
@@ -190,6 +195,7 @@ impl Command {
             Self::Run(args) => run::run(args),
             Self::Render(args) => render::render(args),
             Self::Status(args) => status::show::show(args),
+            Self::Cleanup => rivals::cleanup(),
             Self::Config(ConfigCommand::Check { file }) => config::check::check(file),
             Self::Demo(args) => demo::demo(args),
             Self::Version => print(&format!("shunt {}\n", env!("CARGO_PKG_VERSION"))),

@@ -14,6 +14,7 @@ pub mod metrics;
 pub mod planner;
 pub mod progress;
 pub mod render;
+pub mod rivals;
 pub mod run;
 pub mod server;
 pub mod settings;

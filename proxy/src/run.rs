@@ -22,7 +22,7 @@ use crate::metrics::Metrics;
 use crate::progress::Health;
 use crate::server::{Pages, Site, Sources, serve, serve_or_fail};
 use crate::source::{SourceEvent, api, client, local, manifests};
-use crate::{logging, machine};
+use crate::{logging, machine, rivals};
 
 /// How many source events may wait for the loop. Sources wait when it is full: a first list must
 /// not be held in memory before it is taken in.
@@ -47,9 +47,13 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     let watched = args.config.as_deref().map(Watched::new);
     remarks.iter().for_each(|remark| warn!("--config: {remark}"));
     effective.notes.iter().for_each(|note| info!("{note}"));
+    if args.cleanup {
+        return rivals::cleanup();
+    }
     if args.init_only {
         return init_only(&effective);
     }
+    rivals::wait_until_alone();
     let backend = backend::open(&effective)?;
     // One thread for the loop, the sources and HTTP. Threads for what can only block (reading
     // files, resolving names) cost memory for as long as they live: one is enough.
@@ -126,6 +130,7 @@ async fn work(
     let metrics_told = metrics.clone();
     let served = Sources { questions, health: health_seen, metrics: metrics_told, registry, pages };
     start_servers(effective, &served).await?;
+    tokio::spawn(rivals::take_over(served.health.clone()));
     drop(served);
 
     let identity = Identity {

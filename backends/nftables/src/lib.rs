@@ -22,6 +22,7 @@ pub mod name;
 pub mod pool;
 mod readback;
 mod rule;
+pub mod ruleset;
 mod session;
 pub mod slots;
 pub mod text;

@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,7 +11,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use shunt_cluster::{ClusterSpec, Netns, NodeSpec, Process};
-use shunt_kind_tests::control_plane::{Daemon, DaemonSpec, Id, Plane, PlaneSpec, http_get};
+use shunt_kind_tests::control_plane::{
+    Daemon, DaemonSpec, Id, KubeProxy, Plane, PlaneSpec, http_get,
+};
 
 const NODES: [&str; 2] = ["node-1", "node-2"];
 const METRICS: &str = "127.0.0.1:10249";
@@ -106,7 +107,7 @@ fn kube_proxys_metrics_and_pages_are_all_there() -> Result<()> {
     let nodes = NODES.map(|node| NodeSpec::new(node, &[])).to_vec();
     let cluster = ClusterSpec { nodes, ..Default::default() };
     let plane = Plane::start(&PlaneSpec { cluster, ..PlaneSpec::default() })?;
-    let _kube_proxy = kube_proxy(&plane, NODES[1])?;
+    let _kube_proxy = KubeProxy::start(&plane, NODES[1], "nftables")?;
     let mut daemon = Daemon::start(&plane, NODES[0], &DaemonSpec::default())?;
     daemon.wait_until_synced()?;
     programmed(&plane)?;
@@ -166,19 +167,6 @@ fn programmed(plane: &Plane) -> Result<()> {
         let line = body.lines().find_map(|line| line.strip_prefix(count));
         Ok(line.is_some_and(|count| count.trim() != "0"))
     })
-}
-
-fn kube_proxy(plane: &Plane, node: &str) -> Result<Process> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/controlplane/kube-proxy");
-    let log = std::fs::File::create(plane.scratch().join("kube-proxy.log"))?;
-    let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", "--"]).arg(path);
-    // The machine's settings of connection tracking are not for a namespace to change.
-    command.args(["--proxy-mode=nftables", "--conntrack-max-per-core=0", "--conntrack-min=0"]);
-    command.arg(format!("--kubeconfig={}", plane.server().kubeconfig().display()));
-    command.arg(format!("--hostname-override={node}"));
-    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-    plane.cluster().host(node)?.netns().spawn(command)
 }
 
 /// The type and the names of the labels of each of kube-proxy's metrics.

@@ -10,3 +10,4 @@ mod manifests;
 mod outage;
 mod services;
 mod site;
+mod takeover;

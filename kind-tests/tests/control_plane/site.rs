@@ -50,6 +50,14 @@ pub(crate) fn cluster() -> ClusterSpec {
 impl Site {
     /// Builds it; no Service is there yet.
     pub(crate) fn build() -> Result<Self> {
+        let mut site = Self::without_shunt()?;
+        let start = |node: &&str| Daemon::start(&site.plane, node, &DaemonSpec::default());
+        site.daemons = NODES.iter().map(start).collect::<Result<_>>()?;
+        Ok(site)
+    }
+
+    /// Builds it without a service proxy.
+    pub(crate) fn without_shunt() -> Result<Self> {
         let plane = Plane::start(&PlaneSpec { cluster: cluster(), ..PlaneSpec::default() })?;
         let mut servers = Vec::new();
         for (name, ports) in [("web-1", &WEB_1), ("web-2", &WEB_2)] {
@@ -58,9 +66,7 @@ impl Site {
             servers.push(EchoServer::start(host.netns(), name, &numbers)?);
             plane.run_pod(host, "web", ports)?;
         }
-        let start = |node: &&str| Daemon::start(&plane, node, &DaemonSpec::default());
-        let daemons = NODES.iter().map(start).collect::<Result<_>>()?;
-        Ok(Self { daemons, _servers: servers, plane })
+        Ok(Self { daemons: Vec::new(), _servers: servers, plane })
     }
 
     /// The host of this name.

@@ -1,0 +1,66 @@
+//! The real kube-proxy on a node.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use shunt_cluster::{Netns, Process, Signal};
+
+use super::daemon::http_get;
+use super::plane::{CLUSTER_CIDR, Plane};
+use super::server::tail;
+use super::wait::wait_for;
+
+/// Patience with its first sync.
+const START: Duration = Duration::from_secs(60);
+
+/// A running kube-proxy. Dropping it kills it, and leaves in the kernel what it has installed.
+pub struct KubeProxy {
+    process: Process,
+    node: Netns,
+    log: PathBuf,
+}
+
+impl KubeProxy {
+    /// Starts it in one of its modes.
+    pub fn start(plane: &Plane, node: &str, mode: &str) -> Result<Self> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/controlplane/kube-proxy");
+        ensure!(path.exists(), "{}: `make controlplane` builds it", path.display());
+        let log = plane.scratch().join(format!("kube-proxy-{node}.log"));
+        let output = File::options().create(true).append(true).open(&log)?;
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--"]).arg(path);
+        // The machine's settings of connection tracking are not for a namespace to change.
+        command.args(["--conntrack-max-per-core=0", "--conntrack-min=0"]);
+        command.arg(format!("--proxy-mode={mode}"));
+        command.arg(format!("--cluster-cidr={CLUSTER_CIDR}"));
+        command.arg(format!("--kubeconfig={}", plane.server().kubeconfig().display()));
+        command.arg(format!("--hostname-override={node}"));
+        command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+        let node = plane.cluster().host(node)?.netns().clone();
+        Ok(Self { process: node.spawn(command)?, node, log })
+    }
+
+    /// Waits until it has synced both families once.
+    pub fn wait_until_synced(&self) -> Result<()> {
+        let synced = "kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family=";
+        wait_for("kube-proxy's first sync", START, || {
+            let address = ([127, 0, 0, 1], 10249).into();
+            let metrics = http_get(&self.node, address, "/metrics").map(|(_, body)| body);
+            let metrics = metrics.unwrap_or_default();
+            let times = metrics.lines().filter_map(|line| line.strip_prefix(synced));
+            let done = times.filter(|line| !line.ends_with(" 0")).count();
+            Ok(if done == 2 { Ok(()) } else { Err(tail(&self.log)) })
+        })
+    }
+
+    /// Ends it as a kubelet does; its rules stay.
+    pub fn stop(mut self) -> Result<()> {
+        self.process.signal(Signal::SIGTERM)?;
+        let ended = self.process.wait_timeout(Duration::from_secs(10))?;
+        ensure!(ended.is_some(), "kube-proxy goes on: {}", fs::read_to_string(&self.log)?);
+        Ok(())
+    }
+}

@@ -1,0 +1,128 @@
+//! Taking away: what kube-proxy has left, and what we have.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use shunt_nftables::name::TABLE_COMMENT;
+use shunt_nftables::ruleset::{self, Removal, Table};
+use tokio::sync::watch;
+use tracing::{debug, info, warn};
+
+use super::leftovers;
+use crate::cli;
+use crate::failure::Failure;
+use crate::progress::Health;
+
+/// How often it is tried, and after which pause.
+const ATTEMPTS: u32 = 10;
+const PAUSE: Duration = Duration::from_secs(30);
+
+/// Takes away what kube-proxy has left, once our own rules are installed.
+pub async fn take_over(mut health: watch::Receiver<Health>) {
+    if health.wait_for(|health| health.synced).await.is_err() {
+        return;
+    }
+    for _ in 0..ATTEMPTS {
+        match tokio::task::spawn_blocking(remove_leftovers).await {
+            Ok(Ok(())) => break,
+            Ok(Err(error)) => warn!("kube-proxy's rules cannot be removed: {error:#}"),
+            Err(error) => debug!(%error, "the removal has ended early"),
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    tell_of_the_rest(Path::new("/"));
+}
+
+fn remove_leftovers() -> anyhow::Result<()> {
+    let found = leftovers(&ruleset::read()?);
+    if found.is_empty() {
+        return Ok(());
+    }
+    ruleset::remove(&found)?;
+    let rest = leftovers(&ruleset::read()?);
+    if !rest.is_empty() {
+        bail!("{} of its tables and chains have come back", rest.tables.len() + rest.chains.len());
+    }
+    let (tables, chains) = (found.tables.len(), found.chains.len());
+    info!(tables, chains, "kube-proxy's rules are removed: shunt has taken over");
+    Ok(())
+}
+
+/// Tells what a former proxy may have left that we cannot take away.
+fn tell_of_the_rest(root: &Path) {
+    for text in rest(root) {
+        warn!("{text}");
+    }
+}
+
+/// What nf_tables does not show of a former proxy, with its remedy. `root` is `/`, but in tests.
+pub(super) fn rest(root: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for (file, command) in
+        [("ip_tables_names", "iptables-legacy"), ("ip6_tables_names", "ip6tables-legacy")]
+    {
+        let names = fs::read_to_string(root.join("proc/net").join(file)).unwrap_or_default();
+        let names: Vec<_> = names.split_whitespace().collect();
+        if names.contains(&"nat") {
+            found.push(format!(
+                "{command} has tables ({}), which cannot be read here: if kube-proxy wrote them, \
+                 `{command}-save | grep -v KUBE- | {command}-restore` takes its rules away",
+                names.join(", ")
+            ));
+        }
+    }
+    found
+}
+
+/// `shunt cleanup`: takes away all that is ours, and nothing else.
+///
+/// # Errors
+/// If a daemon still runs, or the kernel refuses.
+pub fn cleanup() -> Result<(), Failure> {
+    let ruleset = ruleset::read().map_err(Failure::machine)?;
+    let ours: Vec<_> = ruleset.tables.iter().filter(|table| is_ours(table)).collect();
+    if let Some(held) = ours.iter().find(|table| table.owner != 0) {
+        let text = anyhow::anyhow!(
+            "table {} belongs to a running shunt (netlink port {}): end it first",
+            held.name,
+            held.owner
+        );
+        return Err(Failure::Runtime(text));
+    }
+    let tables: Vec<_> = ours.into_iter().map(|table| table.name.clone()).collect();
+    let removal = Removal { tables, chains: Vec::new() };
+    ruleset::remove(&removal).context("our tables cannot be removed")?;
+    let names: Vec<_> = removal.tables.iter().map(ToString::to_string).collect();
+    cli::print(&match names.as_slice() {
+        [] => "nothing of shunt's is there\n".to_owned(),
+        names => format!("removed: table {}\n", names.join(", table ")),
+    })
+}
+
+/// A table of this or another release of shunt: they all carry such a comment.
+fn is_ours(table: &Table) -> bool {
+    const INET: u8 = 1;
+    let maker = TABLE_COMMENT.split(' ').next().unwrap_or(TABLE_COMMENT);
+    table.name.family == INET
+        && table.name.name.starts_with(maker)
+        && table.comment.split(' ').next() == Some(maker)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_of_legacy_iptables_are_told_of() {
+        let root = tempfile::tempdir().unwrap();
+        let net = root.path().join("proc/net");
+        fs::create_dir_all(&net).unwrap();
+        fs::write(net.join("ip_tables_names"), "").unwrap();
+        assert!(rest(root.path()).is_empty());
+        fs::write(net.join("ip_tables_names"), "filter\nnat\n").unwrap();
+        let told = rest(root.path());
+        assert!(told[0].starts_with("iptables-legacy has tables (filter, nat)"), "{told:?}");
+    }
+}
