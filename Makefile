@@ -52,6 +52,8 @@ controlplane: ## Build the real API server, the controllers and kube-proxy (minu
 
 bench: build controlplane ## shunt beside kube-proxy in one run (BENCH='--quick' for less); prints ratios
 	$(STATIC) cargo run $(RELEASE) -p shunt-kind-tests --bin bench -- --shunt $(BINARY) $(BENCH)
+	$(STATIC) cargo run $(RELEASE) -p shunt-kind-tests --bin traffic -- --shunt $(BINARY) \
+		$(filter --quick --write-docs,$(BENCH)) $(TRAFFIC)
 
 clean: ## Remove everything that was built
 	cargo clean

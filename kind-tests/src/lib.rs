@@ -4,3 +4,4 @@ pub mod control_plane;
 pub mod guest;
 pub mod kube_proxy;
 pub mod scenario;
+pub mod traffic;

@@ -21,7 +21,7 @@ const FAREWELL: Duration = Duration::from_secs(10);
 const LOG_LINES: usize = 25;
 
 /// A running daemon. It is killed when dropped, and also when this process is killed.
-pub(super) struct Daemon {
+pub(crate) struct Daemon {
     process: Process,
     netns: Netns,
     log: PathBuf,
@@ -29,7 +29,7 @@ pub(super) struct Daemon {
 
 impl Daemon {
     /// Starts it; its log is added to a file.
-    pub(super) fn start(
+    pub(crate) fn start(
         binary: &Path,
         arguments: &[String],
         netns: &Netns,
@@ -44,7 +44,7 @@ impl Daemon {
     }
 
     /// What it says of itself; none while it does not listen yet.
-    pub(super) fn status(&mut self) -> Result<Option<Status>> {
+    pub(crate) fn status(&mut self) -> Result<Option<Status>> {
         ensure!(self.process.is_running(), "the daemon has ended; its log:\n{}", self.log_tail());
         let Ok(body) = get(&self.netns, "/status") else { return Ok(None) };
         let status: Status =
@@ -53,7 +53,7 @@ impl Daemon {
     }
 
     /// Kills it, as a crash would.
-    pub(super) fn kill(mut self) -> Result<()> {
+    pub(crate) fn kill(mut self) -> Result<()> {
         self.process.signal(Signal::SIGKILL)?;
         let ended = self.process.wait_timeout(FAREWELL)?;
         ensure!(ended.is_some(), "the daemon outlives SIGKILL");
@@ -61,7 +61,7 @@ impl Daemon {
     }
 
     /// Asks it to end, which it must do without a complaint.
-    pub(super) fn stop(mut self) -> Result<()> {
+    pub(crate) fn stop(mut self) -> Result<()> {
         self.process.signal(Signal::SIGTERM)?;
         match self.process.wait_timeout(FAREWELL)? {
             Some(status) if status.success() => Ok(()),
@@ -73,7 +73,7 @@ impl Daemon {
     }
 
     /// The end of its log.
-    pub(super) fn log_tail(&self) -> String {
+    pub(crate) fn log_tail(&self) -> String {
         let log = fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<_> = log.lines().collect();
         lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")

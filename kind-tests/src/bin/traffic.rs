@@ -1,0 +1,199 @@
+//! The second half of `make bench`: what a new connection costs, and whether scaling loses any; shunt beside kube-proxy
+//! in nftables and in iptables mode, in one run.
+//!
+//! No time is too long for it, as machines differ: what fails is a connection of shunt's that is not served.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use serde::Serialize;
+use shunt_kind_tests::kube_proxy::Mode;
+use shunt_kind_tests::scenario::shunt_binary;
+use shunt_kind_tests::traffic::Proxy;
+use shunt_kind_tests::traffic::connect::{Medians, Way, measure};
+use shunt_kind_tests::traffic::soak::{self, Report, Soak};
+
+const BEGIN: &str = "<!-- traffic:begin, written by `make bench BENCH=--write-docs` -->";
+const END: &str = "<!-- traffic:end -->";
+/// The longest that a proxy may take for its first sync; kube-proxy takes minutes at 30,000 Services.
+const START: Duration = Duration::from_secs(600);
+
+/// Measure traffic through shunt beside kube-proxy
+#[derive(Parser, Clone, Debug)]
+#[command(name = "traffic", max_term_width = 100)]
+struct Arguments {
+    /// How many Services there are besides those that are asked
+    #[arg(long, value_name = "N,...", value_delimiter = ',')]
+    sizes: Vec<usize>,
+    /// How long the soak takes for each proxy
+    #[arg(long, value_name = "SECONDS")]
+    soak: Option<u64>,
+    /// 10 and 1,000 Services, five seconds of soak
+    #[arg(long)]
+    quick: bool,
+    /// The release binary of shunt [default: what this checkout builds]
+    #[arg(long, value_name = "FILE")]
+    shunt: Option<PathBuf>,
+    /// Write the figures into docs/benchmarks.md
+    #[arg(long)]
+    write_docs: bool,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Results {
+    connections: Vec<Size>,
+    soak: Vec<(String, Report)>,
+}
+
+/// What was found with so many Services.
+#[derive(Clone, Debug, Serialize)]
+struct Size {
+    services: usize,
+    /// By the name of the proxy; none where it was not synced in time.
+    proxies: Vec<(String, Option<Medians>)>,
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("traffic: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
+    ensure!(nix::unistd::geteuid().is_root(), "namespaces and nftables take root");
+    let shunt = match &arguments.shunt {
+        Some(path) => fs::canonicalize(path).with_context(|| path.display().to_string())?,
+        None => shunt_binary()?,
+    };
+    let modes = Mode::ALL.map(Proxy::KubeProxy);
+    let proxies: Vec<_> = std::iter::once(Proxy::Shunt(shunt)).chain(modes).collect();
+    let (sizes, rounds, seconds): (&[_], _, _) =
+        if arguments.quick { (&[10, 1000], 1000, 5) } else { (&[10, 10_000, 30_000], 5000, 60) };
+    let sizes = if arguments.sizes.is_empty() { sizes } else { &arguments.sizes };
+    let duration = Duration::from_secs(arguments.soak.unwrap_or(seconds));
+    let mut results = Results { connections: Vec::new(), soak: Vec::new() };
+    for size in sizes {
+        let one = |proxy: &Proxy| {
+            eprintln!("traffic: new connections through {proxy}, {size} Services");
+            let medians = measure(proxy, *size, rounds, START);
+            if let Err(error) = &medians {
+                eprintln!("traffic: {error:#}");
+            }
+            (proxy.to_string(), medians.ok())
+        };
+        results
+            .connections
+            .push(Size { services: *size, proxies: proxies.iter().map(one).collect() });
+    }
+    for proxy in &proxies {
+        eprintln!("traffic: soak of {proxy}");
+        let soak = Soak { services: 200, duration, every: Duration::from_millis(20), seed: 1 };
+        results.soak.push((proxy.to_string(), soak::run(proxy, &soak)?));
+    }
+    finish(arguments, &results)
+}
+
+fn finish(arguments: &Arguments, results: &Results) -> Result<()> {
+    let section = section(results);
+    print!("{section}");
+    let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let raw = checkout.join("target/bench");
+    fs::create_dir_all(&raw)?;
+    fs::write(raw.join("traffic.json"), serde_json::to_vec_pretty(results)?)?;
+    let (_, own) = results.soak.first().context("no soak")?;
+    ensure!(own.failures() == 0, "connections that shunt did not serve: {own}");
+    let measured = results.connections.iter().all(|size| size.proxies[0].1.is_some());
+    ensure!(measured, "shunt was not measured at every size");
+    if arguments.write_docs {
+        let page = checkout.join("docs/benchmarks.md");
+        let old = fs::read_to_string(&page)?;
+        let new = splice(&old, &section).context("docs/benchmarks.md has no markers")?;
+        fs::write(&page, new)?;
+    }
+    Ok(())
+}
+
+/// The section of the page.
+fn section(results: &Results) -> String {
+    let mut out = String::from("### A new connection\n\n");
+    out.push_str("Medians of `connect()` in microseconds, from a pod to a pod of the same node, all ways in turn in one run. ");
+    out.push_str("_Direct_ goes straight to the pod and is tracked too. Each other way is compared with the one in brackets.\n\n");
+    out.push_str("| Services | proxy | direct | ClusterIP (direct) | affinity (ClusterIP) | load balancer | source ranges (load balancer) | Local (ClusterIP) |\n");
+    out.push_str("|---:|---|---:|---:|---:|---:|---:|---:|\n");
+    for Size { services, proxies } in &results.connections {
+        for (proxy, medians) in proxies {
+            let cell = |way: Way| {
+                medians
+                    .as_ref()
+                    .map_or_else(|| "-".to_owned(), |medians| figure(proxy, medians, way))
+            };
+            out.push_str(&format!(
+                "| {services} | {proxy} | {} |\n",
+                Way::ALL.map(cell).join(" | ")
+            ));
+        }
+    }
+    out.push_str("\n### Scaling under load\n\n");
+    out.push_str("200 Services of 1 to 6 pods are scaled one after the other without a pause to speak of, while a pod opens connections to all of them. ");
+    out.push_str("No pod ever stops to serve, so no connection need be lost. _Late_: answered by a pod that had left less than five seconds before, as the proxy did not know yet.\n\n");
+    out.push_str("| proxy | changes | connections | refused | lost | misdirected | late | |\n|---|---:|---:|---:|---:|---:|---:|---|\n");
+    for (proxy, report) in &results.soak {
+        let goal = match (proxy.as_str(), report.failures()) {
+            ("shunt", 0) => "goal 0: met",
+            ("shunt", _) => "goal 0: MISSED",
+            _ => "",
+        };
+        let Report { changes, connections, refused, lost, misdirected, late, .. } = report;
+        out.push_str(&format!("| {proxy} | {changes} | {connections} | {refused} | {lost} | {misdirected} | {late} | {goal} |\n"));
+    }
+    out.push('\n');
+    out
+}
+
+/// A median, its ratio, and for shunt whether that meets its goal.
+fn figure(proxy: &str, medians: &Medians, way: Way) -> String {
+    let (median, ratio) = (medians.of(way), medians.ratio(way));
+    match way.goal() {
+        Some(goal) if proxy == "shunt" => {
+            let verdict = if ratio <= goal { "met" } else { "MISSED" };
+            format!("{median:.1}, {ratio:.2} times, goal {goal}: {verdict}")
+        }
+        Some(_) => format!("{median:.1}, {ratio:.2} times"),
+        None => format!("{median:.1}"),
+    }
+}
+
+/// Puts a section in place of what is between the markers.
+fn splice(page: &str, section: &str) -> Option<String> {
+    let (before, rest) = page.split_once(BEGIN)?;
+    let (_, after) = rest.split_once(END)?;
+    Some(format!("{before}{BEGIN}\n{section}{END}{after}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn goals_are_about_ratios_and_about_shunt() {
+        let medians = Medians([10.0, 11.0, 13.0, 12.0, 12.0, 11.0]);
+        assert_eq!(figure("shunt", &medians, Way::Plain), "11.0, 1.10 times, goal 1.2: met");
+        assert_eq!(figure("shunt", &medians, Way::Affinity), "13.0, 1.18 times, goal 1.1: MISSED");
+        assert_eq!(figure("kube-proxy-iptables", &medians, Way::Affinity), "13.0, 1.18 times");
+        assert_eq!(figure("shunt", &medians, Way::Direct), "10.0");
+    }
+
+    #[test]
+    fn what_stands_around_the_markers_stays() {
+        let page = format!("above\n{BEGIN}\nold\n{END}\nbelow\n");
+        assert_eq!(splice(&page, "new\n").unwrap(), format!("above\n{BEGIN}\nnew\n{END}\nbelow\n"));
+    }
+}
