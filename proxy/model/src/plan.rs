@@ -177,7 +177,11 @@ impl PlanDelta {
         if later.node.is_some() {
             self.node = later.node;
         }
-        self.services.extend(later.services);
+        if self.services.is_empty() {
+            self.services = later.services;
+        } else {
+            self.services.extend(later.services);
+        }
     }
 }
 
