@@ -50,6 +50,7 @@ scenarios! {
     changes_while_dead_are_made_up_for
     cluster_cidr_masquerades_outsiders
     cluster_ip_spreads_over_pods
+    consistent_hash
     endpoints_from_several_slices
     external_ip
     external_ip_of_a_node
@@ -80,6 +81,9 @@ scenarios! {
     restart_writes_nothing_and_breaks_nothing
     scale_up_and_down
     service_deleted
+    session_affinity
+    session_affinity_across_ports
+    session_affinity_and_policy_local
     session_survives_scale_down_of_others
     several_ports_and_named_target_ports
     single_stack_service_in_dual_stack_cluster
@@ -95,6 +99,7 @@ scenarios! {
     udp_flow_stale_after_restart
     udp_service
     undefined_port_of_cluster_ip_is_refused
+    weights
 }
 
 fn play(test: &str, on: impl Fn(&Scenario) -> Result<Played>) {

@@ -207,11 +207,17 @@ fn read_element(set: SetId, element: &Attribute<'_>) -> Option<Found> {
         return Some(Found::Bound(address, flags & INTERVAL_END != 0));
     }
     let value = match (Place::of(set, &decoded), decoded) {
-        (Some(_), Key::Slot(..)) => read_endpoint(set, element),
+        (Some(_), _) if set.holds_ids() => read_id(element),
+        (Some(_), Key::Slot(..) | Key::Id(..)) => read_endpoint(set, element),
         (Some(place), _) => read_target(&place, element),
         (None, _) => Some(Value::Member),
     };
     Some(value.map_or_else(stranger, |value| Found::Ours(Element { set, key: decoded, value })))
+}
+
+fn read_id(element: &Attribute<'_>) -> Option<Value> {
+    let value = element.find(2)?.find(1)?.payload;
+    Some(Value::Id(u32::from_ne_bytes(value.try_into().ok()?)))
 }
 
 fn read_endpoint(set: SetId, element: &Attribute<'_>) -> Option<Value> {

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use shunt_model::address::Family;
 
-use crate::message::{SET_CONCAT, SET_INTERVAL, SET_MAP};
+use crate::affinity::CLIENTS;
+use crate::message::{SET_CONCAT, SET_EVAL, SET_INTERVAL, SET_MAP, SET_TIMEOUT};
 use crate::name::{SetId, SetKind};
 use crate::userdata::{self, Typeof};
 
@@ -40,6 +41,8 @@ pub struct SetType {
     pub interval: bool,
     /// The lengths of a key's parts, of a set of intervals over several of them.
     pub fields: Vec<u32>,
+    /// The kernel fills it while packets pass, and forgets each element in time.
+    pub dynamic: bool,
     /// The number of the key's type.
     pub key: u32,
     /// The length of a key in bytes.
@@ -57,7 +60,8 @@ impl SetType {
         let interval = if self.interval { SET_INTERVAL } else { 0 };
         let concatenated = if self.fields.is_empty() { 0 } else { SET_CONCAT };
         let map = if self.data.is_some() { SET_MAP } else { 0 };
-        interval | concatenated | map
+        let dynamic = if self.dynamic { SET_TIMEOUT | SET_EVAL } else { 0 };
+        interval | concatenated | map | dynamic
     }
 }
 
@@ -68,7 +72,24 @@ pub(crate) fn set_type(set: SetId) -> SetType {
         Kind::Endpoints
         | Kind::NodePortEndpoints
         | Kind::InsideEndpoints
-        | Kind::InsideNodePortEndpoints => endpoint_type(set),
+        | Kind::InsideNodePortEndpoints => endpoint_type(set, Part::Slot),
+        Kind::AffinityEndpoints
+        | Kind::NodePortAffinityEndpoints
+        | Kind::InsideAffinityEndpoints
+        | Kind::InsideNodePortAffinityEndpoints => endpoint_type(set, Part::Id),
+        Kind::AffinityGroups | Kind::NodePortAffinityGroups => id_type(frontend_parts(set)),
+        Kind::AffinitySlots
+        | Kind::NodePortAffinitySlots
+        | Kind::InsideAffinitySlots
+        | Kind::InsideNodePortAffinitySlots => {
+            let mut parts = frontend_parts(set);
+            parts.push(Part::Slot);
+            id_type(parts)
+        }
+        Kind::Affinity => {
+            let described = id_type(vec![Part::Id, Part::Source(set.family)]);
+            SetType { dynamic: true, ..described }
+        }
         Kind::Frontends
         | Kind::NodePorts
         | Kind::InsideFrontends
@@ -80,6 +101,7 @@ pub(crate) fn set_type(set: SetId) -> SetType {
                 text: format!("type {text} : verdict"),
                 interval: false,
                 fields: Vec::new(),
+                dynamic: false,
                 key: concatenated(&types),
                 key_length,
                 data: Some((DATA_VERDICT, 16)),
@@ -132,6 +154,7 @@ fn plain(text: String, key: u32, key_length: u32, userdata: Vec<u8>) -> SetType 
         text,
         interval: false,
         fields: Vec::new(),
+        dynamic: false,
         key,
         key_length,
         data: None,
@@ -139,31 +162,82 @@ fn plain(text: String, key: u32, key_length: u32, userdata: Vec<u8>) -> SetType 
     }
 }
 
-fn endpoint_type(set: SetId) -> SetType {
-    let (mut types, _, key_length) = frontend_key(set);
-    types.push(datatype::INTEGER);
-    let (address, _, width) = address_type(set.family);
-    let (daddr, daddr_text) = match set.family {
-        Family::V4 => (Typeof::Ip4Daddr, "ip daddr"),
-        Family::V6 => (Typeof::Ip6Daddr, "ip6 daddr"),
-    };
-    let mut key = vec![Typeof::L4Proto, Typeof::ThDport, Typeof::Slot];
-    let mut prefix = String::new();
-    if set.has_address() {
-        key.insert(0, daddr);
-        prefix = format!("{daddr_text} . ");
+/// A part of a key or value that nft prints as the expression it comes from.
+#[derive(Clone, Copy, Debug)]
+enum Part {
+    Source(Family),
+    Destination(Family),
+    Protocol,
+    Port,
+    Slot,
+    Id,
+}
+
+impl Part {
+    /// As nft knows it and writes it, the number of its type, and its length.
+    const fn describe(self) -> (Typeof, &'static str, u32, u32) {
+        use datatype::{CLASSID, INET_PROTO, INET_SERVICE, INTEGER, IPV4_ADDR, IPV6_ADDR};
+        match self {
+            Self::Source(Family::V4) => (Typeof::Ip4Saddr, "ip saddr", IPV4_ADDR, 4),
+            Self::Source(Family::V6) => (Typeof::Ip6Saddr, "ip6 saddr", IPV6_ADDR, 16),
+            Self::Destination(Family::V4) => (Typeof::Ip4Daddr, "ip daddr", IPV4_ADDR, 4),
+            Self::Destination(Family::V6) => (Typeof::Ip6Daddr, "ip6 daddr", IPV6_ADDR, 16),
+            Self::Protocol => (Typeof::L4Proto, "meta l4proto", INET_PROTO, 4),
+            Self::Port => (Typeof::ThDport, "th dport", INET_SERVICE, 4),
+            Self::Slot => (Typeof::Slot, "numgen random mod 65536", INTEGER, 4),
+            Self::Id => (Typeof::Priority, "meta priority", CLASSID, 4),
+        }
     }
+}
+
+/// A concatenation: as nft knows it and writes it, the number of its type, and its length.
+fn concatenation(parts: &[Part]) -> (Vec<Typeof>, String, u32, u32) {
+    let described: Vec<_> = parts.iter().map(|part| part.describe()).collect();
+    let texts: Vec<_> = described.iter().map(|(_, text, ..)| *text).collect();
+    let types: Vec<_> = described.iter().map(|(_, _, number, _)| *number).collect();
+    let length = described.iter().map(|(.., length)| length).sum();
+    let known = described.iter().map(|(known, ..)| *known).collect();
+    (known, texts.join(" . "), concatenated(&types), length)
+}
+
+fn frontend_parts(set: SetId) -> Vec<Part> {
+    let address = set.has_address().then_some(Part::Destination(set.family));
+    address.into_iter().chain([Part::Protocol, Part::Port]).collect()
+}
+
+/// A map from a frontend and a slot or an id to an endpoint.
+fn endpoint_type(set: SetId, last: Part) -> SetType {
+    let mut parts = frontend_parts(set);
+    parts.push(last);
+    let (known, text, key, key_length) = concatenation(&parts);
+    let (value, value_text, number, length) =
+        concatenation(&[Part::Destination(set.family), Part::Port]);
     SetType {
         word: "map",
-        text: format!(
-            "typeof {prefix}meta l4proto . th dport . numgen random mod 65536 : {daddr_text} . th dport"
-        ),
+        text: format!("typeof {text} : {value_text}"),
         interval: false,
         fields: Vec::new(),
-        key: concatenated(&types),
-        key_length: key_length + 4,
-        data: Some((concatenated(&[address, datatype::INET_SERVICE]), width + 4)),
-        userdata: userdata::typeof_map(&key, &[daddr, Typeof::ThDport]),
+        dynamic: false,
+        key,
+        key_length,
+        data: Some((number, length)),
+        userdata: userdata::typeof_map(&known, &value),
+    }
+}
+
+/// A map to groups or ids.
+fn id_type(key: Vec<Part>) -> SetType {
+    let (known, text, key, key_length) = concatenation(&key);
+    SetType {
+        word: "map",
+        text: format!("typeof {text} : meta priority"),
+        interval: false,
+        fields: Vec::new(),
+        dynamic: false,
+        key,
+        key_length,
+        data: Some((datatype::CLASSID, 4)),
+        userdata: userdata::typeof_map_to_priority(&known),
     }
 }
 
@@ -198,6 +272,9 @@ pub fn concatenated(types: &[u32]) -> u32 {
 pub(crate) fn capacities(counts: &HashMap<SetId, u32>) -> HashMap<SetId, u32> {
     const LEAST: u32 = 1024;
     let room = |set: SetId| {
+        if set.is_dynamic() {
+            return (set, CLIENTS);
+        }
         let count = counts.get(&set).copied().unwrap_or_default();
         (set, count.saturating_mul(2).max(LEAST).checked_next_power_of_two().unwrap_or(u32::MAX))
     };

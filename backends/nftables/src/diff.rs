@@ -1,15 +1,15 @@
 //! The difference between what the table shall hold and what it holds, in the order in which it
 //! can be written while packets flow.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use shunt_model::address::Endpoint;
 use shunt_model::balancing::Method;
 
+use crate::affinity::Sticky;
 use crate::element::{Element, Key, Place, Value};
-use crate::installed::{HeldSlots, Installed, InstalledFrontend};
+use crate::installed::{HeldSlots, Installed, InstalledFrontend, InstalledSticky};
 use crate::lower::{FrontendTarget, Wanted};
 use crate::name::{SetId, SetKind};
 use crate::pool::{Draw, PoolChain};
@@ -131,9 +131,11 @@ fn diff_frontend(
     target: Option<&FrontendTarget>,
     there: &InstalledFrontend,
 ) {
-    let (draw, slots) =
-        target.map_or_else(Default::default, |target| (target.draw, &*target.slots));
-    diff_slots(steps, place, (draw, slots), there);
+    let draw = target.map(|target| target.draw).unwrap_or_default();
+    let slots = target.map_or(&[][..], |target| &target.slots);
+    let changes = SlotChanges { place, set: place.endpoints(), draw, value: Value::Endpoint };
+    changes.write(steps, slots, &there.slots, there);
+    diff_sticky(steps, place, target, there);
     let verdict = target.map(|target| (target.target, Arc::clone(&target.comment)));
     if verdict == there.verdict {
         return;
@@ -145,45 +147,98 @@ fn diff_frontend(
     let Some((target, comment)) = verdict else {
         return;
     };
-    pools.extend(target.pool_chain(place));
+    pools.extend(target.pool_chain(place).into_iter().flat_map(PoolChain::with_remember));
     let value = Value::Target(target, comment);
     steps.switch.push(Operation::Add(Element { set, key, value }));
 }
 
-fn diff_slots(
+/// What the slots of a place shall hold, in one of the maps that it has for them.
+struct SlotChanges<'a, T> {
+    place: &'a Place,
+    set: SetId,
+    draw: Draw,
+    value: fn(T) -> Value,
+}
+
+impl<T: Copy + Ord> SlotChanges<'_, T> {
+    fn write(
+        &self,
+        steps: &mut Steps,
+        wanted: &[T],
+        held: &HeldSlots<T>,
+        there: &InstalledFrontend,
+    ) {
+        let drawn =
+            there.verdict.as_ref().and_then(|(target, _)| target.draw()).unwrap_or_default();
+        let slots = match self.draw.method {
+            Method::Random => assign_slots(held, wanted),
+            Method::HashAddress | Method::HashConnection => wanted.to_vec(),
+        };
+        // The chain stays: it bears empty slots, and all can change at once.
+        let stays = !wanted.is_empty() && self.draw == drawn;
+        let key = |slot| Key::Slot(self.place.frontend, slot);
+        for (slot, new) in (0u32..).zip(&slots) {
+            let old = held.get(slot);
+            if old == Some(*new) {
+                continue;
+            }
+            let in_use = slot < drawn.slots && old.is_some();
+            let step = if stays || in_use { &mut steps.switch } else { &mut steps.prepare };
+            if old.is_some() {
+                step.push(Operation::Delete(self.set, key(slot)));
+            }
+            let (set, key, value) = (self.set, key(slot), (self.value)(*new));
+            step.push(Operation::Add(Element { set, key, value }));
+        }
+        let step = if stays { &mut steps.switch } else { &mut steps.retire };
+        for (slot, old) in (0u32..).zip(held.iter()).skip(slots.len()) {
+            if old.is_some() {
+                step.push(Operation::Delete(self.set, key(slot)));
+            }
+        }
+    }
+}
+
+/// Groups and endpoints are there before a slot has an id of them, and until none has.
+fn diff_sticky(
     steps: &mut Steps,
     place: &Place,
-    (draw, wanted): (Draw, &[Endpoint]),
+    target: Option<&FrontendTarget>,
     there: &InstalledFrontend,
 ) {
-    let drawn = there.verdict.as_ref().and_then(|(target, _)| target.draw()).unwrap_or_default();
-    let set = place.endpoints();
-    let slots = match draw.method {
-        Method::Random => assign_slots(&there.slots, wanted),
-        Method::HashAddress | Method::HashConnection => wanted.to_vec(),
+    let wanted = target.and_then(|target| target.sticky.as_deref());
+    let group = target.and_then(|target| target.group);
+    if wanted.is_none() && group.is_none() && there.sticky.is_none() {
+        return;
+    }
+    let (nothing, none) = (Sticky::default(), InstalledSticky::default());
+    let wanted = wanted.unwrap_or(&nothing);
+    let held = there.sticky.as_deref().unwrap_or(&none);
+    let mut exchange = |set, key, old: Option<Value>, new: Option<Value>| {
+        let step = match (&old, &new) {
+            (None, _) => &mut steps.prepare,
+            (Some(_), Some(_)) => &mut steps.switch,
+            (Some(_), None) => &mut steps.retire,
+        };
+        if old == new {
+            return;
+        }
+        if old.is_some() {
+            step.push(Operation::Delete(set, key));
+        }
+        step.extend(new.map(|value| Operation::Add(Element { set, key, value })));
     };
-    // The chain stays: it bears empty slots, and all can change at once.
-    let stays = !wanted.is_empty() && draw == drawn;
-    let key = |slot| Key::Slot(place.frontend, slot);
-    for (slot, endpoint) in (0u32..).zip(&slots) {
-        let old = there.slots.get(slot);
-        if old == Some(*endpoint) {
-            continue;
-        }
-        let in_use = slot < drawn.slots && old.is_some();
-        let step = if stays || in_use { &mut steps.switch } else { &mut steps.prepare };
-        if old.is_some() {
-            step.push(Operation::Delete(set, key(slot)));
-        }
-        let value = Value::Endpoint(*endpoint);
-        step.push(Operation::Add(Element { set, key: key(slot), value }));
+    let key = Key::Frontend(place.frontend);
+    exchange(place.groups(), key, held.group.map(Value::Id), group.map(Value::Id));
+    let ids: BTreeSet<_> = held.endpoints.keys().chain(wanted.endpoints.keys()).collect();
+    for id in ids {
+        let endpoint = |of: &BTreeMap<_, _>| of.get(id).copied().map(Value::Endpoint);
+        let (old, new) = (endpoint(&held.endpoints), endpoint(&wanted.endpoints));
+        exchange(place.sticky_endpoints(), Key::Id(place.frontend, *id), old, new);
     }
-    let step = if stays { &mut steps.switch } else { &mut steps.retire };
-    for (slot, old) in (0u32..).zip(there.slots.iter()).skip(slots.len()) {
-        if old.is_some() {
-            step.push(Operation::Delete(set, key(slot)));
-        }
-    }
+    let draw = target.map(|target| target.draw).unwrap_or_default();
+    let changes = SlotChanges { place, set: place.sticky_slots(), draw, value: Value::Id };
+    changes.write(steps, &wanted.slots, &held.slots, there);
 }
 
 /// Which slot each endpoint of a pool gets (each of its places, if it has several by its weight):
@@ -191,7 +246,7 @@ fn diff_slots(
 /// the others fill the holes in order. So a removed endpoint's slot goes to the last one's
 /// endpoint, and a change costs what changes.
 #[must_use]
-pub fn assign_slots(there: &HeldSlots, pool: &[Endpoint]) -> Vec<Endpoint> {
+pub fn assign_slots<T: Copy + Ord>(there: &HeldSlots<T>, pool: &[T]) -> Vec<T> {
     // `pool` is sorted: looking an endpoint up needs no table of its own.
     let mut placed = vec![false; pool.len()];
     let mut slots = vec![None; pool.len()];
@@ -224,6 +279,8 @@ fn diff_members(steps: &mut Steps, wanted: &Wanted, installed: &Installed) {
 
 #[cfg(test)]
 mod tests {
+    use shunt_model::address::Endpoint;
+
     use super::*;
 
     fn endpoints(last: &[u8]) -> Vec<Endpoint> {
@@ -240,7 +297,7 @@ mod tests {
         assert_eq!(assign_slots(&slots(&[3, 1]), &endpoints(&[1, 2, 3])), endpoints(&[3, 1, 2]));
         assert_eq!(assign_slots(&slots(&[1, 1]), &endpoints(&[1, 2])), endpoints(&[1, 2]));
         assert_eq!(assign_slots(&slots(&[]), &endpoints(&[7])), endpoints(&[7]));
-        assert_eq!(assign_slots(&slots(&[1]), &[]), []);
+        assert_eq!(assign_slots(&slots(&[1]), &[]), [] as [Endpoint; 0]);
         let (there, weighted) = (slots(&[2, 1, 1, 1]), endpoints(&[1, 1, 2, 2]));
         assert_eq!(assign_slots(&there, &weighted), endpoints(&[2, 1, 1, 2]));
     }

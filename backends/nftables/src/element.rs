@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 use shunt_model::address::{Endpoint, Family, Frontend, FrontendAddress, Protocol};
 
+use crate::affinity::{self, Id};
 use crate::name::{REFUSE, SetId, SetKind, VIRTUAL, guard, outside_virtual};
 use crate::pool::{Clients, Draw, PoolChain};
 
@@ -19,6 +20,8 @@ pub enum Key {
     Frontend(Frontend),
     /// The same with a slot of its pool, counted from 0.
     Slot(Frontend, u32),
+    /// Address . protocol . port with an endpoint's id.
+    Id(Frontend, Id),
     /// The same with a network of clients.
     Source(Frontend, IpNet),
 }
@@ -72,6 +75,8 @@ pub enum Value {
     Target(Target, Arc<str>),
     /// An element of an endpoint map.
     Endpoint(Endpoint),
+    /// An element of a map to groups or ids.
+    Id(Id),
 }
 
 /// One element with its place.
@@ -103,6 +108,44 @@ impl Place {
         Self { frontend, view: View::Everyone }
     }
 
+    /// A frontend as clients inside of the cluster meet it.
+    #[must_use]
+    pub const fn inside(frontend: Frontend) -> Self {
+        Self { frontend, view: View::Inside }
+    }
+
+    /// The map of groups in which the frontend stands, whoever meets it.
+    #[must_use]
+    pub const fn groups(&self) -> SetId {
+        by_address(&self.frontend, SetKind::AffinityGroups, SetKind::NodePortAffinityGroups)
+    }
+
+    /// The map of ids by slot, if its clients are remembered.
+    #[must_use]
+    pub const fn sticky_slots(&self) -> SetId {
+        let (ip, node_port) = match self.view {
+            View::Everyone | View::Allowed => {
+                (SetKind::AffinitySlots, SetKind::NodePortAffinitySlots)
+            }
+            View::Inside => (SetKind::InsideAffinitySlots, SetKind::InsideNodePortAffinitySlots),
+        };
+        by_address(&self.frontend, ip, node_port)
+    }
+
+    /// The map of endpoints by id, if its clients are remembered.
+    #[must_use]
+    pub const fn sticky_endpoints(&self) -> SetId {
+        let (ip, node_port) = match self.view {
+            View::Everyone | View::Allowed => {
+                (SetKind::AffinityEndpoints, SetKind::NodePortAffinityEndpoints)
+            }
+            View::Inside => {
+                (SetKind::InsideAffinityEndpoints, SetKind::InsideNodePortAffinityEndpoints)
+            }
+        };
+        by_address(&self.frontend, ip, node_port)
+    }
+
     /// The map of verdicts in which it stands.
     #[must_use]
     pub const fn verdicts(&self) -> SetId {
@@ -130,18 +173,28 @@ impl Place {
     #[must_use]
     pub const fn of(set: SetId, key: &Key) -> Option<Self> {
         let frontend = match key {
-            Key::Frontend(frontend) | Key::Slot(frontend, _) => *frontend,
+            Key::Frontend(frontend) | Key::Slot(frontend, _) | Key::Id(frontend, _) => *frontend,
             Key::Address(_) | Key::Source(..) => return None,
         };
         let view = match set.kind {
             SetKind::Frontends
             | SetKind::NodePorts
             | SetKind::Endpoints
-            | SetKind::NodePortEndpoints => View::Everyone,
+            | SetKind::NodePortEndpoints
+            | SetKind::AffinityGroups
+            | SetKind::NodePortAffinityGroups
+            | SetKind::AffinitySlots
+            | SetKind::NodePortAffinitySlots
+            | SetKind::AffinityEndpoints
+            | SetKind::NodePortAffinityEndpoints => View::Everyone,
             SetKind::InsideFrontends
             | SetKind::InsideNodePorts
             | SetKind::InsideEndpoints
-            | SetKind::InsideNodePortEndpoints => View::Inside,
+            | SetKind::InsideNodePortEndpoints
+            | SetKind::InsideAffinitySlots
+            | SetKind::InsideNodePortAffinitySlots
+            | SetKind::InsideAffinityEndpoints
+            | SetKind::InsideNodePortAffinityEndpoints => View::Inside,
             SetKind::AllowedFrontends => View::Allowed,
             _ => return None,
         };
@@ -237,8 +290,8 @@ impl Target {
     }
 }
 
-/// The key's bytes: each part padded to four bytes, in network order but for the slot, which
-/// `numgen` makes in the host's.
+/// The key's bytes: each part padded to four bytes, in network order but for slots and ids, which
+/// the kernel makes in the host's.
 #[must_use]
 pub fn encode_key(set: SetId, key: &Key) -> Vec<u8> {
     let mut out = Vec::with_capacity(28);
@@ -250,9 +303,9 @@ pub fn encode_key(set: SetId, key: &Key) -> Vec<u8> {
             }
         }
         Key::Frontend(frontend) => put_frontend(&mut out, frontend),
-        Key::Slot(frontend, slot) => {
+        Key::Slot(frontend, number) | Key::Id(frontend, number) => {
             put_frontend(&mut out, frontend);
-            out.extend_from_slice(&slot.to_ne_bytes());
+            out.extend_from_slice(&number.to_ne_bytes());
         }
         Key::Source(frontend, network) => {
             put_frontend(&mut out, frontend);
@@ -306,20 +359,33 @@ pub fn decode_key(set: SetId, bytes: &[u8], end: Option<&[u8]>) -> Option<Key> {
         SetKind::Frontends
         | SetKind::InsideFrontends
         | SetKind::AllowedFrontends
+        | SetKind::AffinityGroups
         | SetKind::Masquerade
         | SetKind::MasqueradeOwn
         | SetKind::VirtualServers => Key::Frontend(reader.frontend(set.family)?),
         SetKind::NodePorts
         | SetKind::InsideNodePorts
+        | SetKind::NodePortAffinityGroups
         | SetKind::MasqueradeNodePorts
         | SetKind::MasqueradeOwnNodePorts
         | SetKind::VirtualNodePorts => Key::Frontend(reader.node_port(set.family)?),
-        SetKind::Endpoints | SetKind::InsideEndpoints => {
-            Key::Slot(reader.frontend(set.family)?, reader.slot()?)
+        SetKind::Endpoints
+        | SetKind::InsideEndpoints
+        | SetKind::AffinitySlots
+        | SetKind::InsideAffinitySlots => Key::Slot(reader.frontend(set.family)?, reader.number()?),
+        SetKind::NodePortEndpoints
+        | SetKind::InsideNodePortEndpoints
+        | SetKind::NodePortAffinitySlots
+        | SetKind::InsideNodePortAffinitySlots => {
+            Key::Slot(reader.node_port(set.family)?, reader.number()?)
         }
-        SetKind::NodePortEndpoints | SetKind::InsideNodePortEndpoints => {
-            Key::Slot(reader.node_port(set.family)?, reader.slot()?)
+        SetKind::AffinityEndpoints | SetKind::InsideAffinityEndpoints => {
+            Key::Id(reader.frontend(set.family)?, reader.number()?)
         }
+        SetKind::NodePortAffinityEndpoints | SetKind::InsideNodePortAffinityEndpoints => {
+            Key::Id(reader.node_port(set.family)?, reader.number()?)
+        }
+        SetKind::Affinity => return None,
     };
     reader.bytes.is_empty().then_some(key)
 }
@@ -388,7 +454,7 @@ impl Reader<'_> {
         Some(u16::from_be_bytes([high, low]))
     }
 
-    fn slot(&mut self) -> Option<u32> {
+    fn number(&mut self) -> Option<u32> {
         self.take::<4>().map(u32::from_ne_bytes)
     }
 
@@ -420,6 +486,10 @@ impl fmt::Display for Element {
                 write_frontend(f, frontend)?;
                 write!(f, " . {slot}")?;
             }
+            Key::Id(frontend, id) => {
+                write_frontend(f, frontend)?;
+                write!(f, " . {}", affinity::display(*id))?;
+            }
             Key::Source(frontend, network) => {
                 write_frontend(f, frontend)?;
                 // nft prints the network of one address as the address.
@@ -433,6 +503,7 @@ impl fmt::Display for Element {
         match &self.value {
             Value::Member => Ok(()),
             Value::Endpoint(endpoint) => write!(f, " : {} . {}", endpoint.address, endpoint.port),
+            Value::Id(id) => write!(f, " : {}", affinity::display(*id)),
             Value::Target(target, comment) => {
                 write!(f, " comment \"{comment}\" : ")?;
                 let chain = Place::of(self.set, &self.key).and_then(|place| target.chain(&place));
@@ -480,6 +551,8 @@ mod tests {
             check(set(SetKind::NodePorts), Key::Frontend(node), 8);
             check(set(SetKind::Endpoints), Key::Slot(frontend, 70_000), width + 12);
             check(set(SetKind::NodePortEndpoints), Key::Slot(node, 3), 12);
+            check(set(SetKind::AffinityEndpoints), Key::Id(frontend, 0x8001_0002), width + 12);
+            check(set(SetKind::NodePortAffinitySlots), Key::Slot(node, 3), 12);
             let network = IpNet::new(ip, 8).expect("a network").trunc();
             check(set(SetKind::AllowedSources), Key::Source(frontend, network), 2 * width + 8);
             let endpoint = Endpoint { address: ip, port: 8080 };

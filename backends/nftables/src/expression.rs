@@ -6,6 +6,7 @@ use std::fmt::Display;
 use shunt_model::address::Family;
 use shunt_netlink::Message;
 
+use crate::affinity;
 use crate::name::SetId;
 
 /// A register of four bytes, counted from 0 (`NFT_REG32_00`); longer values fill the next ones.
@@ -104,6 +105,10 @@ pub enum Expression<S = SetId> {
     /// Four bytes in a register from the host's order into the network's. nft writes keys of sets of
     /// ranges so, and has no words for it.
     ToNetworkOrder(Register),
+    /// `meta priority & ffff:0`: the group in an id of session affinity.
+    LoadGroup(Register),
+    /// `meta priority & 8000:0 == 8000:0`: an id of session affinity.
+    PriorityIsId,
     /// `meta priority set`
     SetPriority(Register),
     /// `meta priority set 0`
@@ -145,6 +150,27 @@ pub enum Expression<S = SetId> {
         /// The first register of the key.
         key: Register,
         /// The first register of the value.
+        value: Register,
+    },
+    /// `update @map { key timeout T : value }`: remember it, or for longer if it is there already.
+    /// What has no room in the map ends the rule.
+    Remember {
+        /// The map.
+        set: S,
+        /// The first register of the key.
+        key: Register,
+        /// The register of the value.
+        value: Register,
+        /// For how long.
+        seconds: u32,
+    },
+    /// `delete @map { key : value }`: forget it.
+    Forget {
+        /// The map.
+        set: S,
+        /// The first register of the key.
+        key: Register,
+        /// A value, which does not matter: the kernel wants one.
         value: Register,
     },
     /// End with the verdict that the map has for the key, if any.
@@ -226,20 +252,11 @@ impl<S: Display> Expression<S> {
             }
             Self::LoadPort(register) => payload(message, TRANSPORT, (2, 2), *register),
             Self::LoadSourcePort(register) => payload(message, TRANSPORT, (0, 2), *register),
-            Self::LoadOriginalDestination(family, register) => {
-                let key = if *family == Family::V4 { CT_DST_IP } else { CT_DST_IP6 };
-                conntrack(message, key, ORIGINAL, *register);
-            }
-            Self::LoadOriginalPort(register) => {
-                conntrack(message, CT_PROTO_DST, ORIGINAL, *register);
-            }
-            Self::LoadOriginalSource(family, register) => {
-                conntrack(message, source_of(*family), ORIGINAL, *register);
-            }
-            Self::LoadReplySource(family, register) => {
-                conntrack(message, source_of(*family), REPLY, *register);
-            }
-            Self::LoadReplyPort(register) => conntrack(message, CT_PROTO_SRC, REPLY, *register),
+            Self::LoadOriginalDestination(..)
+            | Self::LoadOriginalPort(_)
+            | Self::LoadOriginalSource(..)
+            | Self::LoadReplySource(..)
+            | Self::LoadReplyPort(_) => self.load_tuple(message),
             Self::LoadPriority(register) => meta(message, META_PRIORITY, *register),
             Self::ToNetworkOrder(register) => element(message, "byteorder", |message| {
                 message.u32(1, register.number());
@@ -248,6 +265,15 @@ impl<S: Display> Expression<S> {
                 message.u32(4, 4);
                 message.u32(5, 4);
             }),
+            Self::LoadGroup(register) => {
+                meta(message, META_PRIORITY, *register);
+                mask(message, *register, &affinity::GROUP.to_ne_bytes());
+            }
+            Self::PriorityIsId => {
+                meta(message, META_PRIORITY, SCRATCH);
+                mask(message, SCRATCH, &affinity::MARK.to_ne_bytes());
+                compare(message, EQUAL, &affinity::MARK.to_ne_bytes());
+            }
             Self::SetPriority(register) => set_priority(message, *register),
             Self::ClearPriority => {
                 immediate(message, SCRATCH, &[0; 4]);
@@ -273,6 +299,13 @@ impl<S: Display> Expression<S> {
                 message.u32(5, HASH_SEED);
             }),
             Self::In { .. } | Self::Map { .. } | Self::VerdictMap { .. } => self.lookup(message),
+            Self::Remember { set, key, value, seconds } => {
+                let timeout = u64::from(*seconds) * 1000;
+                update(message, &set.to_string(), DYNSET_UPDATE, (*key, *value), Some(timeout));
+            }
+            Self::Forget { set, key, value } => {
+                update(message, &set.to_string(), DYNSET_DELETE, (*key, *value), None);
+            }
             Self::TranslateDestination { .. }
             | Self::Masquerade
             | Self::Reject(_)
@@ -280,6 +313,27 @@ impl<S: Display> Expression<S> {
             | Self::Limit { .. }
             | Self::Log { .. }
             | Self::End(_) => self.statement(message),
+        }
+    }
+
+    /// Loads a part of the connection's tuples.
+    fn load_tuple(&self, message: &mut Message) {
+        match self {
+            Self::LoadOriginalDestination(family, register) => {
+                let key = if *family == Family::V4 { CT_DST_IP } else { CT_DST_IP6 };
+                conntrack(message, key, ORIGINAL, *register);
+            }
+            Self::LoadOriginalPort(register) => {
+                conntrack(message, CT_PROTO_DST, ORIGINAL, *register);
+            }
+            Self::LoadOriginalSource(family, register) => {
+                conntrack(message, source_of(*family), ORIGINAL, *register);
+            }
+            Self::LoadReplySource(family, register) => {
+                conntrack(message, source_of(*family), REPLY, *register);
+            }
+            Self::LoadReplyPort(register) => conntrack(message, CT_PROTO_SRC, REPLY, *register),
+            _ => {}
         }
     }
 
@@ -379,6 +433,9 @@ const RTN_LOCAL: u32 = 2;
 const LOOKUP_INVERTED: u32 = 1;
 const NAT_DNAT: u32 = 1;
 const FULLY_RANDOM: u32 = 1 << 4;
+/// `NFT_DYNSET_OP_*`.
+const DYNSET_UPDATE: u32 = 1;
+const DYNSET_DELETE: u32 = 2;
 const TCP: u8 = 6;
 const ICMP6: u8 = 58;
 const SYN: u8 = 0x02;
@@ -455,6 +512,25 @@ fn compare(message: &mut Message, operation: u32, value: &[u8]) {
     });
 }
 
+/// Changes a map from the path of a packet; the timeout is in milliseconds.
+fn update(
+    message: &mut Message,
+    set: &str,
+    operation: u32,
+    (key, value): (Register, Register),
+    timeout: Option<u64>,
+) {
+    element(message, "dynset", |message| {
+        message.text(1, set);
+        message.u32(3, operation);
+        message.u32(4, key.number());
+        message.u32(5, value.number());
+        if let Some(timeout) = timeout {
+            message.bytes(6, &timeout.to_be_bytes());
+        }
+    });
+}
+
 /// `ct status & dnat != 0`; the status is a number in host order.
 fn translated(message: &mut Message) {
     flags_of_connection(message, CT_STATUS, STATUS_DNAT);
@@ -470,15 +546,15 @@ fn flags_of_connection(message: &mut Message, key: u32, bits: u32) {
         message.u32(1, SCRATCH.number());
         message.u32(2, key);
     });
-    mask(message, &bits.to_ne_bytes());
+    mask(message, SCRATCH, &bits.to_ne_bytes());
     compare(message, NOT_EQUAL, &[0; 4]);
 }
 
 /// Keeps the bits of a mask.
-fn mask(message: &mut Message, bits: &[u8]) {
+fn mask(message: &mut Message, register: Register, bits: &[u8]) {
     element(message, "bitwise", |message| {
-        message.u32(1, SCRATCH.number());
-        message.u32(2, SCRATCH.number());
+        message.u32(1, register.number());
+        message.u32(2, register.number());
         message.u32(3, u32::try_from(bits.len()).unwrap_or(4));
         message.nest(4, |message| message.bytes(1, bits));
         message.nest(5, |message| message.bytes(1, &vec![0; bits.len()]));
@@ -498,7 +574,7 @@ fn not_first_of_tcp(message: &mut Message) {
     meta(message, META_L4PROTO, SCRATCH);
     compare(message, EQUAL, &[TCP]);
     payload(message, TRANSPORT, (13, 1), SCRATCH);
-    mask(message, &[SYN | ACK]);
+    mask(message, SCRATCH, &[SYN | ACK]);
     compare(message, NOT_EQUAL, &[SYN]);
 }
 

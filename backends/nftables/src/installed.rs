@@ -1,6 +1,7 @@
 //! The record of what the kernel holds. Forgotten and read anew after any error.
 
 mod slots;
+mod sticky;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use ipnet::IpNet;
 use shunt_model::address::Family;
 
 pub use self::slots::HeldSlots;
+pub use self::sticky::InstalledSticky;
 use crate::diff::{Operation, interval_elements};
 use crate::element::{Element, Key, Place, Target, Value};
 use crate::forwarding::Forwarding;
@@ -24,11 +26,22 @@ pub struct InstalledFrontend {
     /// Its slots in the endpoint map, by number. A crash between two transactions can leave
     /// more of them than the verdict uses.
     pub slots: HeldSlots,
+    /// What it has for session affinity.
+    pub sticky: Option<Box<InstalledSticky>>,
 }
 
 impl InstalledFrontend {
     fn is_empty(&self) -> bool {
-        self.verdict.is_none() && self.slots.is_empty()
+        self.verdict.is_none() && self.slots.is_empty() && self.sticky.is_none()
+    }
+
+    /// Records one of the elements that belong to session affinity, or its end.
+    fn set_sticky(&mut self, set: SetId, key: &Key, value: Option<&Value>) {
+        let sticky = self.sticky.get_or_insert_default();
+        sticky.set(set, key, value);
+        if sticky.is_empty() {
+            self.sticky = None;
+        }
     }
 }
 
@@ -96,7 +109,7 @@ impl Installed {
             (_, Value::Target(target, comment)) => {
                 installed.verdict = Some((*target, Arc::clone(comment)));
             }
-            _ => {}
+            (key, value) => installed.set_sticky(element.set, key, Some(value)),
         }
     }
 
@@ -107,6 +120,9 @@ impl Installed {
             held.verdict = read.verdict.or(held.verdict.take());
             if !read.slots.is_empty() {
                 held.slots = read.slots;
+            }
+            if let Some(read) = read.sticky {
+                held.sticky.get_or_insert_default().absorb(*read);
             }
         }
         self.members.extend(read.members);
@@ -123,8 +139,9 @@ impl Installed {
         };
         let Some(installed) = self.frontends.get_mut(&place) else { return };
         match key {
-            Key::Slot(_, slot) => installed.slots.set(*slot, None),
-            _ => installed.verdict = None,
+            _ if set == place.verdicts() => installed.verdict = None,
+            Key::Slot(_, slot) if set == place.endpoints() => installed.slots.set(*slot, None),
+            key => installed.set_sticky(set, key, None),
         }
         if installed.is_empty() {
             self.frontends.remove(&place);
@@ -134,10 +151,12 @@ impl Installed {
     /// The pool chains that verdicts refer to.
     #[must_use]
     pub fn pools_in_use(&self) -> BTreeSet<PoolChain> {
-        let pool = |(place, installed): (&Place, &InstalledFrontend)| {
-            installed.verdict.as_ref()?.0.pool_chain(place)
+        let pools = |(place, installed): (&Place, &InstalledFrontend)| {
+            let target = installed.verdict.as_ref().map(|(target, _)| *target);
+            let chain = target.and_then(|target| target.pool_chain(place));
+            chain.into_iter().flat_map(PoolChain::with_remember)
         };
-        self.frontends.iter().filter_map(pool).collect()
+        self.frontends.iter().flat_map(pools).collect()
     }
 
     /// Every element, for listings; in no order.
@@ -155,7 +174,8 @@ impl Installed {
                     value: Value::Endpoint(endpoint?),
                 })
             });
-            verdict.chain(slots)
+            let sticky = installed.sticky.iter().flat_map(|sticky| sticky.elements(place));
+            verdict.chain(slots).chain(sticky)
         });
         let members = self.members.iter().flat_map(|(set, keys)| {
             keys.iter().map(|key| Element { set: *set, key: *key, value: Value::Member })

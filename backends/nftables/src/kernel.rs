@@ -150,8 +150,8 @@ impl Nftables {
         Installed { forwarding: self.options.forwarding, ..Installed::default() }
     }
 
-    fn references_of_plan(&self) -> References {
-        References::new(self.options.forwarding).taking(&self.plan)
+    fn references_of_plan(&self, installed: &Installed) -> References {
+        References::new(self.options.forwarding).taking(&self.plan, installed)
     }
 
     fn try_sync(&mut self, delta: PlanDelta, report: &mut Report) -> Result<(), Error> {
@@ -192,9 +192,11 @@ impl Nftables {
             report.read_back = true;
             let found = readback::read(&mut self.session.socket)?;
             report.read += started.elapsed();
-            self.references = self.references_of_plan();
             let (installed, strangers, table) = match found {
-                ReadBack::Nothing => return self.create(report),
+                ReadBack::Nothing => {
+                    self.references = self.references_of_plan(&Installed::default());
+                    return self.create(report);
+                }
                 ReadBack::Unfit(reason, table) => {
                     self.session.adopt(&table)?;
                     return self.rebuild(reason, report);
@@ -206,6 +208,7 @@ impl Nftables {
                 return self.rebuild("another backend forwards packets now", report);
             }
             let started = Instant::now();
+            self.references = self.references_of_plan(&installed);
             let wanted = Wanted::full(&self.plan, &self.references, &installed);
             let mut steps = diff(&wanted, &installed);
             let unused =
@@ -271,6 +274,7 @@ impl Nftables {
                 return Ok(rejected);
             }
         }
+        self.references = references;
         Ok(None)
     }
 
@@ -279,8 +283,8 @@ impl Nftables {
     fn rebuild(&mut self, reason: &'static str, report: &mut Report) -> Result<(), Error> {
         let started = Instant::now();
         report.rebuilt = Some(reason);
-        self.references = self.references_of_plan();
         let mut installed = self.nothing();
+        self.references = self.references_of_plan(&installed);
         let wanted = Wanted::full(&self.plan, &self.references, &installed);
         let steps = diff(&wanted, &installed);
         installed.capacity = capacities(&steps.added());
@@ -376,7 +380,9 @@ impl Nftables {
     fn set_aside(&mut self, operation: &Operation, reason: String) -> Result<(), Error> {
         let frontend = match operation {
             Operation::Add(element) => match element.key {
-                Key::Frontend(frontend) | Key::Slot(frontend, _) => Some(frontend),
+                Key::Frontend(frontend) | Key::Slot(frontend, _) | Key::Id(frontend, _) => {
+                    Some(frontend)
+                }
                 Key::Source(frontend, _) => Some(frontend),
                 Key::Address(_) => None,
             },
@@ -408,7 +414,7 @@ fn pools_needed(wanted: &Wanted) -> BTreeSet<PoolChain> {
         .frontends
         .iter()
         .filter_map(|(place, target)| target.as_ref()?.target.pool_chain(place));
-    needed.collect()
+    needed.flat_map(PoolChain::with_remember).collect()
 }
 
 fn describe(rejection: &Rejection) -> String {

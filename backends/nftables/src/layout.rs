@@ -1,14 +1,16 @@
 //! The fixed part of the table: chains and rules. They never depend on the cluster.
 
 mod ipvs;
+mod pools;
 
 use shunt_model::address::Family;
 use shunt_model::balancing::Method;
 
-use crate::expression::{Expression, HASH_SEED, Register, Rejection, Verdict};
+pub(crate) use self::pools::pool;
+use crate::expression::{Expression, Register, Rejection, Verdict};
 use crate::forwarding::Forwarding;
 use crate::name::{self, SetId, SetKind};
-use crate::pool::{Clients, Draw, PoolChain};
+use crate::pool::{Draw, PoolChain};
 use crate::rule::{Chain, Hook, Rule, fingerprint};
 
 /// Translation of destinations, as kube-proxy and the CNI plugins do it (`NF_IP_PRI_NAT_DST`).
@@ -57,135 +59,16 @@ pub(crate) fn chains(forwarding: Forwarding) -> Vec<Chain> {
     chains
 }
 
-/// How often a chain draws a slot. More than half of its slots are taken, so at most one in 256
-/// packets finds none of them; it then gets one of the first half, all of which are taken.
-const DRAWS: u32 = 8;
-
-/// The chain that picks one of a pool's endpoints: it draws a slot, and again where the slot is
-/// empty, so that the same chain serves every pool that fills more than half of it. An endpoint
-/// that comes or goes is then one element of a data map; the verdict map, whose every change has
-/// the kernel validate the whole table, changes only when a pool outgrows its chain.
-///
-/// Two lookups of one packet can fall into two generations of the ruleset. A packet that still
-/// finds no endpoint is dropped and sent again by its client, where otherwise its connection
-/// would be bound to no endpoint for good.
-pub(crate) fn pool(chain: PoolChain) -> Chain {
-    let mut rules = Vec::new();
-    if chain.clients == Clients::Outside {
-        rules.extend(inside_first(chain));
-    }
-    let Draw { slots, method } = chain.draw;
-    match (method, slots) {
-        (_, 0) => {}
-        (Method::Random, 2..) => {
-            rules.extend((0..DRAWS).map(|_| draw(chain, slots)));
-            rules.push(draw(chain, slots / 2));
-        }
-        _ => rules.push(draw(chain, slots)),
-    }
-    rules.push(lost());
-    Chain { name: chain.to_string(), hook: None, rules }
-}
-
-/// Sends local pods and the node itself to the frontend as those inside meet it.
-fn inside_first(chain: PoolChain) -> [Rule; 2] {
-    let family = chain.family;
-    let kind = if chain.node_port { SetKind::InsideNodePorts } else { SetKind::InsideFrontends };
-    let (set, pods) = (SetId::new(kind, family), SetId::new(SetKind::LocalPods, family));
-    let (key, loads, _) = frontend_of_packet(chain);
-    let lookup = Expression::VerdictMap { set, key: Register(0) };
-
-    let mut of_pods = vec![
-        Expression::FamilyIs(family),
-        Expression::LoadSource(family, Register(0)),
-        Expression::In { set: pods, key: Register(0), inverted: false },
-    ];
-    of_pods.extend(loads.iter().filter(|load| !matches!(load, Expression::FamilyIs(_))).cloned());
-    of_pods.push(lookup.clone());
-
-    let mut of_node = vec![Expression::SourceIsLocal];
-    of_node.extend(loads);
-    of_node.push(lookup);
-    [
-        Rule::new(format!("{} saddr @{pods} {key} vmap @{set}", ip(family)), of_pods),
-        Rule::new(format!("fib saddr type local {key} vmap @{set}"), of_node),
-    ]
-}
-
-/// The frontend that a packet goes to, as nft writes it and as it is loaded, from register 0 on;
-/// and the register after it.
-fn frontend_of_packet(chain: PoolChain) -> (String, Vec<Expression>, Register) {
-    let family = chain.family;
-    let mut loads = Vec::new();
-    if chain.node_port {
-        loads.push(Expression::LoadProtocol(Register(0)));
-        loads.push(Expression::LoadPort(Register(1)));
-        return ("meta l4proto . th dport".to_owned(), loads, Register(2));
-    }
-    // nft prints an address of a family as such only after this check; without an address it
-    // would print the check itself, which the chain's callers have made.
-    loads.push(Expression::FamilyIs(family));
-    loads.extend(load_frontend(family));
-    let text = format!("{} daddr . meta l4proto . th dport", ip(family));
-    (text, loads, after_frontend(family))
-}
-
-/// Translates the destination to the endpoint in one of the first `slots` slots, if there is one.
-fn draw(chain: PoolChain, slots: u32) -> Rule {
-    let family = chain.family;
-    let kind = match (chain.clients, chain.node_port) {
-        (Clients::Inside, false) => SetKind::InsideEndpoints,
-        (Clients::Inside, true) => SetKind::InsideNodePortEndpoints,
-        (Clients::All | Clients::Outside, false) => SetKind::Endpoints,
-        (Clients::All | Clients::Outside, true) => SetKind::NodePortEndpoints,
-    };
-    let set = SetId::new(kind, family);
-    let (key, loads, slot) = frontend_of_packet(chain);
-    let (address, port) = (Register(0), after_address(family));
-    let mut expressions = vec![Expression::ServiceProtocol];
-    if chain.node_port && chain.draw.method != Method::Random {
-        // As in `frontend_of_packet`: the hash has an address in it.
-        expressions.push(Expression::FamilyIs(family));
-    }
-    expressions.extend(loads);
-    let (number, pick) = pick(chain, slots, slot);
-    expressions.extend(pick);
-    expressions.extend([
-        Expression::Map { set, key: Register(0), value: address },
-        Expression::TranslateDestination { family, address, port },
-    ]);
-    let text = format!("{SERVICE_PROTOCOLS} dnat {} to {key} . {number} map @{set}", ip(family),);
-    Rule::new(text, expressions)
-}
-
-/// A number below `slots`, as nft writes it and as it is made in a register.
-fn pick(chain: PoolChain, slots: u32, register: Register) -> (String, Vec<Expression>) {
-    let family = chain.family;
-    let from = Register(register.0 + 1);
-    let mut loads = vec![Expression::LoadSource(family, from)];
-    let (length, what) = match chain.draw.method {
-        Method::Random => {
-            let expressions = vec![Expression::Random(register, slots)];
-            return (format!("numgen random mod {slots}"), expressions);
-        }
-        Method::HashAddress => (width(family), format!("{} saddr", ip(family))),
-        Method::HashConnection => {
-            loads.push(Expression::LoadSourcePort(Register(from.0 + width(family) / 4)));
-            (width(family) + 4, format!("{} saddr . th sport", ip(family)))
-        }
-    };
-    loads.push(Expression::Hash { from, length, register, modulus: slots });
-    (format!("jhash {what} mod {slots} seed {HASH_SEED:#x}"), loads)
-}
-
 /// The fingerprint of everything that is fixed. A table with another one is replaced.
 pub(crate) fn layout_fingerprint(forwarding: Forwarding) -> u64 {
     let mut text = String::new();
     let pools = PoolChain::stems().flat_map(|stem| {
-        [Method::Random, Method::HashAddress, Method::HashConnection].map(|method| {
-            let draw = Draw { slots: 4, method };
-            pool(PoolChain { draw, ..stem })
-        })
+        let methods = [Method::Random, Method::HashAddress, Method::HashConnection];
+        let draws = methods
+            .into_iter()
+            .flat_map(|method| [None, Some(1)].map(|affinity| Draw { slots: 4, method, affinity }));
+        let chains = draws.map(move |draw| PoolChain { draw, ..stem });
+        chains.flat_map(PoolChain::with_remember).map(pool)
     });
     for chain in chains(forwarding).into_iter().chain(pools) {
         text.push_str(&chain.name);
@@ -302,7 +185,11 @@ fn sources(family: Family) -> Chain {
     let within = |set| Expression::In { set, key, inverted: false };
     let original = Expression::LoadOriginalDestination(family, key);
 
-    let mut rules = Vec::new();
+    // What session affinity has left in the packet.
+    let mut rules = vec![Rule::new(
+        "meta priority & 8000:0 == 8000:0 meta priority set none",
+        [Expression::PriorityIsId, Expression::ClearPriority],
+    )];
     // The node's own connections carry an address of the machine.
     let own = [Expression::SourceIsLocal];
     let whose = [

@@ -4,6 +4,7 @@
 //! Everything but [`kernel`] is pure. The layout and its reasons stand in the README beside this
 //! crate; the names of tables, chains and sets are made in [`name`] alone.
 
+pub mod affinity;
 mod answer;
 pub mod codec;
 mod declaration;

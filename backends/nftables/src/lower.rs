@@ -6,9 +6,11 @@ use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use shunt_model::address::{Endpoint, Family, FrontendAddress};
+use shunt_model::balancing::Method;
 use shunt_model::object::ObjectKey;
 use shunt_model::plan::{Action, FrontendPlan, Masquerade, NodePlan, Plan, PlanDelta, ServicePlan};
 
+use crate::affinity::{Id, Numbers, Sticky};
 use crate::diff::interval_elements;
 use crate::element::{Key, Place, Target, View, masquerade_own_set, masquerade_set, virtual_set};
 use crate::forwarding::Forwarding;
@@ -27,6 +29,10 @@ pub struct FrontendTarget {
     pub draw: Draw,
     /// What the slots of its pool hold: sorted, or by slot if they are drawn by a hash.
     pub slots: Arc<[Endpoint]>,
+    /// The group of its clients, if they are remembered; with everyone's view.
+    pub group: Option<Id>,
+    /// Its slots and endpoints by id, if clients are remembered. Then there are no others.
+    pub sticky: Option<Box<Sticky>>,
     /// Namespace/name:port, for readers of the listing.
     pub comment: Arc<str>,
 }
@@ -42,30 +48,39 @@ pub struct Wanted {
     pub networks: BTreeMap<SetId, Vec<IpNet>>,
 }
 
-/// How many Services (or the node) want each member of a plain set: an address can be the
-/// ClusterIP of several ports and an endpoint belong to several Services.
+/// What concerns several Services at once. How many of them (or the node) want each member of a
+/// plain set: an address can be the ClusterIP of several ports and an endpoint belong to several
+/// Services. And the numbers of session affinity.
 #[derive(Clone, Debug, Default)]
 pub struct References {
     forwarding: Forwarding,
     counts: HashMap<(SetId, Key), u32>,
+    numbers: Numbers,
 }
 
 impl References {
     /// No references yet, where this or IPVS forwards packets.
     #[must_use]
     pub fn new(forwarding: Forwarding) -> Self {
-        Self { forwarding, counts: HashMap::new() }
+        Self { forwarding, ..Self::default() }
     }
 
-    /// The references of a whole plan, where this table forwards packets.
+    /// The references of a whole plan, where this table forwards packets; what the record has
+    /// numbered keeps its number.
     #[must_use]
-    pub fn of(plan: &Plan) -> Self {
-        Self::default().taking(plan)
+    pub fn of(plan: &Plan, installed: &Installed) -> Self {
+        Self::default().taking(plan, installed)
     }
 
     /// With those of a whole plan.
     #[must_use]
-    pub fn taking(mut self, plan: &Plan) -> Self {
+    pub fn taking(mut self, plan: &Plan, installed: &Installed) -> Self {
+        for (key, service) in &plan.services {
+            self.numbers.recover(key, service, installed);
+        }
+        for (key, service) in &plan.services {
+            self.number(key, Some(service));
+        }
         let forwarding = self.forwarding;
         let services = plan.services.values();
         let services = services.flat_map(|service| service_members(service, forwarding));
@@ -73,6 +88,13 @@ impl References {
             self.take(member);
         }
         self
+    }
+
+    /// Numbers what a Service needs for session affinity. IPVS has its own.
+    fn number(&mut self, key: &ObjectKey, service: Option<&ServicePlan>) {
+        if self.forwarding == Forwarding::Translate {
+            self.numbers.update(key, service);
+        }
     }
 
     fn take(&mut self, member: (SetId, Key)) {
@@ -102,8 +124,9 @@ impl Wanted {
                     wanted.frontends.entry(place).or_insert(None);
                 }
             }
+            references.number(key, new.as_deref());
             if let Some(service) = new {
-                wanted.frontends.extend(service_targets(key, service, forwarding));
+                wanted.frontends.extend(service_targets(key, service, references));
             }
             // Taken before released: a member that stays is never at zero in between.
             let members = |service| service_members(service, forwarding);
@@ -129,7 +152,7 @@ impl Wanted {
         let mut frontends: BTreeMap<_, _> =
             installed.frontends.keys().map(|frontend| (*frontend, None)).collect();
         for (key, service) in &plan.services {
-            frontends.extend(service_targets(key, service, references.forwarding));
+            frontends.extend(service_targets(key, service, references));
         }
         let there = installed
             .members
@@ -146,11 +169,18 @@ impl Wanted {
 pub fn counts(plan: &Plan, references: &References) -> HashMap<SetId, u32> {
     let mut counts: HashMap<SetId, u32> = HashMap::new();
     for (key, service) in &plan.services {
-        for (place, target) in service_targets(key, service, references.forwarding) {
+        for (place, target) in service_targets(key, service, references) {
             *counts.entry(place.verdicts()).or_default() += 1;
-            let slots = target.map_or(0, |target| target.slots.len());
-            *counts.entry(place.endpoints()).or_default() +=
-                u32::try_from(slots).unwrap_or(u32::MAX);
+            let Some(target) = target else { continue };
+            let mut count = |set, elements: usize| {
+                *counts.entry(set).or_default() += u32::try_from(elements).unwrap_or(u32::MAX);
+            };
+            count(place.endpoints(), target.slots.len());
+            count(place.groups(), usize::from(target.group.is_some()));
+            if let Some(sticky) = target.sticky {
+                count(place.sticky_slots(), sticky.slots.len());
+                count(place.sticky_endpoints(), sticky.endpoints.len());
+            }
         }
     }
     for (set, _) in references.counts.keys() {
@@ -225,16 +255,16 @@ fn places(plan: &FrontendPlan) -> impl Iterator<Item = Place> {
 fn service_targets(
     key: &ObjectKey,
     service: &ServicePlan,
-    forwarding: Forwarding,
+    references: &References,
 ) -> impl Iterator<Item = (Place, Option<FrontendTarget>)> {
-    service.frontends.iter().flat_map(move |plan| targets(key, service, plan, forwarding))
+    service.frontends.iter().flat_map(move |plan| targets(key, service, plan, references))
 }
 
 fn targets(
     key: &ObjectKey,
     service: &ServicePlan,
     plan: &FrontendPlan,
-    forwarding: Forwarding,
+    references: &References,
 ) -> impl Iterator<Item = (Place, Option<FrontendTarget>)> {
     let mut comment = key.to_string();
     if !plan.port_name.is_empty() {
@@ -242,12 +272,23 @@ fn targets(
         comment.push_str(&plan.port_name);
     }
     let comment: Arc<str> = fit_comment(&comment).into();
-    let mut everyone = target(service, &plan.action, &comment);
-    if let (Forwarding::VirtualServers, Target::Pool(_)) = (forwarding, everyone.target) {
-        let (draw, slots) = (Draw::default(), Arc::from([]));
-        everyone = FrontendTarget { target: Target::Virtual, draw, slots, ..everyone };
+    let numbers = &references.numbers;
+    let target = |action| {
+        let mut target = target(service, action, &comment);
+        if let Some(affinity) = service.affinity()
+            && let Some(sticky) = numbers.sticky(key, service, plan, &target.slots)
+        {
+            target.remember(affinity.seconds, sticky);
+        }
+        target
+    };
+    let mut everyone = target(&plan.action);
+    everyone.group = numbers.group(key, service, plan);
+    if let (Forwarding::VirtualServers, Target::Pool(_)) = (references.forwarding, everyone.target)
+    {
+        everyone = FrontendTarget::bare(Target::Virtual, &comment);
     }
-    let inside = plan.from_inside.as_ref().map(|action| target(service, action, &comment));
+    let inside = plan.from_inside.as_ref().map(target);
     if inside.is_some() {
         everyone.target = match everyone.target {
             Target::Pool(draw) => Target::OutsidePool(draw),
@@ -261,8 +302,7 @@ fn targets(
     if plan.sources.is_some() {
         // The slots stay with the view of everyone; the verdict that draws from them moves.
         let target = std::mem::replace(&mut everyone.target, Target::Guard);
-        let target =
-            FrontendTarget { target, draw: Draw::default(), slots: Arc::from([]), comment };
+        let target = FrontendTarget::bare(target, &comment);
         allowed = Some((Place { view: View::Allowed, ..place }, Some(target)));
     }
     let inside = inside.map(|target| (Place { view: View::Inside, ..place }, Some(target)));
@@ -270,17 +310,35 @@ fn targets(
 }
 
 fn target(service: &ServicePlan, action: &Action, comment: &Arc<str>) -> FrontendTarget {
-    let comment = Arc::clone(comment);
-    let without = |target| (target, Draw::default(), Arc::from([]));
-    let (target, draw, slots) = match action {
+    match action {
         Action::Forward(pool) => {
             let (draw, slots) = slots(service, pool);
-            (Target::Pool(draw), draw, slots)
+            FrontendTarget { draw, slots, ..FrontendTarget::bare(Target::Pool(draw), comment) }
         }
-        Action::Reject => without(Target::Refuse),
-        Action::Drop => without(Target::Drop),
-    };
-    FrontendTarget { target, draw, slots, comment }
+        Action::Reject => FrontendTarget::bare(Target::Refuse, comment),
+        Action::Drop => FrontendTarget::bare(Target::Drop, comment),
+    }
+}
+
+impl FrontendTarget {
+    /// A verdict alone.
+    fn bare(target: Target, comment: &Arc<str>) -> Self {
+        let (draw, slots, comment) = (Draw::default(), Arc::from([]), Arc::clone(comment));
+        Self { target, draw, slots, group: None, sticky: None, comment }
+    }
+
+    /// Has a pool's clients remembered.
+    fn remember(&mut self, seconds: u32, mut sticky: Sticky) {
+        if let Target::Pool(draw) = &mut self.target {
+            draw.affinity = Some(seconds);
+            self.draw = *draw;
+            if draw.method == Method::Random {
+                sticky.slots.sort_unstable();
+            }
+            self.slots = Arc::from([]);
+            self.sticky = Some(Box::new(sticky));
+        }
+    }
 }
 
 fn service_members(

@@ -65,6 +65,9 @@ pub(crate) const PERSIST: u32 = 0x4;
 /// `NFT_TABLE_F_OWNER | NFT_TABLE_F_PERSIST`.
 pub(crate) const OWNED: u32 = 0x2 | PERSIST;
 pub(crate) const SET_INTERVAL: u32 = 0x4;
+/// `NFT_SET_TIMEOUT`, `NFT_SET_EVAL`.
+pub(crate) const SET_TIMEOUT: u32 = 0x10;
+pub(crate) const SET_EVAL: u32 = 0x20;
 pub(crate) const SET_MAP: u32 = 0x8;
 pub(crate) const SET_CONCAT: u32 = 0x80;
 pub(crate) const SET_ANONYMOUS: u32 = 0x1;
@@ -388,6 +391,9 @@ impl ElementList {
     pub(crate) fn push_element(&mut self, element: &Element) {
         self.push(&encode_key(element.set, &element.key), |message| match &element.value {
             Value::Member => write_end(message, encode_key_end(&element.key).as_deref()),
+            Value::Id(id) => {
+                message.nest(2, |data| data.bytes(1, &id.to_ne_bytes()));
+            }
             Value::Endpoint(endpoint) => {
                 message.nest(2, |data| data.bytes(1, &encode_endpoint(endpoint)));
             }

@@ -34,6 +34,28 @@ pub enum SetKind {
     AllowedFrontends,
     /// Address . protocol . port . network: whom a Service with source ranges allows.
     AllowedSources,
+    /// Map: address . protocol . port to the group within which its clients keep their endpoint.
+    AffinityGroups,
+    /// The same for NodePorts, without address.
+    NodePortAffinityGroups,
+    /// Map: as `endpoints`, of frontends with session affinity, to the endpoint's id.
+    AffinitySlots,
+    /// The same for NodePorts.
+    NodePortAffinitySlots,
+    /// Map: as `affinity_slots`, for clients inside.
+    InsideAffinitySlots,
+    /// The same for NodePorts.
+    InsideNodePortAffinitySlots,
+    /// Map: address . protocol . port . id to the endpoint, as long as it is in the pool.
+    AffinityEndpoints,
+    /// The same for NodePorts.
+    NodePortAffinityEndpoints,
+    /// Map: as `affinity_endpoints`, for clients inside.
+    InsideAffinityEndpoints,
+    /// The same for NodePorts.
+    InsideNodePortAffinityEndpoints,
+    /// Map: group . client to the id of its endpoint. The kernel fills it, and forgets in time.
+    Affinity,
     /// Addresses on which NodePorts are served.
     NodeAddresses,
     /// ClusterIPs: what is no frontend there is refused.
@@ -64,7 +86,7 @@ pub enum SetKind {
 
 impl SetKind {
     /// All kinds, in the order of the listing.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 34] = [
         Self::Endpoints,
         Self::NodePortEndpoints,
         Self::Frontends,
@@ -75,6 +97,17 @@ impl SetKind {
         Self::InsideNodePorts,
         Self::AllowedFrontends,
         Self::AllowedSources,
+        Self::AffinityGroups,
+        Self::NodePortAffinityGroups,
+        Self::AffinitySlots,
+        Self::NodePortAffinitySlots,
+        Self::InsideAffinitySlots,
+        Self::InsideNodePortAffinitySlots,
+        Self::AffinityEndpoints,
+        Self::NodePortAffinityEndpoints,
+        Self::InsideAffinityEndpoints,
+        Self::InsideNodePortAffinityEndpoints,
+        Self::Affinity,
         Self::NodeAddresses,
         Self::ClusterIps,
         Self::LocalSources,
@@ -102,6 +135,17 @@ impl SetKind {
             Self::InsideNodePorts => "inside_node_ports",
             Self::AllowedFrontends => "allowed_frontends",
             Self::AllowedSources => "allowed_sources",
+            Self::AffinityGroups => "affinity_groups",
+            Self::NodePortAffinityGroups => "node_port_affinity_groups",
+            Self::AffinitySlots => "affinity_slots",
+            Self::NodePortAffinitySlots => "node_port_affinity_slots",
+            Self::InsideAffinitySlots => "inside_affinity_slots",
+            Self::InsideNodePortAffinitySlots => "inside_node_port_affinity_slots",
+            Self::AffinityEndpoints => "affinity_endpoints",
+            Self::NodePortAffinityEndpoints => "node_port_affinity_endpoints",
+            Self::InsideAffinityEndpoints => "inside_affinity_endpoints",
+            Self::InsideNodePortAffinityEndpoints => "inside_node_port_affinity_endpoints",
+            Self::Affinity => "affinity",
             Self::NodeAddresses => "node_addresses",
             Self::ClusterIps => "cluster_ips",
             Self::LocalSources => "local_sources",
@@ -141,6 +185,26 @@ impl SetId {
         matches!(self.kind, SetKind::LocalSources | SetKind::LocalPods)
     }
 
+    /// Whether its values are groups or ids of session affinity.
+    #[must_use]
+    pub const fn holds_ids(self) -> bool {
+        matches!(
+            self.kind,
+            SetKind::AffinityGroups
+                | SetKind::NodePortAffinityGroups
+                | SetKind::AffinitySlots
+                | SetKind::NodePortAffinitySlots
+                | SetKind::InsideAffinitySlots
+                | SetKind::InsideNodePortAffinitySlots
+        )
+    }
+
+    /// Whether the kernel fills it by itself: it is no part of what we want or compare.
+    #[must_use]
+    pub const fn is_dynamic(self) -> bool {
+        matches!(self.kind, SetKind::Affinity)
+    }
+
     /// Whether a frontend's address is in its keys; where not, they are of NodePorts.
     #[must_use]
     pub const fn has_address(self) -> bool {
@@ -153,6 +217,11 @@ impl SetId {
                 | SetKind::MasqueradeNodePorts
                 | SetKind::MasqueradeOwnNodePorts
                 | SetKind::VirtualNodePorts
+                | SetKind::NodePortAffinityGroups
+                | SetKind::NodePortAffinitySlots
+                | SetKind::InsideNodePortAffinitySlots
+                | SetKind::NodePortAffinityEndpoints
+                | SetKind::InsideNodePortAffinityEndpoints
         )
     }
 

@@ -1,10 +1,12 @@
 //! The chains that pick an endpoint, by what they draw from.
 
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use shunt_model::address::{Family, Frontend, FrontendAddress};
+use shunt_model::address::{Family, Frontend, FrontendAddress, Protocol};
 use shunt_model::balancing::Method;
 
+use crate::element::{Place, View};
 use crate::name::suffix;
 
 /// Whose connections a chain of a pool is for.
@@ -38,6 +40,8 @@ pub struct Draw {
     pub slots: u32,
     /// By what. At random more than half of the slots are taken, by a hash all of them are.
     pub method: Method,
+    /// For how many seconds a client is remembered with its endpoint. Then the slots hold ids.
+    pub affinity: Option<u32>,
 }
 
 impl Draw {
@@ -46,10 +50,14 @@ impl Draw {
     pub fn random(endpoints: usize) -> Self {
         let endpoints = u32::try_from(endpoints).unwrap_or(u32::MAX);
         let slots = endpoints.checked_next_power_of_two().unwrap_or(1 << 31);
-        Self { slots, method: Method::Random }
+        Self { slots, method: Method::Random, affinity: None }
     }
 
     fn parse(text: &str) -> Option<Self> {
+        let (text, affinity) = match text.split_once("_for_") {
+            Some((text, seconds)) => (text, Some(seconds.strip_suffix('s')?.parse().ok()?)),
+            None => (text, None),
+        };
         let (slots, method) = match text.split_once('_') {
             Some((slots, "hash_address")) => (slots, Method::HashAddress),
             Some((slots, "hash_connection")) => (slots, Method::HashConnection),
@@ -57,7 +65,7 @@ impl Draw {
             None => (text, Method::Random),
         };
         let slots: u32 = slots.parse().ok()?;
-        (slots == 0 || slots.is_power_of_two()).then_some(Self { slots, method })
+        (slots == 0 || slots.is_power_of_two()).then_some(Self { slots, method, affinity })
     }
 }
 
@@ -68,7 +76,11 @@ impl fmt::Display for Draw {
             Method::HashAddress => "_hash_address",
             Method::HashConnection => "_hash_connection",
         };
-        write!(f, "{}{method}", self.slots)
+        write!(f, "{}{method}", self.slots)?;
+        match self.affinity {
+            Some(seconds) => write!(f, "_for_{seconds}s"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -83,7 +95,7 @@ pub struct PoolChain {
     /// Whether it reads the endpoints of NodePorts.
     pub node_port: bool,
     /// How it draws. There are no slots for `Outside` where the traffic policy leaves no endpoint
-    /// to those outside.
+    /// to those outside, and for the chain that remembers an endpoint after it was drawn.
     pub draw: Draw,
 }
 
@@ -95,13 +107,48 @@ impl PoolChain {
         Self { family: frontend.family(), clients, node_port, draw }
     }
 
+    /// The chain that this one goes to with an endpoint, if clients are remembered.
+    #[must_use]
+    pub fn remember(self) -> Option<Self> {
+        let clients = match self.clients {
+            Clients::All | Clients::Outside => Clients::All,
+            Clients::Inside => Clients::Inside,
+        };
+        let draw = Draw { affinity: Some(self.draw.affinity?), ..Draw::default() };
+        (self.draw.slots > 0).then_some(Self { clients, draw, ..self })
+    }
+
+    /// The chain, and the one that it goes to.
+    pub fn with_remember(self) -> impl Iterator<Item = Self> {
+        self.remember().into_iter().chain([self])
+    }
+
+    /// A place whose maps it reads; the frontend is any.
+    pub(crate) const fn place(&self) -> Place {
+        let address = match (self.node_port, self.family) {
+            (true, family) => FrontendAddress::Node(family),
+            (false, Family::V4) => FrontendAddress::Ip(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+            (false, Family::V6) => FrontendAddress::Ip(IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
+        };
+        let view = match self.clients {
+            Clients::All | Clients::Outside => View::Everyone,
+            Clients::Inside => View::Inside,
+        };
+        Place { frontend: Frontend { address, protocol: Protocol::Tcp, port: 0 }, view }
+    }
+
+    /// Whether it is the chain that remembers.
+    pub(crate) const fn remembers(&self) -> bool {
+        self.draw.slots == 0 && self.draw.affinity.is_some()
+    }
+
     /// The chain with this name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         let parse = |stem: Self| {
             let draw = Draw::parse(name.strip_prefix(&stem.stem())?.strip_prefix('_')?)?;
             let chain = Self { draw, ..stem };
-            let sound = draw.slots > 0 || stem.clients == Clients::Outside;
+            let sound = draw.slots > 0 || (stem.clients == Clients::Outside) != chain.remembers();
             (sound && chain.to_string() == name).then_some(chain)
         };
         Self::stems().find_map(parse)
@@ -137,8 +184,13 @@ mod tests {
     fn names_are_read_back() {
         for stem in PoolChain::stems() {
             for method in [Method::Random, Method::HashAddress, Method::HashConnection] {
-                let chain = PoolChain { draw: Draw { slots: 8, method }, ..stem };
-                assert_eq!(PoolChain::parse(&chain.to_string()), Some(chain));
+                for affinity in [None, Some(10_800)] {
+                    let chain = PoolChain { draw: Draw { slots: 8, method, affinity }, ..stem };
+                    assert_eq!(PoolChain::parse(&chain.to_string()), Some(chain));
+                    if let Some(chain) = chain.remember() {
+                        assert_eq!(PoolChain::parse(&chain.to_string()), Some(chain));
+                    }
+                }
             }
         }
         for wrong in ["pool_v4_0", "pool_v4_3", "pool_v4_08", "pool_v4_8_", "pool_v4", "pool_v5_8"]

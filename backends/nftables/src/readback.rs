@@ -54,7 +54,7 @@ pub(crate) fn read(socket: &mut Socket) -> Result<ReadBack, Error> {
         return Ok(ReadBack::Unfit("a set is missing", table));
     }
     let mut strangers = Vec::new();
-    for set in SetId::all() {
+    for set in SetId::all().filter(|set| !set.is_dynamic()) {
         elements(socket, set, &mut installed, &mut strangers)?;
     }
     Ok(ReadBack::Ours(Box::new(installed), strangers, table))
@@ -92,7 +92,9 @@ pub(crate) fn still_holds(socket: &mut Socket, installed: &Installed) -> Result<
         let Some(id) = SetId::parse(&set.name) else { return false };
         let recorded = installed.count.get(&id).copied().unwrap_or_default();
         // The record does not know how many bounds the kernel keeps of touching intervals.
-        let counted = id.holds_networks() || set.count.is_none_or(|count| count == recorded);
+        let counted = id.holds_networks()
+            || id.is_dynamic()
+            || set.count.is_none_or(|count| count == recorded);
         counted && set.as_declared && installed.capacity.get(&id) == Some(&set.capacity)
     };
     Ok(named.len() == installed.capacity.len() && named.iter().all(as_recorded))

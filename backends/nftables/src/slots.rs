@@ -21,7 +21,8 @@ pub fn slots(service: &ServicePlan, pool: &Arc<[Endpoint]>) -> (Draw, Arc<[Endpo
     let method = service.method();
     if method != Method::Random {
         let table = table(service, pool);
-        return (Draw { slots: u32::try_from(table.len()).unwrap_or(u32::MAX), method }, table);
+        let slots = u32::try_from(table.len()).unwrap_or(u32::MAX);
+        return (Draw { slots, method, affinity: None }, table);
     }
     let slots = if service.weights.is_empty() { Arc::clone(pool) } else { weighted(service, pool) };
     (Draw::random(slots.len()), slots)

@@ -29,7 +29,7 @@ pub fn fresh(plan: &Plan) -> Installed {
 #[must_use]
 pub fn fresh_for(plan: &Plan, forwarding: Forwarding) -> Installed {
     let mut installed = Installed { forwarding, ..Installed::default() };
-    let references = References::new(forwarding).taking(plan);
+    let references = References::new(forwarding).taking(plan, &installed);
     let wanted = Wanted::full(plan, &references, &installed);
     let steps = diff(&wanted, &installed);
     for operation in steps.in_order().flatten() {
@@ -72,6 +72,9 @@ fn write_set(out: &mut String, set: SetId, capacity: u32, elements: &[String]) {
         writeln!(out, "\t{} {set} {{\n\t\t{}\n\t\tsize {capacity}", described.word, described.text);
     if described.interval {
         out.push_str("\t\tflags interval\n");
+    }
+    if described.dynamic {
+        out.push_str("\t\tflags dynamic,timeout\n");
     }
     if !elements.is_empty() {
         let _ = writeln!(out, "\t\telements = {{ {} }}", elements.join(",\n\t\t\t     "));

@@ -47,11 +47,12 @@ impl Transaction {
         }
         self.elements(operations, true);
         self.elements(operations, false);
-        for operation in operations {
-            if let Operation::DeletePool(pool) = operation {
-                let name = pool.to_string();
-                self.messages.push(message::flush_chain(&name));
-                self.messages.push(message::delete_chain(&name));
+        // Emptied first: one may go to another.
+        for remove in [message::flush_chain, message::delete_chain] {
+            for operation in operations {
+                if let Operation::DeletePool(pool) = operation {
+                    self.messages.push(remove(&pool.to_string()));
+                }
             }
         }
     }

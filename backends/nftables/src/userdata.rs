@@ -40,6 +40,12 @@ pub(crate) enum Typeof {
     Ip4Daddr,
     /// `ip6 daddr`
     Ip6Daddr,
+    /// `ip saddr`
+    Ip4Saddr,
+    /// `ip6 saddr`
+    Ip6Saddr,
+    /// `meta priority`
+    Priority,
     /// `meta l4proto`
     L4Proto,
     /// `th dport`
@@ -73,6 +79,17 @@ pub fn concat_map() -> Vec<u8> {
     put_u32(&mut out, set::KEY_BYTE_ORDER, MIXED);
     put_u32(&mut out, set::DATA_BYTE_ORDER, HOST_ENDIAN);
     put(&mut out, set::KEY_TYPEOF, &concat(&[]));
+    put_u32(&mut out, set::DATA_INTERVAL, 0);
+    out
+}
+
+/// The same with values that are a number: `meta priority`.
+pub(crate) fn typeof_map_to_priority(key: &[Typeof]) -> Vec<u8> {
+    let mut out = Vec::new();
+    put_u32(&mut out, set::KEY_BYTE_ORDER, MIXED);
+    put_u32(&mut out, set::DATA_BYTE_ORDER, HOST_ENDIAN);
+    put(&mut out, set::KEY_TYPEOF, &concat(key));
+    put(&mut out, set::DATA_TYPEOF, &Typeof::Priority.encode());
     put_u32(&mut out, set::DATA_INTERVAL, 0);
     out
 }
@@ -178,6 +195,10 @@ impl Typeof {
             // Header description and field, by nft's numbers.
             Self::Ip4Daddr => typed(expression::PAYLOAD, &numbers(&[12, 12])),
             Self::Ip6Daddr => typed(expression::PAYLOAD, &numbers(&[13, 9])),
+            Self::Ip4Saddr => typed(expression::PAYLOAD, &numbers(&[12, 11])),
+            Self::Ip6Saddr => typed(expression::PAYLOAD, &numbers(&[13, 8])),
+            // NFT_META_PRIORITY.
+            Self::Priority => typed(expression::META, &numbers(&[2])),
             Self::ThDport => typed(expression::PAYLOAD, &numbers(&[11, 2])),
             // NFT_META_L4PROTO.
             Self::L4Proto => typed(expression::META, &numbers(&[16])),
@@ -233,6 +254,18 @@ mod tests {
              0000010e00040900000001060004100000000214000407000000010c00040b000000010402000000031a\
              0004170000000112000401000000010400000100020400000000043400040d000000012c001400040700\
              0000010c00040c00000001040c0000000114000407000000010c00040b00000001040200000006040000\
+             0000"
+        );
+    }
+
+    /// Captured from nft 1.0.6 (`typeof meta priority . ip saddr : meta priority`).
+    #[cfg(target_endian = "little")]
+    #[test]
+    fn a_typeof_map_to_a_number_is_described_as_nft_does() {
+        assert_eq!(
+            hex(&typeof_map_to_priority(&[Typeof::Priority, Typeof::Ip4Saddr])),
+            "000400000000010401000000032e00040d0000000126000e0004090000000106000402000000011400040700\
+             0000010c00040c00000001040b000000040e000409000000010600040200000006040000\
              0000"
         );
     }

@@ -12,7 +12,7 @@ use shunt_cluster::Netns;
 use std::sync::Arc;
 
 use shunt_model::address::Endpoint;
-use shunt_model::balancing::{Balancing, Method};
+use shunt_model::balancing::{Affinity, AffinityScope, Balancing, Method};
 use shunt_model::object::ObjectKey;
 use shunt_model::plan::{Action, Plan, PlanDelta, ServicePlan};
 use shunt_nftables::forwarding::Forwarding;
@@ -33,6 +33,18 @@ fn plan_of(services: impl IntoIterator<Item = (ObjectKey, Arc<ServicePlan>)>) ->
 /// A Service that is drawn from by a hash.
 fn hashed(n: u16, method: Method) -> (ObjectKey, Arc<ServicePlan>) {
     balanced(service(n, &[1, 2, 3]), Balancing { method, ..Balancing::default() }, false)
+}
+
+/// A Service that remembers its clients.
+fn sticky(
+    n: u16,
+    scope: AffinityScope,
+    method: Method,
+    seconds: u32,
+) -> (ObjectKey, Arc<ServicePlan>) {
+    let affinity = Some(Affinity { seconds, scope });
+    let balancing = Balancing { affinity, method, ..Balancing::default() };
+    balanced(service(n, &[1, 2, 3]), balancing, false)
 }
 
 struct Node {
@@ -98,6 +110,8 @@ fn assert_listing_is_script(options: Options) {
         balanced(service(4, &[2, 3, 4]), Balancing::default(), true),
         hashed(5, Method::HashAddress),
         hashed(6, Method::HashConnection),
+        sticky(9, AffinityScope::Port, Method::Random, 10_800),
+        sticky(14, AffinityScope::Service, Method::HashAddress, 90_061),
     ]);
     let node = Node::new();
     let mut nftables = node.open(options);

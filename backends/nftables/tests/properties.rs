@@ -10,20 +10,28 @@ use common::{balanced, delta, node, service};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 use shunt_cluster::Netns;
-use shunt_model::balancing::{Balancing, Method};
+use shunt_model::balancing::{Affinity, AffinityScope, Balancing, Method};
 use shunt_model::plan::{NodePlan, Plan};
 use shunt_nftables::diff::{Operation, Steps, diff};
-use shunt_nftables::element::{Place, Target, View};
+use shunt_nftables::element::{Place, View};
 use shunt_nftables::forwarding::Forwarding;
-use shunt_nftables::installed::Installed;
+use shunt_nftables::installed::{Installed, InstalledFrontend};
 use shunt_nftables::kernel::{Nftables, Options, inventory};
 use shunt_nftables::lower::{References, Wanted};
+use shunt_nftables::pool::Draw;
 use shunt_nftables::text;
 
 /// How connections are spread: mostly as they are by default.
 fn balancing() -> impl Strategy<Value = Balancing> {
     let method = prop_oneof![6 => Just(Method::Random), 1 => Just(Method::HashAddress), 1 => Just(Method::HashConnection)];
-    method.prop_map(|method| Balancing { method, ..Balancing::default() })
+    let scope = prop_oneof![Just(AffinityScope::Port), Just(AffinityScope::Service)];
+    let affinity = (prop_oneof![Just(60), Just(10_800)], scope)
+        .prop_map(|(seconds, scope)| Affinity { seconds, scope });
+    (method, proptest::option::weighted(0.3, affinity)).prop_map(|(method, affinity)| Balancing {
+        method,
+        affinity,
+        ..Balancing::default()
+    })
 }
 
 /// A few Services with a few endpoints each, so that the same ones come and go.
@@ -51,24 +59,33 @@ fn forwarding() -> impl Strategy<Value = Forwarding> {
     prop::sample::select(&Forwarding::ALL[..])
 }
 
-/// How many of its first slots a verdict needs filled, whatever its chain draws.
-fn needed(verdict: Option<&(Target, Arc<str>)>) -> u32 {
-    let draw = verdict.and_then(|(target, _)| target.draw()).unwrap_or_default();
+/// How many of its first slots a draw needs filled, whatever it draws.
+fn needed(draw: Draw) -> u32 {
     match draw.method {
         Method::Random => draw.slots.div_ceil(2),
         Method::HashAddress | Method::HashConnection => draw.slots,
     }
 }
 
-/// Whether so many of a frontend's first slots are filled.
-fn filled(installed: &Installed, place: &Place, needed: u32) -> bool {
+/// Whether the slots that a draw needs are filled, and those that hold ids lead to an endpoint.
+fn filled(installed: &Installed, place: &Place, draw: Draw) -> bool {
     // Whom source ranges allow draws from the slots of everyone's view.
     let home = match place.view {
         View::Allowed => Place::everyone(place.frontend),
         View::Everyone | View::Inside => *place,
     };
-    let filled = |slot| installed.frontends.get(&home)?.slots.get(slot);
-    (0..needed).all(|slot| filled(slot).is_some())
+    let none = InstalledFrontend::default();
+    let there = installed.frontends.get(&home).unwrap_or(&none);
+    let remembered = |slot: u32| {
+        let sticky = there.sticky.as_deref()?;
+        let everyone = installed.frontends.get(&Place::everyone(place.frontend))?;
+        everyone.sticky.as_deref()?.group?;
+        sticky.endpoints.get(&sticky.slots.get(slot)?).copied()
+    };
+    (0..needed(draw)).all(|slot| match draw.affinity {
+        None => there.slots.get(slot).is_some(),
+        Some(_) => remembered(slot).is_some(),
+    })
 }
 
 /// Applies the steps one transaction after the other. Between any two a packet may have taken
@@ -80,15 +97,19 @@ fn apply(installed: &mut Installed, steps: &Steps) {
             installed.apply(operation);
         }
         for (place, there) in before.frontends.iter().chain(&installed.frontends) {
-            let needed = needed(there.verdict.as_ref());
-            assert!(filled(installed, place, needed), "{place:?}: a needed slot is empty");
+            let draw = there.verdict.as_ref().and_then(|(target, _)| target.draw());
+            assert!(
+                filled(installed, place, draw.unwrap_or_default()),
+                "{place:?}: a needed slot is empty"
+            );
         }
     }
 }
 
 #[track_caller]
 fn assert_same(installed: &Installed, plan: &Plan) {
-    let wanted = Wanted::full(plan, &References::new(installed.forwarding).taking(plan), installed);
+    let references = References::new(installed.forwarding).taking(plan, installed);
+    let wanted = Wanted::full(plan, &references, installed);
     assert_eq!(diff(&wanted, installed), Steps::default());
 }
 
@@ -123,12 +144,12 @@ proptest! {
     fn a_crash_between_any_two_operations_is_mended(plans in plans(), cut in any::<prop::sample::Index>()) {
         let mut installed = Installed::default();
         for plan in plans {
-            let wanted = Wanted::full(&plan, &References::of(&plan), &installed);
+            let wanted = Wanted::full(&plan, &References::of(&plan, &installed), &installed);
             let steps = diff(&wanted, &installed);
             let all: Vec<&Operation> = steps.in_order().flatten().collect();
             let cut = if all.is_empty() { 0 } else { cut.index(all.len()) };
             all[..cut].iter().for_each(|operation| installed.apply(operation));
-            let wanted = Wanted::full(&plan, &References::of(&plan), &installed);
+            let wanted = Wanted::full(&plan, &References::of(&plan, &installed), &installed);
             for step in diff(&wanted, &installed).in_order() {
                 step.iter().for_each(|operation| installed.apply(operation));
             }

@@ -26,6 +26,9 @@ pub(super) struct Flow {
     pub(super) to: SocketAddr,
     /// What shall come of it.
     pub(super) expected: Expected,
+    /// The name of a pod that is not known: all connections lead to the same one, here and wherever
+    /// else the name stands, in each family.
+    pub(super) same: Option<String>,
     /// Where kube-proxy is known to mean something else.
     pub(super) differences: Vec<Difference>,
 }
@@ -109,7 +112,15 @@ fn try_parse(line: &Line, setup: &Setup) -> Result<Vec<Flow>> {
     };
     ensure!(setup.names.is_host(from), "there is no host named {from}");
     let protocol = parse_protocol(protocol)?;
+    let (result, same) = match result.rsplit_once("| same ") {
+        Some((result, name)) => (result, Some(name.trim().to_owned())),
+        None => (result, None),
+    };
     let expected = parse_expected(result, setup)?;
+    ensure!(
+        same.is_none() || matches!(expected, Expected::Served(_)),
+        "only servers can be the same"
+    );
     let flow = |to| Flow {
         place: line.place.clone(),
         text: line.words().join(" "),
@@ -117,6 +128,7 @@ fn try_parse(line: &Line, setup: &Setup) -> Result<Vec<Flow>> {
         protocol,
         to,
         expected: expected.clone(),
+        same: same.clone(),
         differences: Vec::new(),
     };
     Ok(parse_destination(to, setup)?.into_iter().map(flow).collect())
@@ -243,6 +255,12 @@ mod tests {
     }
 
     #[test]
+    fn the_same_pod_has_a_name() {
+        let flows = check("web-1 tcp vip-1/v4:80 -> web-1 web-2 | source kept | same a").unwrap();
+        assert_eq!(flows[0].same.as_deref(), Some("a"));
+    }
+
+    #[test]
     fn literal_addresses_are_one_flow() {
         assert_eq!(check("client udp 10.96.0.11:53 -> refused").unwrap().len(), 1);
         assert_eq!(check("client udp [fd00:77::11]:53 -> pass refused").unwrap().len(), 1);
@@ -262,6 +280,10 @@ mod tests {
         assert_eq!(
             error("web-1 tcp vip-1:80 -> refused | source kept"),
             "f:1: only servers see a source"
+        );
+        assert_eq!(
+            error("web-1 tcp vip-1:80 -> refused | same a"),
+            "f:1: only servers can be the same"
         );
         assert_eq!(
             error("web-1 tcp vip-1:80 web-1"),

@@ -177,7 +177,11 @@ impl<'a> Lab<'a> {
         {
             obstacles.push(format!("the daemon reports a problem that is not expected: {problem}"));
         }
-        let held = table::read(self.site.cluster().host(node)?.netns())?;
+        // A table can be replaced by another while it is read.
+        let held = match table::read(self.site.cluster().host(node)?.netns()) {
+            Ok(held) => held,
+            Err(error) => return Ok(vec![format!("{error:#}")]),
+        };
         let missing = table::differences(plan, &held).into_iter();
         obstacles.extend(missing.map(|difference| format!("the kernel lacks: {difference}")));
         Ok(obstacles)

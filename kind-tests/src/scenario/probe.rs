@@ -1,5 +1,6 @@
 //! A flow on the real kernel.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
@@ -18,6 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const SILENCE: Duration = Duration::from_millis(300);
 /// How often a flow is tried that must not lead to a pod.
 const REPEATS: usize = 2;
+/// How often a flow is tried that must lead to one pod: by chance three pods would do it in one of 100,000 runs.
+const REPEATS_OF_SAME: usize = 12;
 /// How often each pod of a pool is asked on average, so that one that does not belong there shows up.
 const ROUNDS: usize = 4;
 
@@ -28,7 +31,12 @@ pub(super) struct Prober<'a> {
     pub(super) cluster: &'a Cluster,
     /// What is known of it.
     pub(super) setup: &'a Setup,
+    /// The pods that flows have led to which must lead to the same again.
+    pub(super) same: &'a RefCell<Same>,
 }
+
+/// The pods of `| same NAME`, by name and family.
+pub(super) type Same = BTreeMap<(String, bool), String>;
 
 impl Prober<'_> {
     /// Tries a flow until all that is expected has been seen.
@@ -120,11 +128,26 @@ impl Prober<'_> {
             };
             self.check_source(server, *seen_source, *local)?;
             *seen.entry(by.clone()).or_default() += 1;
+            if let Some(name) = &flow.same {
+                self.check_same(flow, name, &server.pod)?;
+                if asked == REPEATS_OF_SAME {
+                    return Ok(());
+                }
+                continue;
+            }
             if seen.len() == servers.len() && asked >= ROUNDS * servers.len() {
                 return Ok(());
             }
         }
         bail!("on the wire, not all were reached in {} tries: {seen:?}", tries(servers.len()))
+    }
+
+    fn check_same(self, flow: &Flow, name: &str, pod: &str) -> Result<()> {
+        let mut same = self.same.borrow_mut();
+        let place = (name.to_owned(), flow.to.is_ipv4());
+        let first = same.entry(place).or_insert_with(|| pod.to_owned());
+        ensure!(first == pod, "on the wire: {pod} answers, but {name} was {first} before");
+        Ok(())
     }
 
     fn check_source(self, server: &Server, seen: SocketAddr, local: SocketAddr) -> Result<()> {

@@ -1,12 +1,13 @@
 //! What a scenario is played on, whoever plays it: a cluster of namespaces, servers on its pods and nodes, connections
 //! that are held.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 use shunt_cluster::{Cluster, EchoServer};
 
-use super::probe::{Held, Prober};
+use super::probe::{Held, Prober, Same};
 use super::setup::Setup;
 use super::step::{Act, Hold};
 
@@ -14,6 +15,7 @@ use super::step::{Act, Hold};
 pub(super) struct Site<'a> {
     setup: &'a Setup,
     held: BTreeMap<String, (Hold, Held)>,
+    same: RefCell<Same>,
     _servers: Vec<EchoServer>,
     cluster: Cluster,
 }
@@ -46,7 +48,13 @@ impl<'a> Site<'a> {
                 servers.push(EchoServer::start(host.netns(), &name, &[*port])?);
             }
         }
-        Ok(Self { setup, held: BTreeMap::new(), _servers: servers, cluster })
+        Ok(Self {
+            setup,
+            held: BTreeMap::new(),
+            same: RefCell::default(),
+            _servers: servers,
+            cluster,
+        })
     }
 
     /// The namespaces.
@@ -56,7 +64,7 @@ impl<'a> Site<'a> {
 
     /// What sends probes.
     pub(super) fn prober(&self) -> Prober<'_> {
-        Prober { cluster: &self.cluster, setup: self.setup }
+        Prober { cluster: &self.cluster, setup: self.setup, same: &self.same }
     }
 
     /// Opens a connection and keeps it.

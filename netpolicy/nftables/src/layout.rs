@@ -154,6 +154,7 @@ fn plain((key, name, key_length): (u32, &'static str, u32)) -> SetType {
         text: format!("type {name}"),
         interval: false,
         fields: Vec::new(),
+        dynamic: false,
         key,
         key_length,
         data: None,

@@ -9,16 +9,16 @@ use shunt_model::address::Endpoint;
 ///
 /// Most pools are installed as they stand in the plan, so most records share the plan's list: at
 /// 100,000 endpoints a list of our own for each pool would be 2 MB.
-#[derive(Clone, Default)]
-pub struct HeldSlots(Held);
+#[derive(Clone)]
+pub struct HeldSlots<T = Endpoint>(Held<T>);
 
 #[derive(Clone)]
-enum Held {
-    Own(Vec<Option<Endpoint>>),
-    Shared(Arc<[Endpoint]>),
+enum Held<T> {
+    Own(Vec<Option<T>>),
+    Shared(Arc<[T]>),
 }
 
-impl HeldSlots {
+impl<T: Copy + Ord> HeldSlots<T> {
     /// How many there are, up to the last that is not empty.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -36,7 +36,7 @@ impl HeldSlots {
 
     /// What a slot holds.
     #[must_use]
-    pub fn get(&self, slot: u32) -> Option<Endpoint> {
+    pub fn get(&self, slot: u32) -> Option<T> {
         let slot = slot as usize;
         match &self.0 {
             Held::Own(slots) => slots.get(slot).copied().flatten(),
@@ -45,7 +45,7 @@ impl HeldSlots {
     }
 
     /// What each slot holds, in order.
-    pub fn iter(&self) -> impl Iterator<Item = Option<Endpoint>> + '_ {
+    pub fn iter(&self) -> impl Iterator<Item = Option<T>> + '_ {
         let (own, shared) = match &self.0 {
             Held::Own(slots) => (&slots[..], &[][..]),
             Held::Shared(slots) => (&[][..], &slots[..]),
@@ -55,14 +55,14 @@ impl HeldSlots {
 
     /// The endpoints in them, sorted.
     #[must_use]
-    pub fn sorted(&self) -> Vec<Endpoint> {
+    pub fn sorted(&self) -> Vec<T> {
         let mut endpoints: Vec<_> = self.iter().flatten().collect();
         endpoints.sort_unstable();
         endpoints
     }
 
     /// Fills or empties one slot.
-    pub(super) fn set(&mut self, slot: u32, endpoint: Option<Endpoint>) {
+    pub(super) fn set(&mut self, slot: u32, endpoint: Option<T>) {
         let slot = slot as usize;
         let mut slots = match std::mem::take(&mut self.0) {
             Held::Own(slots) => slots,
@@ -83,21 +83,27 @@ impl HeldSlots {
     }
 
     /// Holds a list in place of its own, if they say the same.
-    pub(super) fn share(&mut self, list: &Arc<[Endpoint]>) {
+    pub(super) fn share(&mut self, list: &Arc<[T]>) {
         if self.iter().eq(list.iter().copied().map(Some)) {
             self.0 = Held::Shared(Arc::clone(list));
         }
     }
 }
 
-impl Default for Held {
+impl<T> Default for HeldSlots<T> {
+    fn default() -> Self {
+        Self(Held::default())
+    }
+}
+
+impl<T> Default for Held<T> {
     fn default() -> Self {
         Self::Own(Vec::new())
     }
 }
 
-impl FromIterator<Option<Endpoint>> for HeldSlots {
-    fn from_iter<I: IntoIterator<Item = Option<Endpoint>>>(slots: I) -> Self {
+impl<T: Copy + Ord> FromIterator<Option<T>> for HeldSlots<T> {
+    fn from_iter<I: IntoIterator<Item = Option<T>>>(slots: I) -> Self {
         let mut held = Self::default();
         for (slot, endpoint) in (0u32..).zip(slots) {
             held.set(slot, endpoint);
@@ -106,15 +112,15 @@ impl FromIterator<Option<Endpoint>> for HeldSlots {
     }
 }
 
-impl PartialEq for HeldSlots {
+impl<T: Copy + Ord> PartialEq for HeldSlots<T> {
     fn eq(&self, other: &Self) -> bool {
         self.iter().eq(other.iter())
     }
 }
 
-impl Eq for HeldSlots {}
+impl<T: Copy + Ord> Eq for HeldSlots<T> {}
 
-impl fmt::Debug for HeldSlots {
+impl<T: Copy + Ord + fmt::Debug> fmt::Debug for HeldSlots<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.iter()).finish()
     }

@@ -48,7 +48,7 @@ pub enum Spread {
 /// If the kernel refuses.
 pub fn bare_load(plan: &Plan, spread: Spread) -> Result<BareLoad, Error> {
     let mut installed = Installed::default();
-    let wanted = Wanted::full(plan, &References::of(plan), &installed);
+    let wanted = Wanted::full(plan, &References::of(plan, &installed), &installed);
     let steps = diff(&wanted, &installed);
     installed.capacity = capacities(&steps.added());
     let started = Instant::now();

@@ -2,7 +2,8 @@
 
 use shunt_model::address::Family;
 
-use super::{SERVICE_PROTOCOLS, after_address, inside_first, ip, source_rule};
+use super::pools::inside_first;
+use super::{SERVICE_PROTOCOLS, after_address, ip, source_rule};
 use crate::expression::{Expression, Register, Verdict};
 use crate::name::{self, SetId, SetKind};
 use crate::pool::{Clients, Draw, PoolChain};

@@ -12,7 +12,6 @@ use super::weights::weights;
 use crate::address::Family;
 use crate::object::{EndpointSlice, Service, TrafficPolicy};
 use crate::plan::{Action, FrontendKind, FrontendPlan, Masquerade, ServicePlan};
-use crate::problem::Problem;
 
 /// Compiles a Service's part. All claims must be up to date.
 pub(super) fn plan(
@@ -22,7 +21,6 @@ pub(super) fn plan(
     claims: &Claims,
 ) -> ServicePlan {
     let mut problems = Vec::new();
-    problems.extend(affinity_unsupported(service));
     let mut pools = Pools::new(&service.ports, slices, &settings.node_name);
     let wanted = wanted(service, &mut problems);
     // Exactly: there are many plans, and most have one frontend.
@@ -111,13 +109,6 @@ const fn masquerade(kind: FrontendKind, policy: TrafficPolicy) -> Masquerade {
         (_, TrafficPolicy::Cluster) => Masquerade::Always,
         (_, TrafficPolicy::Local) => Masquerade::Own,
     }
-}
-
-fn affinity_unsupported(service: &Service) -> Option<Problem> {
-    service.balancing.as_ref().and_then(|balancing| balancing.affinity).map(|_| {
-        let reason = "ClientIP is not supported yet; connections are spread";
-        problem(service, "spec.sessionAffinity", reason)
-    })
 }
 
 /// Who may use a frontend: `loadBalancerSourceRanges` are for the load balancer's addresses only.

@@ -110,11 +110,13 @@ fn a_node_port_that_another_port_uses_is_skipped() {
 }
 
 #[test]
-fn what_is_not_supported_yet_is_said() {
-    let web = service("ns/web").cluster_ip("10.0.0.1").port("http", 80).affinity(10);
-    let world = World::with([web.into()]);
-    let expected = ["spec.sessionAffinity: ClientIP is not supported yet; connections are spread"];
-    assert_eq!(world.problems("ns/web"), expected);
+fn the_plan_has_the_services_balancing() {
+    let web = service("ns/web").cluster_ip("10.0.0.1").port("http", 80);
+    let mut world = World::with([web.clone().affinity(10).into()]);
+    assert_eq!(world.service("ns/web").affinity().map(|affinity| affinity.seconds), Some(10));
+    assert_eq!(world.problems("ns/web"), [""; 0]);
+    world.apply(web);
+    assert_eq!(world.service("ns/web").balancing, None);
 }
 
 /// One endpoint here, one elsewhere; the pods of this node are 10.244.0.0/24.
