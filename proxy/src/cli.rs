@@ -8,7 +8,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use crate::config::{self, Effective, GoDuration, KubeProxyArgs, PlanArgs};
 use crate::demo::{self, DemoArgs};
 use crate::failure::{EXIT_CODES, Failure};
-use crate::{render, rivals, run, status};
+use crate::{doctor, render, rivals, run, status};
 
 /// A Kubernetes service proxy
 #[derive(Parser, Clone, Debug)]
@@ -30,6 +30,8 @@ pub enum Command {
     Status(StatusArgs),
     /// Remove all that shunt has installed, and nothing else
     Cleanup,
+    /// Look for what on this machine keeps Services from working; changes nothing
+    Doctor(DoctorArgs),
     /// Look at a configuration file
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -125,6 +127,15 @@ pub enum TableOwner {
     Off,
 }
 
+/// The flags of `shunt doctor`.
+#[derive(Args, Clone, Copy, Debug, PartialEq, Eq)]
+#[command(after_help = EXIT_CODES)]
+pub struct DoctorArgs {
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+}
+
 /// What to do with a configuration file.
 #[derive(Subcommand, Clone, Debug, PartialEq, Eq)]
 pub enum ConfigCommand {
@@ -196,6 +207,7 @@ impl Command {
             Self::Render(args) => render::render(args),
             Self::Status(args) => status::show::show(args),
             Self::Cleanup => rivals::cleanup(),
+            Self::Doctor(args) => doctor::doctor(args),
             Self::Config(ConfigCommand::Check { file }) => config::check::check(file),
             Self::Demo(args) => demo::demo(args),
             Self::Version => print(&format!("shunt {}\n", env!("CARGO_PKG_VERSION"))),

@@ -22,6 +22,7 @@ use crate::ledger::{Ledger, Origin};
 use crate::metrics::{Metrics, resident_bytes};
 use crate::planner::Planner;
 use crate::progress::{Health, PATIENCE, Progress};
+use crate::reporter::Report;
 use crate::source::SourceEvent;
 use crate::status::{Counters, Status};
 
@@ -125,6 +126,8 @@ pub struct EventLoop {
     metrics: Metrics,
     health: watch::Sender<Health>,
     events: u64,
+    /// Who tells the API of problems.
+    reporter: Option<mpsc::Sender<Report>>,
     /// Who made the last foreign change.
     writer: Option<String>,
     /// When the last repair was told of: while someone keeps writing, that is not each time.
@@ -148,9 +151,15 @@ impl EventLoop {
             metrics,
             health,
             events: 0,
+            reporter: None,
             writer: None,
             repair_told: None,
         }
+    }
+
+    /// Has problems told to the API, too. What comes faster than it is taken is left out.
+    pub fn report_to(&mut self, reporter: mpsc::Sender<Report>) {
+        self.reporter = Some(reporter);
     }
 
     /// Notes what could not be set on the machine: a problem, but none that keeps us from serving.
@@ -348,7 +357,13 @@ impl EventLoop {
     }
 
     fn found(&mut self, origin: Origin, texts: BTreeSet<String>) {
+        let of = self.reporter.is_some().then(|| origin.clone());
         let news = self.ledger.replace(origin, texts);
+        if let (Some(reporter), Some(of)) = (&self.reporter, of) {
+            for report in news.appeared.iter().filter_map(|text| Report::problem(&of, text)) {
+                let _ = reporter.try_send(report);
+            }
+        }
         if news != crate::ledger::News::default() {
             news.log();
             self.metrics.problems(&self.ledger);

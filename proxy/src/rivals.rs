@@ -9,6 +9,7 @@ mod takeover;
 use shunt_nftables::ruleset::{Removal, Ruleset, TableName};
 
 pub use self::running::{running, wait_until_alone};
+pub(crate) use self::takeover::rest;
 pub use self::takeover::{cleanup, take_over};
 
 /// Chains of kube-proxy's in iptables and IPVS mode (`pkg/proxy/iptables`, `pkg/proxy/ipvs`).

@@ -20,9 +20,10 @@ use crate::failure::Failure;
 use crate::kernel::{Flows, Kernel, Policy};
 use crate::metrics::Metrics;
 use crate::progress::Health;
+use crate::reporter::{About, Report};
 use crate::server::{Pages, Site, Sources, serve, serve_or_fail};
 use crate::source::{SourceEvent, api, client, local, manifests};
-use crate::{logging, machine, rivals};
+use crate::{logging, machine, reporter, rivals};
 
 /// How many source events may wait for the loop. Sources wait when it is full: a first list must
 /// not be held in memory before it is taken in.
@@ -110,7 +111,7 @@ async fn work(
     let (changes, sources) = mpsc::channel(SOURCE_QUEUE);
     let node = effective.settings.node_name.to_string();
     let mut tasks = JoinSet::new();
-    let source = start_sources(args, effective, changes, &mut tasks).await?;
+    let (source, reporter) = start_sources(args, effective, changes, &mut tasks).await?;
     // Not before it is known that we can work.
     machine::set_oom_score(effective.oom_score_adj);
     let unset = machine::limit_conntrack(Path::new("/"), &effective.conntrack);
@@ -143,6 +144,9 @@ async fn work(
     };
     let inputs = Inputs { sources, kernel: kernel_reports, questions: asked };
     let mut event_loop = EventLoop::new(identity, effective.settings.clone(), metrics, health);
+    if let Some(reporter) = reporter {
+        event_loop.report_to(reporter);
+    }
     event_loop.note_machine(&unset);
     tokio::select! {
         stopped = event_loop.run(inputs, &kernel) => Ok(stopped?),
@@ -150,13 +154,14 @@ async fn work(
     }
 }
 
-/// Starts what objects come from, each on a task of its own; returns its name for people.
+/// Starts what objects come from, each on a task of its own; returns its name for people, and
+/// who tells it of problems.
 async fn start_sources(
     args: &RunArgs,
     effective: &Effective,
     changes: mpsc::Sender<SourceEvent>,
     tasks: &mut JoinSet<Result<(), Failure>>,
-) -> Result<String, Failure> {
+) -> Result<(String, Option<mpsc::Sender<Report>>), Failure> {
     let local = local::watch(changes.clone());
     tasks.spawn(async {
         local.await;
@@ -165,17 +170,27 @@ async fn start_sources(
     if let Some(directory) = &args.own.manifests {
         let watched = manifests::watch(directory.clone(), changes);
         tasks.spawn(async { watched.await.map_err(Failure::usage) });
-        return Ok(format!("manifests in {}", directory.display()));
+        return Ok((format!("manifests in {}", directory.display()), None));
     }
     let master = args.kube_proxy.master.as_deref();
     let client = client::client(effective.kubeconfig.as_deref(), master);
     let client = client.await.map_err(Failure::usage)?;
     let node = effective.settings.node_name.to_string();
+    let (reporter, reports) = mpsc::channel(reporter::QUEUE);
+    let started = Report {
+        about: About::Node,
+        reason: "Starting",
+        note: format!("shunt {} is starting", env!("CARGO_PKG_VERSION")),
+        wrong: false,
+    };
+    // The queue is empty.
+    let _ = reporter.try_send(started);
+    tokio::spawn(reporter::run(client.clone(), node.clone(), reports));
     tasks.spawn(async move {
         api::watch(client, &node, changes).await;
         Ok(())
     });
-    Ok("API server".into())
+    Ok(("API server".into(), Some(reporter)))
 }
 
 /// Waits for a source to end, which none does as long as the loop listens, unless it fails.

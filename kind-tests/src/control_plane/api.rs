@@ -150,6 +150,12 @@ impl Id {
         Self::new("v1", "Pod", namespace, name)
     }
 
+    /// An Event.
+    #[must_use]
+    pub fn event(namespace: &str, name: &str) -> Self {
+        Self::new("events.k8s.io/v1", "Event", namespace, name)
+    }
+
     /// A Node.
     #[must_use]
     pub fn node(name: &str) -> Self {

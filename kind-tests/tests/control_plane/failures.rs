@@ -45,7 +45,8 @@ fn the_account_may_read_three_kinds(plane: &Plane) -> Result<()> {
         ("delete", "discovery.k8s.io", "endpointslices", false),
         ("list", "", "secrets", false),
         ("list", "", "pods", false),
-        ("create", "", "events", false),
+        ("create", "events.k8s.io", "events", true),
+        ("list", "events.k8s.io", "events", false),
     ];
     for (verb, group, resource, expected) in questions {
         let answer =

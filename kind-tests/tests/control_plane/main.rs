@@ -3,6 +3,8 @@
 
 mod change;
 mod churn;
+mod doctor;
+mod events;
 mod failures;
 mod health;
 mod lists;

@@ -58,7 +58,7 @@ fn tell_of_the_rest(root: &Path) {
 }
 
 /// What nf_tables does not show of a former proxy, with its remedy. `root` is `/`, but in tests.
-pub(super) fn rest(root: &Path) -> Vec<String> {
+pub(crate) fn rest(root: &Path) -> Vec<String> {
     let mut found = Vec::new();
     for (file, command) in
         [("ip_tables_names", "iptables-legacy"), ("ip6_tables_names", "ip6tables-legacy")]

@@ -1,0 +1,88 @@
+//! `shunt doctor` in a namespace into which stock tools have put what it must find.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use shunt_cluster::Netns;
+use shunt_kind_tests::scenario::shunt_binary;
+
+/// Each command, and the start of what the doctor says after it.
+const AILMENTS: &[(&str, &str)] = &[
+    ("sysctl -q -w net.ipv4.ip_forward=0", "net.ipv4.ip_forward is 0"),
+    ("sysctl -q -w net.ipv4.conf.all.rp_filter=1", "net.ipv4.conf.all.rp_filter is 1"),
+    (
+        "nft add table inet fw; add chain inet fw forwarded { type filter hook forward priority 0; \
+         policy drop; }",
+        "table inet fw, chain forwarded: drops at forward by default",
+    ),
+    (
+        "nft add table ip early; add chain ip early pre { type nat hook prerouting priority -150; }",
+        "other programs choose destinations before shunt: table ip early, chain pre",
+    ),
+    ("nft add table ip kube-proxy", "kube-proxy's rules of nftables mode: table ip kube-proxy"),
+    (
+        "iptables-nft -t nat -N KUBE-SVC-AAAA",
+        "kube-proxy's rules: table ip kube-proxy, and 1 chains",
+    ),
+    ("iptables-nft -N cali-FORWARD", "another policy engine is at work: Calico"),
+    (
+        "sysctl -q -w net.bridge.bridge-nf-call-iptables=0",
+        "bridge br0: net.bridge.bridge-nf-call-iptables is not 1",
+    ),
+    (
+        "ip link add flannel.1 mtu 1450 type vxlan id 1 dstport 8472 local 127.0.0.1",
+        "br0 has an MTU of 1500, the overlay flannel.1 one of 1450",
+    ),
+];
+
+fn run(netns: &Netns, line: &str) -> Result<()> {
+    let (program, rest) = line.split_once(' ').context("a command")?;
+    let arguments: Vec<_> = match program {
+        // nft takes its commands as one text.
+        "nft" => vec![rest.to_owned()],
+        _ => rest.split(' ').map(str::to_owned).collect(),
+    };
+    let program = program.to_owned();
+    let output = netns.run(move || Command::new(program).args(arguments).output())?;
+    ensure!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+/// What it says: its exit code and its findings.
+fn doctor(netns: &Netns) -> Result<(Option<i32>, Vec<Value>)> {
+    let binary = shunt_binary()?;
+    let output = netns.run(move || Command::new(binary).args(["doctor", "-o", "json"]).output())?;
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    Ok((output.status.code(), serde_json::from_str(&told).with_context(|| told)?))
+}
+
+#[test]
+fn each_ailment_is_found() -> Result<()> {
+    let netns = Netns::new("doctor")?;
+    run(&netns, "sysctl -q -w net.ipv4.ip_forward=1")?;
+    run(&netns, "ip link add br0 mtu 1500 type bridge")?;
+    let (code, healthy) = doctor(&netns)?;
+    let whats = |found: &[Value]| -> Vec<String> {
+        found.iter().filter_map(|one| one["what"].as_str()).map(str::to_owned).collect()
+    };
+    assert_eq!(code, Some(0), "{healthy:?}");
+    for (command, expected) in AILMENTS {
+        let before = whats(&doctor(&netns)?.1);
+        let known = before.iter().any(|what| what.starts_with(expected));
+        ensure!(!known, "{expected:?} is said before {command:?}: {before:?}");
+        run(&netns, command)?;
+        let found = doctor(&netns)?.1;
+        let after = whats(&found);
+        ensure!(after.iter().any(|what| what.starts_with(expected)), "{command}: {after:#?}");
+        for finding in found {
+            for field in ["consequence", "remedy", "severity"] {
+                ensure!(!finding[field].as_str().unwrap_or_default().is_empty(), "{finding}");
+            }
+        }
+    }
+    assert_eq!(doctor(&netns)?.0, Some(3), "the worst is a problem");
+    run(&netns, "sysctl -q -w net.ipv4.ip_forward=1")?;
+    assert_eq!(doctor(&netns)?.0, Some(0));
+    Ok(())
+}
