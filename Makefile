@@ -44,7 +44,9 @@ deny:
 	kind-tests/cargo-deny.sh check bans licenses sources
 
 unit: controlplane ## The tests alone; they need root, nft, and the control plane
-	SHUNT_BIN=$(abspath $(BINARY)) cargo test --locked --workspace --no-fail-fast
+	SHUNT_BIN=$(abspath $(BINARY)) cargo test --locked --workspace --no-fail-fast -- --skip kube_proxy_
+	@# These wait for kube-proxy most of the time: more of them than there are cores.
+	cargo test --locked -p shunt-kind-tests --test scenarios --test storm -- kube_proxy_ --test-threads 6
 	cd kind-tests/controlplane && CGO_ENABLED=0 go test -trimpath ./...
 
 controlplane: ## Build the real API server, the controllers and kube-proxy (minutes, once)

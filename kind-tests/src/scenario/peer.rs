@@ -15,14 +15,16 @@ use super::run::Played;
 use super::setup::Setup;
 use super::site::Site;
 use super::step::{Act, Files, Step};
+use crate::generation;
 use crate::kube_proxy::{Api, KubeProxy, Mode, Objects, Resource, mark};
 
 /// How long kube-proxy may take for what a step asks. It takes a second to start; this is for a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How often its ruleset is read meanwhile.
 const INTERVAL: Duration = Duration::from_millis(50);
-/// What it does after its rules: it removes flows from connection tracking.
-const AFTERWARDS: Duration = Duration::from_millis(50);
+/// So long nothing has changed when it is done: it may write the same twice, and a packet that meets that moment may
+/// find half a chain; and at last it removes flows from connection tracking.
+const QUIET: Duration = Duration::from_millis(100);
 /// A Node changes so long before the other objects: no mark tells when it has been seen.
 const NODES_FIRST: Duration = Duration::from_millis(300);
 
@@ -205,7 +207,9 @@ impl<'a> Game<'a> {
                 thread::sleep(INTERVAL);
             }
         }
-        thread::sleep(AFTERWARDS);
+        for node in self.proxies.keys() {
+            generation::wait_for_quiet(self.site.cluster().host(node)?.netns(), QUIET, PATIENCE)?;
+        }
         Ok(())
     }
 

@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
-use nix::libc::NETLINK_NETFILTER;
+use anyhow::{Result, bail};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use shunt_cluster::Netns;
-use shunt_netlink::{Batch, BatchOutcome, Message, Socket, attributes, nfnetlink};
+use shunt_kind_tests::generation::{self, socket};
+use shunt_netlink::{Batch, BatchOutcome, Message, attributes, nfnetlink};
 use shunt_nftables::name::TABLE;
 
 /// `NFNL_SUBSYS_NFTABLES`.
@@ -32,7 +32,6 @@ mod kind {
     pub(super) const GETRULE: u16 = 7;
     pub(super) const NEWSETELEM: u16 = 12;
     pub(super) const DELSETELEM: u16 = 14;
-    pub(super) const GETGEN: u16 = 16;
 }
 
 fn message(kind: u16, family: u8) -> Message {
@@ -41,22 +40,9 @@ fn message(kind: u16, family: u8) -> Message {
     message
 }
 
-fn socket(netns: &Netns) -> Result<Socket> {
-    netns.run(|| Socket::open(NETLINK_NETFILTER)).context("opening a netlink socket")
-}
-
-fn generation_of(socket: &mut Socket) -> Result<u32> {
-    let mut generation = None;
-    socket.request("tell its generation", message(kind::GETGEN, 0), |payload| {
-        let number = attributes(payload.get(4..).unwrap_or_default()).find(|a| a.kind == 1);
-        generation = number.and_then(|attribute| attribute.u32_be());
-    })?;
-    generation.context("the kernel told no generation")
-}
-
 /// The generation of a namespace's ruleset: it goes up with each commit, whoever does it.
 pub(crate) fn generation(netns: &Netns) -> Result<u32> {
-    generation_of(&mut socket(netns)?)
+    generation::ask(&mut socket(netns)?)
 }
 
 /// How many chains and rules there are in a namespace, all tables together.
@@ -92,14 +78,14 @@ pub(crate) struct Watch {
 impl Watch {
     pub(crate) fn start(netns: &Netns) -> Result<Self> {
         let mut socket = socket(netns)?;
-        let mut known = generation_of(&mut socket)?;
+        let mut known = generation::ask(&mut socket)?;
         let state = Arc::new(Mutex::new(None));
         let end = Arc::new(AtomicBool::new(false));
         let (seen, over) = (Arc::clone(&state), Arc::clone(&end));
         let thread = thread::Builder::new().name("watch".into()).spawn(move || {
             while !over.load(Ordering::Relaxed) {
                 // An answer that was lost is asked for again.
-                if let Ok(now) = generation_of(&mut socket)
+                if let Ok(now) = generation::ask(&mut socket)
                     && now != known
                 {
                     known = now;
