@@ -84,6 +84,7 @@ scenarios! {
     session_affinity
     session_affinity_across_ports
     session_affinity_and_policy_local
+    session_affinity_ends_in_time
     session_survives_scale_down_of_others
     several_ports_and_named_target_ports
     single_stack_service_in_dual_stack_cluster

@@ -29,6 +29,8 @@ pub(super) struct Flow {
     /// The name of a pod that is not known: all connections lead to the same one, here and wherever
     /// else the name stands, in each family.
     pub(super) same: Option<String>,
+    /// How many seconds the client is silent before each connection.
+    pub(super) pause: Option<u64>,
     /// Where kube-proxy is known to mean something else.
     pub(super) differences: Vec<Difference>,
 }
@@ -112,6 +114,13 @@ fn try_parse(line: &Line, setup: &Setup) -> Result<Vec<Flow>> {
     };
     ensure!(setup.names.is_host(from), "there is no host named {from}");
     let protocol = parse_protocol(protocol)?;
+    let (result, pause) = match result.rsplit_once("| every ") {
+        Some((result, seconds)) => {
+            let seconds = seconds.trim().strip_suffix('s').and_then(|number| number.parse().ok());
+            (result, Some(seconds.context("`| every Ns` is expected")?))
+        }
+        None => (result, None),
+    };
     let (result, same) = match result.rsplit_once("| same ") {
         Some((result, name)) => (result, Some(name.trim().to_owned())),
         None => (result, None),
@@ -129,6 +138,7 @@ fn try_parse(line: &Line, setup: &Setup) -> Result<Vec<Flow>> {
         to,
         expected: expected.clone(),
         same: same.clone(),
+        pause,
         differences: Vec::new(),
     };
     Ok(parse_destination(to, setup)?.into_iter().map(flow).collect())
@@ -256,8 +266,9 @@ mod tests {
 
     #[test]
     fn the_same_pod_has_a_name() {
-        let flows = check("web-1 tcp vip-1/v4:80 -> web-1 web-2 | source kept | same a").unwrap();
-        assert_eq!(flows[0].same.as_deref(), Some("a"));
+        let text = "web-1 tcp vip-1/v4:80 -> web-1 web-2 | source kept | same a | every 2s";
+        let flows = check(text).unwrap();
+        assert_eq!((flows[0].same.as_deref(), flows[0].pause), (Some("a"), Some(2)));
     }
 
     #[test]

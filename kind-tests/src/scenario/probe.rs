@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
@@ -116,6 +117,9 @@ impl Prober<'_> {
     fn check_served(self, flow: &Flow, servers: &[Server]) -> Result<()> {
         let mut seen: BTreeMap<String, usize> = BTreeMap::new();
         for asked in 1..=tries(servers.len()) {
+            if let Some(seconds) = flow.pause {
+                thread::sleep(Duration::from_secs(seconds));
+            }
             let outcome = self.ask(flow, PATIENCE)?;
             let Outcome::Answer { by, seen_source, local } = &outcome else {
                 bail!("on the wire, try {asked}: {outcome} (before: {seen:?})");
@@ -135,7 +139,9 @@ impl Prober<'_> {
                 }
                 continue;
             }
-            if seen.len() == servers.len() && asked >= ROUNDS * servers.len() {
+            // Each try takes long where the client pauses.
+            let enough = flow.pause.is_some() || asked >= ROUNDS * servers.len();
+            if seen.len() == servers.len() && enough {
                 return Ok(());
             }
         }
