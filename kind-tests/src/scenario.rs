@@ -21,12 +21,15 @@ mod step;
 pub mod storm;
 mod table;
 mod text;
+mod virtual_servers;
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+
+use shunt_nftables::forwarding::Forwarding;
 
 use crate::kube_proxy::Mode;
 pub use binary::shunt_binary;
@@ -67,6 +70,17 @@ impl Scenario {
     /// At the first step that does not come out as expected; the error tells all flows of that step that failed.
     pub fn play(&self) -> Result<Played> {
         run::play(self)
+    }
+
+    /// Plays it with the IPVS backend, which the kernel must have. Needs root.
+    ///
+    /// # Errors
+    /// As [`play`](Self::play).
+    pub fn play_with_ipvs(&self) -> Result<Played> {
+        let mut scenario = self.clone();
+        scenario.setup.forwarding = Forwarding::VirtualServers;
+        scenario.setup.flags.push("--proxy-mode=ipvs".to_owned());
+        scenario.play()
     }
 
     /// Plays it on the real kube-proxy, as far as that plays it. Needs root.

@@ -24,6 +24,17 @@ macro_rules! scenarios {
             }
         )*
 
+        /// They need a kernel with IPVS: one of the tests below runs them in the guest.
+        mod ipvs {
+            $(
+                #[test]
+                #[ignore = "needs IPVS; a test runs them in the guest"]
+                fn $name() {
+                    super::play(stringify!($name), super::Scenario::play_with_ipvs);
+                }
+            )*
+        }
+
         mod kube_proxy_nftables {
             $(
                 #[test]
@@ -125,6 +136,20 @@ fn everything_once_more_in_the_guest() -> Result<()> {
     let printed = guest::run_tests(&["--test-threads", AT_A_TIME, "--skip", "kube_proxy_"])?;
     for name in LISTED {
         assert!(printed.contains(&format!("test {name} ... ok")), "{name} was not run:\n{printed}");
+    }
+    println!("{printed}");
+    Ok(())
+}
+
+#[test]
+fn everything_on_ipvs_in_the_guest() -> Result<()> {
+    if guest::is_here() {
+        return Ok(());
+    }
+    let printed = guest::run_tests(&["--test-threads", AT_A_TIME, "--ignored", "ipvs::"])?;
+    for name in LISTED {
+        let line = format!("test ipvs::{name} ... ok");
+        assert!(printed.contains(&line), "{name} was not run:\n{printed}");
     }
     println!("{printed}");
     Ok(())

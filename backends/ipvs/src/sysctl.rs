@@ -26,6 +26,12 @@ pub(crate) fn set_all(strict_arp: bool) -> Result<Vec<String>, Error> {
     {
         wanted.push((format!("{VS}/conn_reuse_mode"), "0"));
     }
+    // Addresses of frontends have the scope of the host: no interface answers for them, as with
+    // nftables, where they are no addresses at all. Other addresses are answered for as before.
+    let arp_ignore = "/proc/sys/net/ipv4/conf/all/arp_ignore".to_owned();
+    if !strict_arp && fs::read_to_string(&arp_ignore).is_ok_and(|is| is.trim() == "0") {
+        wanted.push((arp_ignore, "3"));
+    }
     if strict_arp {
         wanted.push(("/proc/sys/net/ipv4/conf/all/arp_ignore".to_owned(), "1"));
         wanted.push(("/proc/sys/net/ipv4/conf/all/arp_announce".to_owned(), "2"));

@@ -1,4 +1,4 @@
-//! Where kube-proxy is known to mean something else: lines of a `.flows` file that name a row of `docs/differences.md`.
+//! Where kube-proxy, or our own IPVS backend, is known to mean something else: lines of a `.flows` file that name a row of `docs/differences.md`.
 
 use anyhow::{Context, Result, bail, ensure};
 use shunt_cluster::Family;
@@ -10,12 +10,15 @@ use crate::kube_proxy::Mode;
 
 /// What every line about kube-proxy begins with.
 const PEER: &str = "kube-proxy";
+/// What every line about our own IPVS backend begins with.
+const IPVS: &str = "ipvs";
 /// What stands before the name of the reason.
 const BECAUSE: &str = " because ";
 
-/// Something that kube-proxy does otherwise.
+/// Something that kube-proxy, or our IPVS backend, does otherwise.
 #[derive(Clone, Debug)]
 pub(super) struct Difference {
+    /// Of kube-proxy; none: it is about our IPVS backend.
     modes: Vec<Mode>,
     /// Of one family, or of both.
     family: Option<Family>,
@@ -39,7 +42,11 @@ pub(super) enum Instead {
 impl Difference {
     /// Reads a line about kube-proxy; none if it is about something else.
     pub(super) fn parse(line: &Line, setup: &Setup) -> Result<Option<Self>> {
-        let Some(who) = line.words().first().copied().filter(|word| word.starts_with(PEER)) else {
+        let Some(who) =
+            line.words().first().copied().filter(|word| {
+                word.starts_with(PEER) || *word == IPVS || word.starts_with("ipvs/")
+            })
+        else {
             return Ok(None);
         };
         Self::of(who, &line.text, setup)
@@ -56,7 +63,10 @@ impl Difference {
         };
         let named = |mode: &Mode| peer == PEER || peer == mode.to_string();
         let modes: Vec<_> = Mode::ALL.into_iter().filter(named).collect();
-        ensure!(!modes.is_empty(), "{peer} is not kube-proxy, kube-proxy-nftables or -iptables");
+        ensure!(
+            !modes.is_empty() || peer == IPVS,
+            "{peer} is not kube-proxy, kube-proxy-nftables or -iptables"
+        );
         let (what, because) =
             text.split_once(BECAUSE).context("a difference needs ` because NAME`")?;
         let because = because.trim().to_owned();
@@ -76,6 +86,13 @@ impl Difference {
     /// Whether this is about kube-proxy in a mode, and a family.
     pub(super) fn concerns(&self, mode: Mode, family: Option<Family>) -> bool {
         self.modes.contains(&mode) && (self.family.is_none() || self.family == family)
+    }
+}
+
+impl Difference {
+    /// Whether this is about our IPVS backend, and a family.
+    pub(super) fn concerns_ipvs(&self, family: Family) -> bool {
+        self.modes.is_empty() && self.family.is_none_or(|own| own == family)
     }
 }
 

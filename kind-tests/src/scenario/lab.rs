@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use shunt::status::Status;
 use shunt_model::plan::Plan;
+use shunt_nftables::forwarding::Forwarding;
 
 use super::binary::shunt_binary;
 use super::daemon::Daemon;
 use super::oracle;
 use super::setup::Setup;
 use super::site::Site;
-use super::table;
+use super::{table, virtual_servers};
 
 /// How long the daemons may take to do what a step asks. They take milliseconds; this is for a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -134,7 +135,10 @@ impl<'a> Lab<'a> {
     /// After the end: no trace of a Service may be in any table.
     pub(super) fn check_empty(&self) -> Result<()> {
         for node in self.site.cluster().nodes() {
-            let left = table::leftovers(&table::read(node.netns())?);
+            let mut left = table::leftovers(&table::read(node.netns())?);
+            if self.setup.forwarding == Forwarding::VirtualServers {
+                left.extend(virtual_servers::leftovers(node.netns())?);
+            }
             ensure!(
                 left.is_empty(),
                 "{} still holds, after everything was deleted:\n{}",
@@ -177,12 +181,20 @@ impl<'a> Lab<'a> {
         {
             obstacles.push(format!("the daemon reports a problem that is not expected: {problem}"));
         }
+        let netns = self.site.cluster().host(node)?.netns();
         // A table can be replaced by another while it is read.
-        let held = match table::read(self.site.cluster().host(node)?.netns()) {
+        let held = match table::read(netns) {
             Ok(held) => held,
             Err(error) => return Ok(vec![format!("{error:#}")]),
         };
-        let missing = table::differences(plan, &held).into_iter();
+        let mut missing = table::differences(plan, &held);
+        if held.installed.forwarding != self.setup.forwarding {
+            missing.push(format!("a table of {:?}", self.setup.forwarding));
+        }
+        if self.setup.forwarding == Forwarding::VirtualServers {
+            missing.extend(virtual_servers::differences(plan, &virtual_servers::read(netns)?));
+        }
+        let missing = missing.into_iter();
         obstacles.extend(missing.map(|difference| format!("the kernel lacks: {difference}")));
         Ok(obstacles)
     }

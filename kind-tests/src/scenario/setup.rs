@@ -7,6 +7,8 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use ipnet::IpNet;
 use shunt_cluster::{ClusterSpec, Families, NodeSpec};
 
+use shunt_nftables::forwarding::Forwarding;
+
 use super::names::Names;
 use super::text::{Line, read_lines};
 
@@ -29,6 +31,8 @@ pub(super) struct Setup {
     pub(super) addresses: Vec<(String, IpAddr)>,
     /// Flags of the daemons.
     pub(super) flags: Vec<String>,
+    /// The backend of the daemons.
+    pub(super) forwarding: Forwarding,
     /// Flags of kube-proxy in their place.
     pub(super) peer_flags: Vec<String>,
     /// Where the servers of every pod and node listen.
@@ -63,6 +67,7 @@ impl Setup {
             routes: Vec::new(),
             addresses: Vec::new(),
             flags: Vec::new(),
+            forwarding: Forwarding::Translate,
             peer_flags: Vec::new(),
             ports: Vec::new(),
             names: Names::default(),
