@@ -114,7 +114,7 @@ fn change(
         if target.weights.contains_key(each) {
             continue;
         }
-        if !drains(&key, target) {
+        if !drains(&key, target, each) {
             steps.retire.push(Request::DeleteDestination(key, *each));
         } else if there.weight != 0 {
             let deadline = target.drain.map_or(0, |seconds| now.saturating_add(seconds).max(1));
@@ -124,13 +124,13 @@ fn change(
 }
 
 /// Whether a real server that leaves may keep its connections. A client of UDP that goes on
-/// sending to one that is gone would never be heard again, so it is sent to another at once, unless
-/// the Service asks for time.
-fn drains(key: &ServiceKey, target: &Virtual) -> bool {
+/// sending to one that serves no more would never be heard again, so it is sent to another at once,
+/// unless the Service asks for time.
+fn drains(key: &ServiceKey, target: &Virtual, leaving: &DestinationKey) -> bool {
     let udp = matches!(key, ServiceKey::Address { protocol: Protocol::UDP, .. });
     match target.drain {
         Some(seconds) => seconds > 0,
-        None => !udp,
+        None => !udp || target.lingering.contains(leaving),
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipvs_rs::{DestinationKey, Flags, Persistence, Protocol, Service, ServiceKey};
-use shunt_model::address::{Family, FrontendAddress};
+use shunt_model::address::{Endpoint, Family, FrontendAddress};
 use shunt_model::balancing::{Balancing, Method};
 use shunt_model::object::ObjectKey;
 use shunt_model::plan::{Action, FrontendPlan, NodePlan, Plan, PlanDelta, ServicePlan};
@@ -20,6 +20,8 @@ pub struct Virtual {
     pub service: Service,
     /// Its real servers' weights; none where the plan forwards nothing: what is left drains.
     pub weights: BTreeMap<DestinationKey, u32>,
+    /// Those that get no new connections and still serve the ones they have.
+    pub lingering: BTreeSet<DestinationKey>,
     /// For how long connections to a real server that leaves may go on, in seconds; `None`: as
     /// long as they do.
     pub drain: Option<u32>,
@@ -137,6 +139,10 @@ impl Lowering {
         let mut made = Vec::new();
         for plan in &service.frontends {
             let weights = weights(service, plan);
+            let of_protocol =
+                service.lingering.iter().filter(|(p, _)| *p == plan.frontend.protocol);
+            let lingering: BTreeSet<_> =
+                of_protocol.map(|(_, endpoint)| destination(endpoint)).collect();
             for key in servers(plan, node) {
                 let persistence = service.affinity().map(|affinity| Persistence {
                     timeout: affinity.seconds,
@@ -147,7 +153,8 @@ impl Lowering {
                     persistence,
                     ..Service::new(key, &scheduler)
                 };
-                made.push((key, Virtual { service, weights: weights.clone(), drain }));
+                let (weights, lingering) = (weights.clone(), lingering.clone());
+                made.push((key, Virtual { service, weights, lingering, drain }));
             }
         }
         made
@@ -229,9 +236,10 @@ fn servers(plan: &FrontendPlan, node: &NodePlan) -> Vec<ServiceKey> {
 
 fn weights(service: &ServicePlan, plan: &FrontendPlan) -> BTreeMap<DestinationKey, u32> {
     let Action::Forward(pool) = &plan.action else { return BTreeMap::new() };
-    let weight = |endpoint: &shunt_model::address::Endpoint| {
-        let key = DestinationKey { address: endpoint.address, port: endpoint.port };
-        (key, u32::from(service.weight(endpoint)))
-    };
+    let weight = |endpoint: &Endpoint| (destination(endpoint), u32::from(service.weight(endpoint)));
     pool.iter().map(weight).collect()
+}
+
+const fn destination(endpoint: &Endpoint) -> DestinationKey {
+    DestinationKey { address: endpoint.address, port: endpoint.port }
 }

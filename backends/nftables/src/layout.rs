@@ -38,13 +38,15 @@ pub(crate) fn chains(forwarding: Forwarding) -> Vec<Chain> {
         chains.extend([services, sources]);
     }
     for (name, number, priority_text) in [("prerouting", 0, "dstnat"), ("output", 3, "-100")] {
-        let rules = Family::ALL.map(|family| dispatch(family, name::services(family), None));
+        let condition = by_ipvs.then_some(Condition::New);
+        let rules = Family::ALL.map(|family| dispatch(family, name::services(family), condition));
         let hook = Hook { kind: "nat", name, number, priority: DESTINATIONS, priority_text };
         chains.push(base(hook, rules.to_vec()));
     }
-    let mut rules = Vec::from(Family::ALL.map(|family| {
-        dispatch(family, name::sources(family), Some(Expression::DestinationTranslated))
-    }));
+    let mut rules = Vec::from(
+        Family::ALL
+            .map(|family| dispatch(family, name::sources(family), Some(Condition::Translated))),
+    );
     if by_ipvs {
         rules.extend(Family::ALL.into_iter().flat_map(ipvs::dispatch));
     }
@@ -92,8 +94,24 @@ fn base(hook: Hook, rules: Vec<Rule>) -> Chain {
     Chain { name: hook.name.to_owned(), hook: Some(hook), rules }
 }
 
-fn dispatch(family: Family, chain: String, condition: Option<Expression>) -> Rule {
-    let prefix = if condition.is_some() { "ct status dnat " } else { "" };
+/// Whose first packets a chain is for.
+#[derive(Clone, Copy)]
+enum Condition {
+    /// Connections whose destination was translated.
+    Translated,
+    /// Connections from their client on. Where addresses of frontends are this machine's, a reset
+    /// that refuses the node itself goes to one of them too, and must not be refused in turn.
+    New,
+}
+
+fn dispatch(family: Family, chain: String, condition: Option<Condition>) -> Rule {
+    /// `NF_CT_STATE_BIT(IP_CT_NEW)`
+    const NEW: u32 = 8;
+    let (prefix, condition) = match condition {
+        None => ("", None),
+        Some(Condition::Translated) => ("ct status dnat ", Some(Expression::DestinationTranslated)),
+        Some(Condition::New) => ("ct state new ", Some(Expression::StateIs(NEW))),
+    };
     let nfproto = if family == Family::V4 { "ipv4" } else { "ipv6" };
     let text = format!("{prefix}meta nfproto {nfproto} goto {chain}");
     let mut expressions: Vec<_> = condition.into_iter().collect();

@@ -90,9 +90,14 @@ impl Difference {
 }
 
 impl Difference {
-    /// Whether this is about our IPVS backend, and a family.
+    /// Whether this is about our IPVS backend.
+    pub(super) fn is_of_ipvs(&self) -> bool {
+        self.modes.is_empty()
+    }
+
+    /// The same, of a family.
     pub(super) fn concerns_ipvs(&self, family: Family) -> bool {
-        self.modes.is_empty() && self.family.is_none_or(|own| own == family)
+        self.is_of_ipvs() && self.family.is_none_or(|own| own == family)
     }
 }
 

@@ -206,6 +206,13 @@ fn load_files(path: &Path, setup: &Setup, before: &Files) -> Result<Files> {
     Ok(files)
 }
 
+impl Step {
+    /// Whether our IPVS backend does not play it, nor those after it.
+    pub(super) fn is_not_for_ipvs(&self) -> bool {
+        self.absences.iter().any(Difference::is_of_ipvs)
+    }
+}
+
 fn read_line(step: &mut Step, line: &Line, setup: &Setup) -> Result<()> {
     if let Some(difference) = Difference::parse(line, setup)? {
         return add_difference(step, difference).map_err(|error| line.place.error(error));
