@@ -30,6 +30,7 @@ fn settings() -> Settings {
         node_port_addresses: NodePortAddresses::Primary,
         local_sources: LocalSources::Unknown,
         masquerade_all: false,
+        external_ips: true,
         reset_tcp: false,
     }
 }

@@ -65,10 +65,12 @@ scenarios! {
     endpoints_from_several_slices
     external_ip
     external_ip_of_a_node
+    external_ips_switched_off
     external_traffic_policy_local
     foreign_proxy_label_is_ignored
     hairpin_pod_reaches_itself
     half_written_file_keeps_last_good_state
+    health_check_node_port
     headless_and_external_name_are_ignored
     host_network_endpoints
     internal_traffic_policy_local
@@ -105,6 +107,7 @@ scenarios! {
     terminating_endpoints_and_policy_local
     tcp_connections_to_removed_endpoints_are_reset
     terminating_endpoints_serve_when_none_is_ready
+    traffic_distribution
     two_services_one_node_port_oldest_wins
     udp_flow_follows_its_service
     udp_flow_older_than_its_service

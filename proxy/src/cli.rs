@@ -80,6 +80,9 @@ pub struct OwnArgs {
     /// How often all that is installed is compared with the plan; 0: never [default: 15m]
     #[arg(long, value_name = "DURATION")]
     pub verify_interval: Option<GoDuration>,
+    /// Serve Services' externalIPs [default: true]
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub external_ips: Option<bool>,
     /// Forget TCP connections to endpoints that no longer exist: the client's next packet is
     /// answered by a reset, where it would wait until it gives up [default: false]
     #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
@@ -112,6 +115,7 @@ impl RunArgs {
             shunt.table_owner = owner.to_possible_value().map(|value| value.get_name().to_owned());
         }
         shunt.verify_interval = self.own.verify_interval.or(shunt.verify_interval);
+        shunt.external_ips = self.own.external_ips.or(shunt.external_ips);
         shunt.reset_tcp = self.own.reset_tcp.or(shunt.reset_tcp);
         shunt.log_level = self.own.log_level.clone().or_else(|| shunt.log_level.take());
         Ok((Effective::new(made)?, remarks))

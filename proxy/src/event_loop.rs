@@ -26,6 +26,11 @@ use crate::reporter::Report;
 use crate::source::SourceEvent;
 use crate::status::{Counters, Status};
 
+mod in_step;
+
+use self::in_step::InStep;
+use crate::server::{HealthChecks, Listening};
+
 /// How many events are taken in at once, at most, before the plan is compiled.
 const BATCH: usize = 1024;
 /// How often the loop shows that it turns, while it may be silent.
@@ -42,6 +47,8 @@ pub enum Event {
     Kernel(KernelEvent),
     /// Someone wants to know something.
     Question(Question),
+    /// A health-check node port can be listened on, or cannot.
+    Listening(Listening),
 }
 
 impl Event {
@@ -64,6 +71,7 @@ impl Event {
             Self::Kernel(KernelEvent::ForeignChange { .. }) => "foreign_change",
             Self::Kernel(KernelEvent::Swept(_)) => "swept",
             Self::Question(_) => "question",
+            Self::Listening(_) => "listening",
         }
     }
 }
@@ -86,6 +94,8 @@ pub struct Inputs {
     pub kernel: mpsc::UnboundedReceiver<KernelEvent>,
     /// The HTTP server.
     pub questions: mpsc::Receiver<Question>,
+    /// Health-check node ports.
+    pub listening: mpsc::UnboundedReceiver<Listening>,
 }
 
 /// Why the loop has ended, which it never does by itself.
@@ -125,6 +135,9 @@ pub struct EventLoop {
     progress: Progress,
     metrics: Metrics,
     health: watch::Sender<Health>,
+    /// What health-check node ports say, and who says it.
+    in_step: InStep,
+    health_checks: watch::Sender<HealthChecks>,
     events: u64,
     /// Who tells the API of problems.
     reporter: Option<mpsc::Sender<Report>>,
@@ -150,6 +163,8 @@ impl EventLoop {
             ledger: Ledger::default(),
             metrics,
             health,
+            in_step: InStep::default(),
+            health_checks: watch::channel(HealthChecks::default()).0,
             events: 0,
             reporter: None,
             writer: None,
@@ -160,6 +175,12 @@ impl EventLoop {
     /// Has problems told to the API, too. What comes faster than it is taken is left out.
     pub fn report_to(&mut self, reporter: mpsc::Sender<Report>) {
         self.reporter = Some(reporter);
+    }
+
+    /// What health-check node ports are to say.
+    #[must_use]
+    pub fn health_checks(&self) -> watch::Receiver<HealthChecks> {
+        self.health_checks.subscribe()
     }
 
     /// Notes what could not be set on the machine: a problem, but none that keeps us from serving.
@@ -192,6 +213,9 @@ impl EventLoop {
                 }
                 Some(question) = inputs.questions.recv() => {
                     self.handle(Event::Question(question), Instant::now());
+                }
+                Some(listening) = inputs.listening.recv() => {
+                    self.handle(Event::Listening(listening), Instant::now());
                 }
                 () = sleep_until(wake_at) => {}
                 _ = turn.tick() => {
@@ -236,6 +260,15 @@ impl EventLoop {
                 self.metrics.swept(&swept);
                 self.progress.swept(swept.ended);
             }
+            Event::Listening(Listening { service, address, obstacle }) => {
+                let text = obstacle.map(|reason| {
+                    format!(
+                        "Service {service}: spec.healthCheckNodePort: cannot listen on {address}, \
+                         trying again: {reason}"
+                    )
+                });
+                self.found(Origin::HealthCheck(service, address), text.into_iter().collect());
+            }
             // Whoever asked may have gone meanwhile.
             Event::Question(Question::Status(answer)) => {
                 let _ = answer.send(self.status(now));
@@ -251,6 +284,9 @@ impl EventLoop {
         let order = self.planner.order(now)?;
         let first = order.number == 1;
         self.compiled(&order.delta);
+        if self.in_step.ordered(order.number, &order.delta) {
+            self.health_checks.send_replace(self.in_step.said().clone());
+        }
         self.progress.ordered(order.number, now);
         let totals = self.planner.totals();
         self.metrics.ordered(order.number, totals);
@@ -375,6 +411,10 @@ impl EventLoop {
             info!(attempts = failed.attempts, "syncing works again");
         }
         self.metrics.synced(synced);
+        let rejected = synced.report.rejected.iter().map(|(key, _)| key);
+        if self.in_step.installed(synced.order, rejected) {
+            self.health_checks.send_replace(self.in_step.said().clone());
+        }
         self.progress.synced(synced, now, Timestamp::now());
         self.publish_health();
         let rejected = synced.report.rejected.iter().map(|(key, reason)| {

@@ -16,6 +16,8 @@ pub enum Origin {
     Plan(ObjectKey),
     /// The reading of a manifest.
     File(PathBuf),
+    /// A Service's health-check node port, on one address.
+    HealthCheck(ObjectKey, std::net::SocketAddr),
     /// The kernel, which rejected something.
     Kernel,
     /// The start, which could not set something on the machine.
@@ -27,7 +29,7 @@ impl Origin {
     #[must_use]
     pub const fn kind(&self) -> &'static str {
         match self {
-            Self::Object(Kind::Service, _) | Self::Plan(_) => "Service",
+            Self::Object(Kind::Service, _) | Self::Plan(_) | Self::HealthCheck(..) => "Service",
             Self::Object(Kind::EndpointSlice, _) => "EndpointSlice",
             Self::Object(Kind::Node, _) => "Node",
             Self::File(_) => "file",

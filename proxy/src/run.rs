@@ -21,7 +21,7 @@ use crate::kernel::{Flows, Kernel, Policy};
 use crate::metrics::Metrics;
 use crate::progress::Health;
 use crate::reporter::{About, Report};
-use crate::server::{Pages, Site, Sources, serve, serve_or_fail};
+use crate::server::{Pages, Site, Sources, serve, serve_or_fail, service_health};
 use crate::source::{SourceEvent, api, client, local, manifests};
 use crate::{logging, machine, reporter, rivals};
 
@@ -127,6 +127,7 @@ async fn work(
     let (health, health_seen) = watch::channel(Health::STARTING);
     let (questions, asked) = mpsc::channel(QUESTION_QUEUE);
     let registry = Arc::new(registry);
+    let health_asked = health_seen.clone();
     let pages = Arc::new(Pages::new(effective, started));
     let metrics_told = metrics.clone();
     let served = Sources { questions, health: health_seen, metrics: metrics_told, registry, pages };
@@ -142,11 +143,13 @@ async fn work(
         patience: effective.patience,
         has_node: args.own.manifests.is_none(),
     };
-    let inputs = Inputs { sources, kernel: kernel_reports, questions: asked };
+    let (listens, listening) = mpsc::unbounded_channel();
+    let inputs = Inputs { sources, kernel: kernel_reports, questions: asked, listening };
     let mut event_loop = EventLoop::new(identity, effective.settings.clone(), metrics, health);
     if let Some(reporter) = reporter {
         event_loop.report_to(reporter);
     }
+    tokio::spawn(service_health::serve(event_loop.health_checks(), health_asked, listens));
     event_loop.note_machine(&unset);
     tokio::select! {
         stopped = event_loop.run(inputs, &kernel) => Ok(stopped?),

@@ -3,6 +3,7 @@
 //! Neither keeps the proxy from its work: an address that cannot be had is tried again.
 
 mod pages;
+pub mod service_health;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -24,6 +25,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tracing::{debug, error, info};
 
 pub use self::pages::Pages;
+pub use self::service_health::{HealthChecks, Listening};
 use crate::event_loop::Question;
 use crate::metrics::{self, Metrics, Probe};
 use crate::progress::Health;

@@ -91,6 +91,7 @@ pub fn of(given: &KubeProxyConfiguration) -> anyhow::Result<Settings> {
         node_port_addresses: node_ports(given)?,
         local_sources: local_sources(given)?,
         masquerade_all: given.masquerade_all(),
+        external_ips: given.external_ips(),
         reset_tcp: given.shunt.reset_tcp.unwrap_or_default(),
     })
 }

@@ -110,6 +110,7 @@ fn dns(served: bool) -> PlanDelta {
         balancing: None,
         weights: Box::default(),
         lingering: Box::default(),
+        health_check: None,
         problems: Vec::new(),
     };
     let key = ObjectKey::new("default", "dns");

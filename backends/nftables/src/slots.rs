@@ -107,6 +107,7 @@ mod tests {
             balancing: Some(Arc::new(Balancing { method, ..Balancing::default() })),
             weights: weights.iter().map(|(n, weight)| (endpoint(*n), *weight)).collect(),
             lingering: Box::default(),
+            health_check: None,
             problems: Vec::new(),
         }
     }

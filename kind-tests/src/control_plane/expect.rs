@@ -70,6 +70,7 @@ pub fn plan(node: &str, snapshot: &Snapshot) -> Plan {
         node_port_addresses: NodePortAddresses::Primary,
         local_sources: LocalSources::Cidrs(networks.collect()),
         masquerade_all: false,
+        external_ips: true,
         reset_tcp: false,
     };
     full(&settings, snapshot)

@@ -2,17 +2,17 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
-use shunt_cluster::{Cluster, Connection, Outcome, ProbeOptions, Protocol, UdpFlow, probe};
+use anyhow::{Context, Result, bail, ensure};
+use shunt_cluster::{Cluster, Connection, Netns, Outcome, ProbeOptions, Protocol, UdpFlow, probe};
 
 use super::flow::{Expected, Flow, Passed, Server, Source};
 use super::setup::Setup;
-use super::step::{Hold, NOBODY};
+use super::step::{Asks, Hold, NOBODY};
 
 /// How long an answer may take. An answer takes a millisecond; this is for a busy machine.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -83,6 +83,26 @@ impl Prober<'_> {
             }
         }
         bail!("no connection led to {}", hold.pod)
+    }
+
+    /// Asks a health-check node port until it answers as it should.
+    pub(super) fn asks(self, asks: &Asks) -> Result<()> {
+        let netns = self.cluster.host(&asks.from)?.netns();
+        let wanted = format!("{} {}", asks.code, asks.endpoints);
+        for to in &asks.to {
+            let deadline = Instant::now() + PATIENCE;
+            loop {
+                let said = health_answer(netns, *to).unwrap_or_else(|error| format!("{error:#}"));
+                if said == wanted {
+                    break;
+                }
+                if Instant::now() > deadline {
+                    return Err(asks.place.error(format_args!("{to} says {said:?}")));
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+        Ok(())
     }
 
     fn ask(self, flow: &Flow, patience: Duration) -> Result<Outcome> {
@@ -180,6 +200,23 @@ impl Prober<'_> {
         );
         Ok(())
     }
+}
+
+/// The code and the number of endpoints that a health-check node port answers.
+fn health_answer(netns: &Netns, to: SocketAddr) -> Result<String> {
+    let mut stream = netns.tcp_connect(to, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    write!(stream, "GET / HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("an answer without a body")?;
+    let code = head.split(' ').nth(1).context("an answer without a code")?;
+    let body: serde_json::Value = serde_json::from_str(body).with_context(|| body.to_owned())?;
+    let endpoints = body["localEndpoints"].as_u64().context("no localEndpoints")?;
+    let weight = format!("x-load-balancing-endpoint-weight: {endpoints}");
+    ensure!(head.to_lowercase().contains(&weight), "the header says otherwise: {head}");
+    ensure!(body["serviceProxyHealthy"] == true, "unhealthy: {body}");
+    Ok(format!("{code} {endpoints}"))
 }
 
 /// A connection that is held.

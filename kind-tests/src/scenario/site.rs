@@ -83,6 +83,7 @@ impl<'a> Site<'a> {
             match act {
                 Act::Moves(name, pod) => self.moves(name, pod)?,
                 Act::Resets(name) => self.resets(name)?,
+                Act::Asks(asks) => self.prober().asks(asks)?,
                 _ => {}
             }
         }

@@ -53,6 +53,8 @@ pub(super) enum Act {
     Hold(Hold),
     /// A held connection is closed after the flows.
     Release(String),
+    /// A health-check node port is asked.
+    Asks(Asks),
     /// A held TCP connection gets a reset once the manifests have changed.
     Resets(String),
     /// A held UDP flow, from the same port, is served by another pod once the manifests have
@@ -62,6 +64,21 @@ pub(super) enum Act {
     Problem(String),
     /// The daemon of this node has written nothing since it was started.
     WritesNothing(String),
+}
+
+/// A question to a health-check node port, and the answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Asks {
+    /// Where it stands.
+    pub(super) place: Place,
+    /// The host that asks.
+    pub(super) from: String,
+    /// Where, in each family.
+    pub(super) to: Vec<SocketAddr>,
+    /// 200 or 503.
+    pub(super) code: u16,
+    /// How many endpoints are told.
+    pub(super) endpoints: u32,
 }
 
 /// The pod of a UDP flow that nobody answers.
@@ -255,6 +272,16 @@ fn read_act(step: &mut Step, line: &Line, setup: &Setup) -> Result<Option<Act>> 
             ensure!(setup.names.is_host(pod), "there is no host named {pod}");
             Act::Moves((*name).to_owned(), (*pod).to_owned())
         }
+        ["asks", from, to, code, endpoints] => {
+            ensure!(setup.names.is_host(from), "there is no host named {from}");
+            Act::Asks(Asks {
+                place: line.place.clone(),
+                from: (*from).to_owned(),
+                to: flow::parse_destination(to, setup)?,
+                code: code.parse().with_context(|| format!("{code} is no code of HTTP"))?,
+                endpoints: endpoints.parse().with_context(|| format!("{endpoints} endpoints"))?,
+            })
+        }
         ["resets", name] => Act::Resets((*name).to_owned()),
         ["hold", name, from, protocol, to, "on", pod] => {
             let protocol = flow::parse_protocol(protocol)?;
@@ -284,7 +311,7 @@ fn read_act(step: &mut Step, line: &Line, setup: &Setup) -> Result<Option<Act>> 
         }
         _ => bail!(
             "a flow (FROM PROTOCOL TO -> RESULT) or one of these is expected: kill NODE, start NODE, \
-             writes-nothing NODE, hold NAME FROM PROTOCOL TO on POD, moves NAME POD, resets NAME, release NAME, problem TEXT, unreadable FILE"
+             writes-nothing NODE, asks FROM TO CODE ENDPOINTS, hold NAME FROM PROTOCOL TO on POD, moves NAME POD, resets NAME, release NAME, problem TEXT, unreadable FILE"
         ),
     }))
 }
@@ -302,7 +329,7 @@ fn check_order(steps: &[Step]) -> Result<()> {
                 Act::Release(name) | Act::Resets(name) => held.remove(name),
                 Act::Moves(name, _) => held.contains(name),
                 Act::WritesNothing(node) => !dead.contains(node),
-                Act::Problem(_) => true,
+                Act::Problem(_) | Act::Asks(_) => true,
             };
             ensure!(sensible, "step {}: {act:?} comes too early or too often", step.name);
         }

@@ -28,6 +28,8 @@ pub struct Settings {
     pub local_sources: LocalSources,
     /// Masquerade all traffic to ClusterIPs.
     pub masquerade_all: bool,
+    /// `spec.externalIPs` are served (off: CVE-2020-8554 is no question, KEP-5707).
+    pub external_ips: bool,
     /// TCP connections to endpoints that are gone are ended too.
     pub reset_tcp: bool,
 }
@@ -81,13 +83,15 @@ impl Compiler {
         // All claims must be up to date before the first plan asks who owns what.
         let mut stale = dirty.services.clone();
         for key in &dirty.services {
-            let claim = snapshot.service(key).map(frontends::claim);
+            let claim = snapshot.service(key).map(|s| frontends::claim(s, &self.settings));
             stale.extend(self.claims.replace(key, claim));
         }
         for key in stale {
             let new = snapshot.service(&key).map(|service| {
                 let slices = snapshot.slices_of(&key);
-                service::plan(service, slices, &self.settings, &self.claims)
+                let zone = snapshot.node(&self.settings.node_name);
+                let zone = zone.and_then(|node| node.zone.as_deref());
+                service::plan(service, slices, (&self.settings, zone), &self.claims)
             });
             if new.as_ref() != plan.services.get(&key).map(AsRef::as_ref) {
                 delta.services.insert(key, new.map(Arc::new));

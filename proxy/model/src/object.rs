@@ -127,6 +127,8 @@ pub struct Service {
     pub internal_traffic_policy: TrafficPolicy,
     /// `spec.sessionAffinity` and what annotations say of balancing; `None`: the default.
     pub balancing: Option<Arc<Balancing>>,
+    /// `spec.healthCheckNodePort`, of a load balancer whose external traffic policy is Local.
+    pub health_check_node_port: Option<u16>,
     /// `spec.loadBalancerSourceRanges`; empty means everyone.
     pub load_balancer_source_ranges: Vec<IpNet>,
 }
@@ -192,6 +194,18 @@ pub struct SliceEndpoint {
     pub weight: u8,
     /// `nodeName`, shared by all endpoints of the node.
     pub node: Option<Arc<str>>,
+    /// `hints`, shared by the endpoints of a slice that have the same.
+    pub hints: Option<Arc<Hints>>,
+}
+
+/// Who an endpoint is meant for, so that traffic stays near (`trafficDistribution`, KEP-2433 and
+/// KEP-3015).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hints {
+    /// `forNodes[].name`.
+    pub nodes: Vec<Arc<str>>,
+    /// `forZones[].name`.
+    pub zones: Vec<Arc<str>>,
 }
 
 /// The Node that shunt runs on.
@@ -203,6 +217,8 @@ pub struct Node {
     pub addresses: Vec<IpAddr>,
     /// `spec.podCIDRs`.
     pub pod_cidrs: Vec<IpNet>,
+    /// The label `topology.kubernetes.io/zone`.
+    pub zone: Option<Arc<str>>,
     /// It is being deleted, or the cluster's autoscaler has marked it to be: load balancers shall
     /// send nothing new.
     pub leaving: bool,

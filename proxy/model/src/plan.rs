@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::address::{Endpoint, Frontend, Protocol};
+use crate::address::{Endpoint, Family, Frontend, Protocol};
 use crate::balancing::{Affinity, Balancing, Method, WEIGHT};
 use crate::object::{ObjectKey, ServiceType};
 use crate::problem::Problem;
@@ -56,6 +56,8 @@ pub struct ServicePlan {
     /// they have, sorted: those that serve and are in none of its pools (UDP, SCTP), or that
     /// exist at all (TCP; only with [`Settings::reset_tcp`](crate::compile::Settings)).
     pub lingering: Box<[(Protocol, Endpoint)]>,
+    /// What load balancers are told of this node.
+    pub health_check: Option<HealthCheck>,
     /// What is wrong with the Service.
     pub problems: Vec<Problem>,
 }
@@ -78,6 +80,39 @@ impl ServicePlan {
     pub fn weight(&self, endpoint: &Endpoint) -> u8 {
         let at = self.weights.binary_search_by_key(endpoint, |(endpoint, _)| *endpoint);
         at.map_or(WEIGHT, |at| self.weights[at].1)
+    }
+}
+
+/// What a load balancer is told that asks a Service's health-check node port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// `spec.healthCheckNodePort`.
+    pub port: u16,
+    /// How many addresses on this node are ready, of IPv4 and of IPv6.
+    pub local: [u32; 2],
+}
+
+impl HealthCheck {
+    /// A port behind which there is nothing.
+    #[must_use]
+    pub const fn none(port: u16) -> Self {
+        Self { port, local: [0, 0] }
+    }
+
+    /// How many addresses of a family are ready.
+    #[must_use]
+    pub const fn local_endpoints(&self, family: Family) -> u32 {
+        match family {
+            Family::V4 => self.local[0],
+            Family::V6 => self.local[1],
+        }
+    }
+
+    /// What both say.
+    #[must_use]
+    pub fn least(&self, other: &Self) -> Self {
+        let local = std::array::from_fn(|at| self.local[at].min(other.local[at]));
+        Self { local, ..*self }
     }
 }
 

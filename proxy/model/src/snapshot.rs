@@ -319,8 +319,18 @@ impl Snapshot {
         if self.nodes.get(&key) == Some(&node) {
             return Dirty::default();
         }
-        self.nodes.insert(key, node);
-        Dirty::node()
+        let zone = node.zone.clone();
+        let former = self.nodes.insert(key, node).and_then(|node| node.zone);
+        self.moved(former != zone)
+    }
+
+    /// What is dirty after a change of a Node. Where it is decides for Services with hints alone.
+    fn moved(&self, zone_changed: bool) -> Dirty {
+        let hinted = |slices: &[EndpointSlice]| {
+            slices.iter().any(|slice| slice.endpoints.iter().any(|e| e.hints.is_some()))
+        };
+        let services = self.slices.iter().filter(|(_, slices)| zone_changed && hinted(slices));
+        Dirty { node: true, services: services.map(|(service, _)| service.clone()).collect() }
     }
 
     fn remove(&mut self, kind: Kind, key: &ObjectKey) -> Dirty {
@@ -331,7 +341,7 @@ impl Snapshot {
             },
             Kind::EndpointSlice => self.remove_slice(key),
             Kind::Node => match self.nodes.remove(key) {
-                Some(_) => Dirty::node(),
+                Some(node) => self.moved(node.zone.is_some()),
                 None => Dirty::default(),
             },
         }

@@ -14,8 +14,8 @@ use crate::address::Protocol;
 use crate::balancing::{Affinity, AffinityScope, Balancing, WEIGHT};
 use crate::compile::{Compiler, LocalSources, NodePortAddresses, Settings, full};
 use crate::object::{
-    EndpointSlice, Node, ObjectKey, Service, ServicePort, ServiceType, SliceEndpoint, SlicePort,
-    TrafficPolicy,
+    EndpointSlice, Hints, Node, ObjectKey, Service, ServicePort, ServiceType, SliceEndpoint,
+    SlicePort, TrafficPolicy,
 };
 use crate::oracle::{Packet, Verdict, verdict};
 use crate::plan::{Plan, PlanDelta, ServicePlan};
@@ -45,6 +45,7 @@ pub(crate) fn settings() -> Settings {
         node_port_addresses: NodePortAddresses::Primary,
         local_sources: LocalSources::NodePodCidrs,
         masquerade_all: false,
+        external_ips: true,
         reset_tcp: false,
     }
 }
@@ -66,6 +67,7 @@ pub(crate) fn service(name: &str) -> ServiceBuilder {
         external_traffic_policy: TrafficPolicy::Cluster,
         internal_traffic_policy: TrafficPolicy::Cluster,
         balancing: None,
+        health_check_node_port: None,
         load_balancer_source_ranges: Vec::new(),
     })
 }
@@ -186,7 +188,16 @@ impl SliceBuilder {
             terminating: false,
             weight: WEIGHT,
             node: (node != "?").then(|| node.into()),
+            hints: None,
         });
+        self
+    }
+
+    /// The last endpoint is meant for these nodes and zones.
+    pub(crate) fn hints(mut self, nodes: &[&str], zones: &[&str]) -> Self {
+        let names = |texts: &[&str]| texts.iter().map(|text| (*text).into()).collect();
+        let hints = Hints { nodes: names(nodes), zones: names(zones) };
+        self.0.endpoints.last_mut().unwrap().hints = Some(Arc::new(hints));
         self
     }
 
@@ -227,6 +238,7 @@ pub(crate) fn node(name: &str, addresses: &[&str], pod_cidrs: &[&str]) -> Change
         name: name.into(),
         addresses: addresses.iter().map(|text| ip(text)).collect(),
         pod_cidrs: nets(pod_cidrs),
+        zone: None,
         leaving: false,
     }))
 }

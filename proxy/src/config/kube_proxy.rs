@@ -59,6 +59,9 @@ pub struct KubeProxyConfiguration {
     pub shunt: Shunt,
 }
 
+/// The one gate that means something here.
+pub(super) const EXTERNAL_IPS_GATE: &str = "AllowServiceExternalIPs";
+
 /// Our own settings; a flag of ours outweighs its field.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
@@ -69,6 +72,9 @@ pub struct Shunt {
     /// As `--verify-interval`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verify_interval: Option<GoDuration>,
+    /// As `--external-ips`.
+    #[serde(rename = "externalIPs", skip_serializing_if = "Option::is_none")]
+    pub external_ips: Option<bool>,
     /// As `--reset-tcp`.
     #[serde(rename = "resetTCP", skip_serializing_if = "Option::is_none")]
     pub reset_tcp: Option<bool>,
@@ -335,6 +341,13 @@ impl KubeProxyConfiguration {
             Mode::Iptables | Mode::Ipvs => self.iptables.masquerade_all,
             Mode::Nftables => self.nftables.masquerade_all,
         }
+    }
+
+    /// Whether external IPs are served: as our own setting says, else as the gate (KEP-5707).
+    #[must_use]
+    pub fn external_ips(&self) -> bool {
+        let gate = self.feature_gates.get(EXTERNAL_IPS_GATE).copied();
+        self.shunt.external_ips.or(gate).unwrap_or(true)
     }
 
     /// The same without what the mode does not use: what kube-proxy's `--write-config-to` writes.

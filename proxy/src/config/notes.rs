@@ -1,7 +1,7 @@
 //! Settings that are accepted and mean nothing here, or something else.
 
 use super::GoDuration;
-use super::kube_proxy::{KubeProxyConfiguration, Mode, Text};
+use super::kube_proxy::{EXTERNAL_IPS_GATE, KubeProxyConfiguration, Mode, Text};
 
 /// A remark on each setting that was given and does not do what it does in kube-proxy.
 pub(super) fn notes(given: &KubeProxyConfiguration) -> Vec<String> {
@@ -49,7 +49,12 @@ pub(super) fn notes(given: &KubeProxyConfiguration) -> Vec<String> {
         "showHiddenMetricsForVersion",
         "no metric is hidden",
     );
-    note(!given.feature_gates.is_empty(), "featureGates", "shunt has none of kube-proxy's gates");
+    let mut gates = given.feature_gates.keys();
+    note(
+        gates.any(|gate| gate != EXTERNAL_IPS_GATE),
+        "featureGates",
+        "of kube-proxy's gates shunt has AllowServiceExternalIPs only",
+    );
     note(!given.port_range.is_empty(), "portRange", "kube-proxy ignores it too");
     note(
         given.windows_run_as_service || given.winkernel != usual.winkernel,

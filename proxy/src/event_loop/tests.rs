@@ -28,6 +28,7 @@ fn event_loop(start: Instant) -> EventLoop {
         node_port_addresses: NodePortAddresses::Primary,
         local_sources: LocalSources::Unknown,
         masquerade_all: false,
+        external_ips: true,
         reset_tcp: false,
     };
     EventLoop::new(identity, settings, Metrics::new().0, watch::channel(Health::STARTING).0)
@@ -50,6 +51,7 @@ fn service(name: &str, last: u8) -> Service {
         external_traffic_policy: TrafficPolicy::Cluster,
         internal_traffic_policy: TrafficPolicy::Cluster,
         balancing: None,
+        health_check_node_port: None,
         load_balancer_source_ranges: Vec::new(),
     }
 }
@@ -62,6 +64,7 @@ fn slice(service: &str, addresses: &[u8]) -> EndpointSlice {
         terminating: false,
         weight: 1,
         node: None,
+        hints: None,
     };
     EndpointSlice {
         key: ObjectKey::new("default", &format!("{service}-1")),

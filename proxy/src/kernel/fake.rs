@@ -90,6 +90,7 @@ pub(super) fn services(names: &[&str], service_type: ServiceType) -> PlanDelta {
         balancing: None,
         weights: Box::default(),
         lingering: Box::default(),
+        health_check: None,
         problems: Vec::new(),
     });
     let named =

@@ -25,6 +25,10 @@ pub(super) fn print(plan: &Plan) -> String {
         if !service.weights.is_empty() {
             yaml.words("weights", service.weights.iter().map(weight));
         }
+        if let Some(check) = &service.health_check {
+            let [v4, v6] = check.local;
+            yaml.field("healthCheck", format!("port {}, IPv4 {v4}, IPv6 {v6}", check.port));
+        }
         if !service.lingering.is_empty() {
             let lingering = service.lingering.iter();
             yaml.words("lingering", lingering.map(|(protocol, at)| format!("{at}/{protocol}")));

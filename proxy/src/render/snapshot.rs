@@ -23,6 +23,9 @@ fn print_node(yaml: &mut Yaml, node: &Node) {
     yaml.field("node", &node.name);
     yaml.words("addresses", &node.addresses);
     yaml.words("podCIDRs", &node.pod_cidrs);
+    if let Some(zone) = &node.zone {
+        yaml.field("zone", zone);
+    }
 }
 
 fn print_service(yaml: &mut Yaml, service: &Service) {
@@ -61,6 +64,10 @@ fn print_endpoint(yaml: &mut Yaml, endpoint: &SliceEndpoint) {
     yaml.field("address", endpoint.address);
     if let Some(node) = &endpoint.node {
         yaml.field("node", node);
+    }
+    if let Some(hints) = &endpoint.hints {
+        yaml.words("forNodes", &hints.nodes);
+        yaml.words("forZones", &hints.zones);
     }
     if endpoint.weight != WEIGHT {
         yaml.field("weight", endpoint.weight);

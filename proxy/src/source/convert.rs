@@ -137,6 +137,9 @@ impl Converter {
             name: Arc::clone(&key.name),
             addresses,
             pod_cidrs: pod_cidrs(&wire.spec, &mut report),
+            zone: label(&wire.metadata, ZONE)
+                .filter(|zone| !zone.is_empty())
+                .map(|zone| self.names.shared(zone)),
             leaving: wire.metadata.deletion_timestamp.is_some()
                 || wire.spec.taints.iter().any(|taint| taint.key.as_deref() == Some(LEAVING)),
         };
@@ -144,6 +147,8 @@ impl Converter {
     }
 }
 
+/// The label of a Node that names its zone.
+const ZONE: &str = "topology.kubernetes.io/zone";
 /// The taint by which the cluster's autoscaler announces that it deletes a Node (KEP-3836).
 const LEAVING: &str = "ToBeDeletedByClusterAutoscaler";
 

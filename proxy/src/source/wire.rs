@@ -53,6 +53,8 @@ pub struct ServiceSpec {
     /// `sessionAffinityConfig`.
     #[serde(deserialize_with = "nullable")]
     pub session_affinity_config: SessionAffinityConfig,
+    /// `healthCheckNodePort`; 0 is none.
+    pub health_check_node_port: Option<i64>,
     /// `loadBalancerSourceRanges`.
     #[serde(deserialize_with = "nullable")]
     pub load_balancer_source_ranges: Vec<String>,
@@ -147,6 +149,29 @@ pub struct Endpoint {
     pub conditions: EndpointConditions,
     /// `nodeName`.
     pub node_name: Option<String>,
+    /// `hints`.
+    #[serde(deserialize_with = "nullable")]
+    pub hints: EndpointHints,
+}
+
+/// `hints` of an endpoint.
+#[derive(Clone, Debug, Default, serde::Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EndpointHints {
+    /// `forNodes`.
+    #[serde(deserialize_with = "nullable")]
+    pub for_nodes: Vec<Hint>,
+    /// `forZones`.
+    #[serde(deserialize_with = "nullable")]
+    pub for_zones: Vec<Hint>,
+}
+
+/// One entry of `forNodes` or `forZones`.
+#[derive(Clone, Debug, Default, serde::Deserialize)]
+#[serde(default)]
+pub struct Hint {
+    /// `name`.
+    pub name: Option<String>,
 }
 
 /// `conditions` of an endpoint.

@@ -52,6 +52,7 @@ fn service(frontends: &[Frontend], pool: &[&str], lingering: &[&str]) -> Arc<Ser
         balancing: None,
         weights: Box::default(),
         lingering: lingering.iter().map(|text| (Protocol::Udp, endpoint(text))).collect(),
+        health_check: None,
         problems: Vec::new(),
     })
 }

@@ -57,6 +57,7 @@ pub(crate) fn service(n: u16, endpoints: &[u16]) -> (ObjectKey, Arc<ServicePlan>
         balancing: None,
         weights: Box::default(),
         lingering: Box::default(),
+        health_check: None,
         problems: Vec::new(),
     };
     (ObjectKey::new("default", &format!("web-{n}")), Arc::new(service))

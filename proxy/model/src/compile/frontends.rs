@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
+use super::Settings;
 use super::claims::{Claim, Strength};
 use crate::address::{Family, Frontend, FrontendAddress};
 use crate::object::{Service, ServicePort, ServiceType};
@@ -68,12 +69,12 @@ pub(super) fn problem(service: &Service, field: impl ToString, reason: impl ToSt
 }
 
 /// What a Service claims.
-pub(super) fn claim(service: &Service) -> Claim {
+pub(super) fn claim(service: &Service, settings: &Settings) -> Claim {
     let strength = |wanted: Wanted| match wanted.field {
         Field::ClusterIp(_) => Strength::Allocated,
         Field::LoadBalancer(_) | Field::ExternalIp(_) | Field::NodePort(_) => Strength::Asked,
     };
-    let wanted = wanted(service, &mut Vec::new()).into_iter();
+    let wanted = wanted(service, settings, &mut Vec::new()).into_iter();
     Claim {
         created: service.created,
         frontends: wanted.map(|(frontend, wanted)| (frontend, strength(wanted))).collect(),
@@ -81,8 +82,12 @@ pub(super) fn claim(service: &Service) -> Claim {
 }
 
 /// The frontends that a Service asks for, each once.
-pub(super) fn wanted(service: &Service, problems: &mut Vec<Problem>) -> BTreeMap<Frontend, Wanted> {
-    let addresses = addresses(service, problems);
+pub(super) fn wanted(
+    service: &Service,
+    settings: &Settings,
+    problems: &mut Vec<Problem>,
+) -> BTreeMap<Frontend, Wanted> {
+    let addresses = addresses(service, settings, problems);
     let mut wanted = BTreeMap::new();
     for (at, port) in service.ports.iter().enumerate() {
         let on_addresses = addresses.iter().map(|(ip, field)| {
@@ -102,7 +107,11 @@ pub(super) fn wanted(service: &Service, problems: &mut Vec<Problem>) -> BTreeMap
 }
 
 /// The addresses of a Service, the field that wins for an address that stands in two of them first.
-fn addresses(service: &Service, problems: &mut Vec<Problem>) -> Vec<(IpAddr, Field)> {
+fn addresses(
+    service: &Service,
+    settings: &Settings,
+    problems: &mut Vec<Problem>,
+) -> Vec<(IpAddr, Field)> {
     let families: Vec<Family> = service.families().collect();
     let cluster = with_field(&service.cluster_ips, Field::ClusterIp);
     let balancer = with_field(&service.load_balancer_ips, Field::LoadBalancer);
@@ -110,7 +119,9 @@ fn addresses(service: &Service, problems: &mut Vec<Problem>) -> Vec<(IpAddr, Fie
     let mut addresses = Vec::new();
     for (ip, field) in cluster.chain(balancer).chain(external) {
         let family = Family::of(ip);
-        if families.contains(&family) {
+        if matches!(field, Field::ExternalIp(_)) && !settings.external_ips {
+            problems.push(problem(service, field, "external IPs are switched off; skipped"));
+        } else if families.contains(&family) {
             addresses.push((ip, field));
         } else {
             let reason = format!("{ip} is {family}, the Service has no such ClusterIP; skipped");

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crate::address::{Endpoint, Family, Protocol};
-use crate::object::{EndpointSlice, ServicePort, SliceEndpoint, TrafficPolicy};
+use crate::object::{EndpointSlice, Hints, ServicePort, SliceEndpoint, TrafficPolicy};
 use crate::plan::Action;
 
 /// A pool, and the action that leads to it.
@@ -17,11 +17,26 @@ struct Pool {
 /// An endpoint of a ServicePort, with its conditions.
 type Candidate<'a> = (Endpoint, &'a SliceEndpoint);
 
+/// Where this machine is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Here<'a> {
+    /// The name of our Node.
+    pub(super) node: &'a str,
+    /// Its zone, if it has one.
+    pub(super) zone: Option<&'a str>,
+}
+
+impl Here<'_> {
+    fn has(&self, endpoint: &SliceEndpoint) -> bool {
+        endpoint.node.as_deref() == Some(self.node)
+    }
+}
+
 /// The pools of one Service, each made once, so that frontends share them.
 pub(super) struct Pools<'a> {
     ports: &'a [ServicePort],
     slices: &'a [EndpointSlice],
-    node_name: &'a str,
+    here: Here<'a>,
     pools: BTreeMap<(usize, Family, TrafficPolicy), Pool>,
 }
 
@@ -30,17 +45,17 @@ impl<'a> Pools<'a> {
     pub(super) const fn new(
         ports: &'a [ServicePort],
         slices: &'a [EndpointSlice],
-        node_name: &'a str,
+        here: Here<'a>,
     ) -> Self {
-        Self { ports, slices, node_name, pools: BTreeMap::new() }
+        Self { ports, slices, here, pools: BTreeMap::new() }
     }
 
     /// What happens to a new connection to a frontend of this ServicePort (by index).
     pub(super) fn action(&mut self, port: usize, family: Family, policy: TrafficPolicy) -> Action {
-        let (ports, slices, node_name) = (self.ports, self.slices, self.node_name);
+        let (ports, slices, here) = (self.ports, self.slices, self.here);
         let make = || {
             let candidates = candidates(slices, &ports[port], family);
-            pool(&candidates, policy, node_name)
+            pool(&candidates, policy, here)
         };
         self.pools.entry((port, family, policy)).or_insert_with(make).action.clone()
     }
@@ -113,25 +128,43 @@ fn candidates<'a>(
     candidates
 }
 
-fn pool(candidates: &[Candidate<'_>], policy: TrafficPolicy, node_name: &str) -> Pool {
+fn pool(candidates: &[Candidate<'_>], policy: TrafficPolicy, here: Here<'_>) -> Pool {
     let everywhere = usable(candidates, |_| true);
     let none = |action| Pool { action, hairpins: Vec::new() };
     if everywhere.is_empty() {
         return none(Action::Reject);
     }
     let chosen = match policy {
-        TrafficPolicy::Cluster => everywhere,
-        TrafficPolicy::Local => usable(candidates, |e| e.node.as_deref() == Some(node_name)),
+        TrafficPolicy::Cluster => near(everywhere, here),
+        TrafficPolicy::Local => usable(candidates, |e| here.has(e)),
     };
     if chosen.is_empty() {
         return none(Action::Drop);
     }
-    let may_be_here = |e: &SliceEndpoint| e.node.as_deref().is_none_or(|node| node == node_name);
+    let may_be_here = |e: &SliceEndpoint| e.node.is_none() || here.has(e);
     let hairpins = chosen.iter().filter(|(_, e)| may_be_here(e));
     Pool {
         hairpins: hairpins.map(|(endpoint, _)| endpoint.address).collect(),
         action: Action::Forward(chosen.iter().map(|(endpoint, _)| *endpoint).collect()),
     }
+}
+
+/// Those of the ready endpoints that are meant for this node, else for its zone, else all: hints
+/// count only if every ready endpoint has some, and one of them is for us (KEP-2433, KEP-3015).
+fn near<'a>(endpoints: Vec<Candidate<'a>>, here: Here<'_>) -> Vec<Candidate<'a>> {
+    let for_node = |hints: &Hints| hints.nodes.iter().any(|node| **node == *here.node);
+    let for_zone = |hints: &Hints| here.zone.is_some_and(|z| hints.zones.iter().any(|h| **h == *z));
+    let of = |e: &'a SliceEndpoint| e.hints.as_deref().filter(|_| e.ready);
+    let all = |given: fn(&Hints) -> bool| endpoints.iter().all(|(_, e)| of(e).is_some_and(given));
+    let some = |ours: &dyn Fn(&Hints) -> bool| -> Vec<_> {
+        endpoints.iter().filter(|(_, e)| of(e).is_some_and(ours)).copied().collect()
+    };
+    let same_node = if all(|hints| !hints.nodes.is_empty()) { some(&for_node) } else { Vec::new() };
+    if !same_node.is_empty() {
+        return same_node;
+    }
+    let same_zone = if all(|hints| !hints.zones.is_empty()) { some(&for_zone) } else { Vec::new() };
+    if same_zone.is_empty() { endpoints } else { same_zone }
 }
 
 /// The ready ones; if there are none, those that end but still serve (KEP-1669).

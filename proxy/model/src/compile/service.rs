@@ -1,5 +1,7 @@
 //! One Service's part of the plan.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -7,22 +9,22 @@ use ipnet::IpNet;
 use super::Settings;
 use super::claims::{Claimant, Claims, Strength};
 use super::frontends::{problem, wanted};
-use super::pools::Pools;
+use super::pools::{Here, Pools};
 use super::weights::weights;
 use crate::address::Family;
-use crate::object::{EndpointSlice, Service, TrafficPolicy};
-use crate::plan::{Action, FrontendKind, FrontendPlan, Masquerade, ServicePlan};
+use crate::object::{EndpointSlice, Service, SlicePort, TrafficPolicy};
+use crate::plan::{Action, FrontendKind, FrontendPlan, HealthCheck, Masquerade, ServicePlan};
 
 /// Compiles a Service's part. All claims must be up to date.
 pub(super) fn plan(
     service: &Service,
     slices: &[EndpointSlice],
-    settings: &Settings,
+    (settings, zone): (&Settings, Option<&str>),
     claims: &Claims,
 ) -> ServicePlan {
     let mut problems = Vec::new();
-    let mut pools = Pools::new(&service.ports, slices, &settings.node_name);
-    let wanted = wanted(service, &mut problems);
+    let mut pools = Pools::new(&service.ports, slices, Here { node: &settings.node_name, zone });
+    let wanted = wanted(service, settings, &mut problems);
     // Exactly: there are many plans, and most have one frontend.
     let mut frontends = Vec::with_capacity(wanted.len());
     for (frontend, wanted) in wanted {
@@ -58,9 +60,30 @@ pub(super) fn plan(
         cluster_ips,
         hairpins: pools.hairpins(),
         balancing: service.balancing.clone(),
+        health_check: health_check(service, slices, &settings.node_name),
         lingering: pools.lingering(settings.reset_tcp),
         problems,
     }
+}
+
+/// How many of a Service's addresses are ready on this node, where a load balancer may ask.
+fn health_check(
+    service: &Service,
+    slices: &[EndpointSlice],
+    node_name: &str,
+) -> Option<HealthCheck> {
+    let port = service.health_check_node_port?;
+    let ports = || service.ports.iter();
+    let matches = |slice: &&EndpointSlice| {
+        let names = |p: &SlicePort| ports().any(|q| q.name == p.name && q.protocol == p.protocol);
+        slice.ports.iter().any(names)
+    };
+    let endpoints = slices.iter().filter(matches).flat_map(|slice| &slice.endpoints);
+    let ready = endpoints.filter(|e| e.ready && e.node.as_deref() == Some(node_name));
+    let ready: BTreeSet<IpAddr> = ready.map(|endpoint| endpoint.address).collect();
+    let of = |family| ready.iter().filter(|ip| Family::of(**ip) == family).count();
+    let local = Family::ALL.map(|family| u32::try_from(of(family)).unwrap_or(u32::MAX));
+    Some(HealthCheck { port, local })
 }
 
 /// Why another owns a frontend that this Service also asks for.

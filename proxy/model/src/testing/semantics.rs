@@ -27,7 +27,8 @@ enum Way {
 /// What should happen to a packet, by the objects. Only the node's part is taken from the plan.
 fn meaning(snapshot: &Snapshot, settings: &Settings, node: &NodePlan, packet: &Packet) -> Verdict {
     let direct = [Way::ClusterIp, Way::LoadBalancer, Way::ExternalIp];
-    if let Some((service, port, way)) = owner(snapshot, packet, &direct) {
+    let direct = if settings.external_ips { &direct[..] } else { &direct[..2] };
+    if let Some((service, port, way)) = owner(snapshot, packet, direct) {
         return outcome(snapshot, settings, node, packet, (service, port, way));
     }
     if snapshot.services().any(|service| service.cluster_ips.contains(&packet.destination)) {
@@ -105,7 +106,7 @@ fn outcome(
     let local = policy == TrafficPolicy::Local && !(external && inside);
     let chosen = match (best(&all, |_| true), local) {
         (everywhere, _) if everywhere.is_empty() => return Verdict::Reject,
-        (everywhere, false) => everywhere,
+        (everywhere, false) => near(snapshot, everywhere),
         (_, true) => best(&all, is_local),
     };
     if chosen.is_empty() {
@@ -158,6 +159,27 @@ fn best<'a>(
         return ready;
     }
     others.into_iter().filter(|(_, e)| e.serving && e.terminating).collect()
+}
+
+/// By hints, if all endpoints have some and one is for this node or its zone; only ready ones count.
+fn near<'a>(
+    snapshot: &Snapshot,
+    endpoints: Vec<(Endpoint, &'a SliceEndpoint)>,
+) -> Vec<(Endpoint, &'a SliceEndpoint)> {
+    let zone = snapshot.node(HERE).and_then(|node| node.zone.clone());
+    let names = |e: &SliceEndpoint, by_node: bool| {
+        let hints = e.hints.as_deref().filter(|_| e.ready).cloned().unwrap_or_default();
+        if by_node { hints.nodes } else { hints.zones }
+    };
+    for (by_node, ours) in [(true, Some(HERE.into())), (false, zone)] {
+        let hinted = endpoints.iter().all(|(_, e)| !names(e, by_node).is_empty());
+        let meant = |e: &SliceEndpoint| names(e, by_node).iter().any(|n| Some(n) == ours.as_ref());
+        let near: Vec<_> = endpoints.iter().filter(|(_, e)| meant(e)).copied().collect();
+        if hinted && !near.is_empty() {
+            return near;
+        }
+    }
+    endpoints
 }
 
 /// An endpoint's weight in a Service, by the objects: the least that is said of it.

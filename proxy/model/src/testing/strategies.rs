@@ -13,7 +13,8 @@ use crate::address::{Family, Protocol};
 use crate::balancing::{Affinity, AffinityScope, Balancing, Method};
 use crate::compile::{LocalSources, NodePortAddresses, Settings};
 use crate::object::{
-    EndpointSlice, Node, Service, ServicePort, ServiceType, SliceEndpoint, SlicePort, TrafficPolicy,
+    EndpointSlice, Hints, Node, Service, ServicePort, ServiceType, SliceEndpoint, SlicePort,
+    TrafficPolicy,
 };
 use crate::oracle::Packet;
 use crate::problem::Kind;
@@ -22,6 +23,7 @@ use crate::snapshot::{Change, Object};
 const SERVICES: [&str; 4] = ["a/a", "a/b", "b/a", "c/c"];
 const SLICES: [&str; 5] = ["a/a-1", "a/a-2", "a/b-1", "b/a-1", "c/c-1"];
 const NODES: [&str; 2] = [HERE, "there"];
+const ZONES: [&str; 2] = ["a", "b"];
 const CLUSTER_IPS: [&str; 4] = ["10.0.0.1", "10.0.0.2", "fd02::1", "fd02::2"];
 const EXTERNAL_IPS: [&str; 5] =
     ["203.0.113.1", "10.0.0.1", "192.168.0.1", "2001:db8::1", "fd02::1"];
@@ -98,6 +100,7 @@ prop_compose! {
             external_traffic_policy: policies.0,
             internal_traffic_policy: policies.1,
             balancing: balancing.map(Arc::new),
+            health_check_node_port: None,
             load_balancer_source_ranges: nets(if filtered { &CIDRS[..1] } else { &[] }),
         }
     }
@@ -114,14 +117,25 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn hints()(
+        nodes in subsequence(&NODES, 0..=2),
+        zones in subsequence(&ZONES, 0..=2),
+    ) -> Hints {
+        let names = |texts: Vec<&'static str>| texts.into_iter().map(Into::into).collect();
+        Hints { nodes: names(nodes), zones: names(zones) }
+    }
+}
+
+prop_compose! {
     fn slice_endpoint()(
         address in select(&PODS),
         (ready, serving, terminating) in any::<(bool, bool, bool)>(),
         weight in prop_oneof![3 => Just(1_u8), 1 => 2_u8..4],
         node in option::of(select(&NODES)),
+        hints in option::weighted(0.8, hints()),
     ) -> SliceEndpoint {
-        let node = node.map(Into::into);
-        SliceEndpoint { address: ip(address), ready, serving, terminating, weight, node }
+        let (node, hints) = (node.map(Into::into), hints.map(Into::into));
+        SliceEndpoint { address: ip(address), ready, serving, terminating, weight, node, hints }
     }
 }
 
@@ -141,8 +155,10 @@ prop_compose! {
         name in select(&NODES),
         addresses in ips(&NODE_IPS, 3),
         cidrs in subsequence(&CIDRS, 0..=2),
+        zone in option::of(select(&ZONES)),
     ) -> Node {
-        Node { name: name.into(), addresses, pod_cidrs: nets(&cidrs), leaving: false }
+        let zone = zone.map(Into::into);
+        Node { name: name.into(), addresses, pod_cidrs: nets(&cidrs), zone, leaving: false }
     }
 }
 
@@ -210,12 +226,14 @@ pub(super) fn settings() -> impl Strategy<Value = Settings> {
         Just(LocalSources::NodePodCidrs),
         cidrs().prop_map(LocalSources::Cidrs),
     ];
-    (node_port_addresses, local_sources, prop::bool::weighted(0.2), any::<bool>()).prop_map(
-        |(node_port_addresses, local_sources, masquerade_all, reset_tcp)| Settings {
+    let rare = || prop::bool::weighted(0.2);
+    (node_port_addresses, local_sources, rare(), any::<bool>(), rare()).prop_map(
+        |(node_port_addresses, local_sources, masquerade_all, reset_tcp, without)| Settings {
             node_name: HERE.into(),
             node_port_addresses,
             local_sources,
             masquerade_all,
+            external_ips: !without,
             reset_tcp,
         },
     )

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use shunt_model::address::Family;
 use shunt_model::balancing::WEIGHT;
-use shunt_model::object::{EndpointSlice, ObjectKey, SliceEndpoint, SlicePort};
+use shunt_model::object::{EndpointSlice, Hints, ObjectKey, SliceEndpoint, SlicePort};
 use shunt_model::problem::Kind;
 use shunt_model::snapshot::Object;
 
@@ -83,7 +83,10 @@ impl Converter {
         let mut converted = Vec::with_capacity(endpoints.len());
         for (index, entry) in endpoints.iter().enumerate() {
             match self.slice_endpoint(entry, family) {
-                Ok(endpoint) => converted.push(endpoint),
+                Ok(mut endpoint) => {
+                    share_hints(&mut endpoint, &converted);
+                    converted.push(endpoint);
+                }
                 Err(reason) => report.add(
                     format!("endpoints[{index}].addresses[0]"),
                     format!("{reason}; this endpoint is skipped"),
@@ -91,6 +94,17 @@ impl Converter {
             }
         }
         converted
+    }
+
+    fn hints(&mut self, wire: &wire::EndpointHints) -> Option<Arc<Hints>> {
+        if wire.for_nodes.is_empty() && wire.for_zones.is_empty() {
+            return None;
+        }
+        let mut names = |hints: &[wire::Hint]| {
+            let names = hints.iter().filter_map(|hint| hint.name.as_deref());
+            names.map(|name| self.names.shared(name)).collect()
+        };
+        Some(Arc::new(Hints { nodes: names(&wire.for_nodes), zones: names(&wire.for_zones) }))
     }
 
     fn slice_endpoint(
@@ -113,6 +127,15 @@ impl Converter {
             terminating: conditions.terminating.unwrap_or(false),
             weight: WEIGHT,
             node: node.map(|name| self.names.shared(name)),
+            hints: self.hints(&entry.hints),
         })
+    }
+}
+
+/// The hints of another endpoint in place of the same ones: most have those of one of three zones.
+fn share_hints(endpoint: &mut SliceEndpoint, others: &[SliceEndpoint]) {
+    let mut last = others.iter().rev().take(16).filter_map(|other| other.hints.as_ref());
+    if let Some(same) = last.find(|hints| Some(*hints) == endpoint.hints.as_ref()) {
+        endpoint.hints = Some(Arc::clone(same));
     }
 }

@@ -46,6 +46,7 @@ impl Converter {
             external_ips: frontends("spec.externalIPs", spec.external_ips.iter(), &mut report),
             load_balancer_ips,
             balancing: self.balancing(wire, &mut report),
+            health_check_node_port: health_check_node_port(spec, service_type, &mut report),
             load_balancer_source_ranges,
         };
         report.converted(Some(Object::Service(service)))
@@ -95,6 +96,24 @@ impl Converter {
         }
         Ok(ServicePort { name: self.names.shared(name), protocol, port, node_port: None })
     }
+}
+
+/// The port is for load balancers that must know where the Service's pods are.
+fn health_check_node_port(
+    spec: &wire::ServiceSpec,
+    service_type: ServiceType,
+    report: &mut Report,
+) -> Option<u16> {
+    let number = spec.health_check_node_port.filter(|number| *number != 0)?;
+    let local = spec.external_traffic_policy.as_deref() == Some("Local");
+    if service_type != ServiceType::LoadBalancer || !local {
+        return None;
+    }
+    let read = port(number);
+    let tell = |reason: &String| {
+        report.add("spec.healthCheckNodePort", format!("{reason}; the port is not answered"));
+    };
+    read.inspect_err(tell).ok()
 }
 
 /// Whether kube-proxy would serve a Service at all.

@@ -6,8 +6,10 @@ use crate::address::Protocol;
 use crate::compile::Settings;
 use crate::plan::Action;
 use crate::problem::Kind;
+use crate::snapshot::{Change, Object};
 use crate::testing::{
-    HERE, ServiceBuilder, SliceBuilder, World, changed, deleted, flow, ip, service, settings, slice,
+    HERE, ServiceBuilder, SliceBuilder, World, applied, changed, deleted, flow, ip, node, service,
+    settings, slice,
 };
 
 fn web() -> ServiceBuilder {
@@ -209,4 +211,68 @@ fn endpoints_elsewhere_linger_under_a_local_policy() {
     let slice = slice("ns/a-1").port_of("", Protocol::Udp, 53);
     world.apply(slice.endpoint("10.244.0.1", HERE).endpoint("10.244.1.2", "there"));
     assert_eq!(world.service("ns/a").lingering.len(), 1);
+}
+
+/// Where a local pod gets with these endpoints and hints, on a Node in this zone.
+fn near(zone: Option<&str>, endpoints: SliceBuilder) -> String {
+    let mut world = World::new();
+    let Change::Applied { object: Object::Node(mut here), .. } = node(HERE, &["192.168.0.1"], &[])
+    else {
+        unreachable!("a Node");
+    };
+    here.zone = zone.map(Into::into);
+    world.apply(web());
+    world.apply(endpoints);
+    world.apply(applied(Object::Node(here)));
+    world.flow("10.244.0.99", "10.0.0.1:80")
+}
+
+#[test]
+fn hints_keep_traffic_on_the_node_or_in_the_zone() {
+    let one = web_slice(1).endpoint("10.244.0.1", HERE);
+    let zones = one.clone().hints(&[], &["a"]).endpoint("10.244.1.2", "there").hints(&[], &["b"]);
+    assert_eq!(near(Some("a"), zones.clone()), "10.244.0.1:8080");
+    assert_eq!(near(Some("b"), zones.clone()), "10.244.1.2:8080");
+    let both = "10.244.0.1:8080 10.244.1.2:8080";
+    assert_eq!(near(Some("c"), zones.clone()), both, "there is none for this zone");
+    assert_eq!(near(None, zones.clone()), both, "the zone is not known");
+    let partly = zones.clone().endpoint("10.244.1.3", "there");
+    assert_eq!(near(Some("a"), partly), format!("{both} 10.244.1.3:8080"), "one has no hint");
+    let ended = zones.endpoint("10.244.1.3", "there").ending();
+    assert_eq!(near(Some("a"), ended), "10.244.0.1:8080", "who ends is not asked");
+
+    let nodes =
+        one.hints(&[HERE], &["b"]).endpoint("10.244.1.2", "there").hints(&["there"], &["a"]);
+    assert_eq!(near(Some("a"), nodes), "10.244.0.1:8080", "the node outranks the zone");
+}
+
+#[test]
+fn external_ips_can_be_switched_off() {
+    let mut world = World::empty(Settings { external_ips: false, ..settings() });
+    world.apply(web().external_ip("203.0.113.1"));
+    world.apply(web_slice(1).endpoint("10.244.0.1", HERE));
+    assert_eq!(world.frontends("ns/web"), ["10.0.0.1:80/tcp"]);
+    let problem = "spec.externalIPs[0]: external IPs are switched off; skipped";
+    assert_eq!(world.problems("ns/web"), [problem]);
+    assert_eq!(world.flow("10.244.0.99", "203.0.113.1:80"), "pass");
+}
+
+#[test]
+fn a_health_check_counts_ready_addresses_of_this_node() {
+    let Change::Applied { object: Object::Service(mut service), .. } =
+        Change::from(web().load_balancer_ip("203.0.113.1").external_local())
+    else {
+        unreachable!("a Service");
+    };
+    service.health_check_node_port = Some(32000);
+    let mut world = World::new();
+    world.apply(applied(Object::Service(service)));
+    let local = |world: &World| world.service("ns/web").health_check.unwrap().local;
+    assert_eq!(local(&world), [0, 0]);
+    let here = web_slice(1).endpoint("10.244.0.1", HERE).endpoint("10.244.0.2", HERE);
+    let others = here.endpoint("10.244.0.3", HERE).ending().endpoint("10.244.1.1", "there");
+    world.apply(others);
+    world.apply(web_slice(2).endpoint("10.244.0.1", HERE));
+    world.apply(web_slice(3).endpoint("fd01::1", HERE));
+    assert_eq!(local(&world), [2, 1]);
 }

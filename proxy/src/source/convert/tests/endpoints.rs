@@ -50,6 +50,7 @@ fn a_whole_slice() {
                     terminating: false,
                     weight: 1,
                     node: node.clone(),
+                    hints: None,
                 },
                 SliceEndpoint {
                     address: ips(&["10.0.0.2"])[0],
@@ -58,6 +59,7 @@ fn a_whole_slice() {
                     terminating: true,
                     weight: 1,
                     node,
+                    hints: None,
                 },
             ],
         }))
@@ -188,4 +190,25 @@ fn a_slice_gives_its_weight_to_its_endpoints() {
             )]
         );
     }
+}
+
+#[test]
+fn hints_are_read_and_shared() {
+    let zoned = json!({"forZones": [{"name": "a"}, {"name": "b"}], "forNodes": [{"name": "n1"}]});
+    let slice = slice(json!({
+        "metadata": {"name": "web-abc", "labels": {"kubernetes.io/service-name": "web"}},
+        "addressType": "IPv4",
+        "endpoints": [
+            {"addresses": ["10.0.0.1"], "hints": zoned},
+            {"addresses": ["10.0.0.2"], "hints": zoned},
+            {"addresses": ["10.0.0.3"], "hints": {}},
+            {"addresses": ["10.0.0.4"], "hints": null},
+        ],
+    }));
+    let [first, second, empty, none] = &slice.endpoints[..] else { panic!("four endpoints") };
+    let hints = first.hints.as_ref().unwrap();
+    assert_eq!(hints.zones, ["a".into(), "b".into()]);
+    assert_eq!(hints.nodes, ["n1".into()]);
+    assert!(std::sync::Arc::ptr_eq(hints, second.hints.as_ref().unwrap()));
+    assert_eq!((&empty.hints, &none.hints), (&None, &None));
 }

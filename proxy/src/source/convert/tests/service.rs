@@ -75,6 +75,7 @@ fn a_whole_service() {
                 affinity: Some(Affinity { seconds: 10_800, scope: AffinityScope::Port }),
                 ..Balancing::default()
             })),
+            health_check_node_port: None,
             load_balancer_source_ranges: cidrs(&["203.0.113.0/24", "2001:db8::/32"]),
         }))
     );
@@ -294,4 +295,26 @@ fn source_ranges_never_open_what_they_should_close() {
     );
     let none_left = service(none_left);
     assert_eq!((none_left.load_balancer_ips.len(), none_left.external_ips.len()), (0, 1));
+}
+
+#[test]
+fn health_check_node_ports_are_of_load_balancers_with_policy_local() {
+    let port = |kind: &str, policy: &str, number: i64| {
+        let mut value = base();
+        value["spec"]["type"] = kind.into();
+        value["spec"]["externalTrafficPolicy"] = policy.into();
+        value["spec"]["healthCheckNodePort"] = number.into();
+        let converted = convert::<wire::Service>(value);
+        let problems = converted.problems.iter().map(|problem| problem.field.clone());
+        let problems = problems.filter(|field| field.contains("health")).count();
+        match converted.object {
+            Some(Object::Service(service)) => (service.health_check_node_port, problems),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(port("LoadBalancer", "Local", 32000), (Some(32000), 0));
+    assert_eq!(port("LoadBalancer", "Cluster", 32000), (None, 0));
+    assert_eq!(port("NodePort", "Local", 32000), (None, 0));
+    assert_eq!(port("LoadBalancer", "Local", 0), (None, 0));
+    assert_eq!(port("LoadBalancer", "Local", 70000), (None, 1));
 }

@@ -1,0 +1,138 @@
+//! What health-check node ports may say, in step with the kernel.
+
+use std::collections::BTreeMap;
+
+use shunt_model::object::ObjectKey;
+use shunt_model::plan::{HealthCheck, PlanDelta};
+
+use crate::server::HealthChecks;
+
+/// Counts of endpoints go up when they are installed, and down when that is ordered.
+#[derive(Debug, Default)]
+pub(crate) struct InStep {
+    /// By the plan.
+    wanted: BTreeMap<ObjectKey, HealthCheck>,
+    /// Those that may say more once this order is installed.
+    waiting: BTreeMap<ObjectKey, u64>,
+    /// What is said.
+    said: HealthChecks,
+}
+
+impl InStep {
+    /// Takes an order in that is about to be given. Returns whether something else is to be said.
+    pub(crate) fn ordered(&mut self, number: u64, delta: &PlanDelta) -> bool {
+        let before = self.said.clone();
+        if let Some(node) = &delta.node {
+            self.said.addresses.clone_from(&node.node_port_addresses);
+        }
+        for (key, service) in &delta.services {
+            let Some(check) = service.as_ref().and_then(|service| service.health_check) else {
+                self.wanted.remove(key);
+                self.waiting.remove(key);
+                self.said.services.remove(key);
+                continue;
+            };
+            let former = self.said.services.get(key).filter(|said| said.port == check.port);
+            let said = former.map_or(HealthCheck::none(check.port), |former| former.least(&check));
+            self.said.services.insert(key.clone(), said);
+            self.wanted.insert(key.clone(), check);
+            self.waiting.insert(key.clone(), number);
+        }
+        before != self.said
+    }
+
+    /// An order is installed, but for the Services that the kernel refuses. Returns whether
+    /// something else is to be said.
+    pub(crate) fn installed<'a>(
+        &mut self,
+        number: u64,
+        rejected: impl Iterator<Item = &'a ObjectKey>,
+    ) -> bool {
+        let mut changed = false;
+        let ready: Vec<_> = self
+            .waiting
+            .iter()
+            .filter(|(_, order)| **order <= number)
+            .map(|(key, _)| key)
+            .cloned()
+            .collect();
+        for key in ready {
+            self.waiting.remove(&key);
+            if let Some(check) = self.wanted.get(&key) {
+                changed |= self.said.services.insert(key, *check) != Some(*check);
+            }
+        }
+        for key in rejected {
+            if let Some(check) = self.said.services.get_mut(key) {
+                let none = HealthCheck::none(check.port);
+                changed |= *check != none;
+                *check = none;
+            }
+        }
+        changed
+    }
+
+    /// What is to be said.
+    pub(crate) const fn said(&self) -> &HealthChecks {
+        &self.said
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use shunt_model::object::ServiceType;
+    use shunt_model::plan::ServicePlan;
+
+    use super::*;
+
+    fn order(local: Option<[u32; 2]>) -> PlanDelta {
+        let service = local.map(|local| {
+            Arc::new(ServicePlan {
+                health_check: Some(HealthCheck { port: 32000, local }),
+                service_type: ServiceType::LoadBalancer,
+                frontends: Vec::new(),
+                cluster_ips: Vec::new(),
+                hairpins: Vec::new(),
+                balancing: None,
+                weights: Box::default(),
+                lingering: Box::default(),
+                problems: Vec::new(),
+            })
+        });
+        let services = BTreeMap::from([(ObjectKey::new("default", "web"), service)]);
+        PlanDelta { node: None, services }
+    }
+
+    fn said(state: &InStep) -> Option<[u32; 2]> {
+        state.said().services.values().next().map(|check| check.local)
+    }
+
+    #[test]
+    fn endpoints_are_told_after_they_are_there_and_untold_before_they_go() {
+        let mut state = InStep::default();
+        assert!(state.ordered(1, &order(Some([2, 1]))));
+        assert_eq!(said(&state), Some([0, 0]), "it is listened, and nothing is there yet");
+        assert!(state.installed(1, std::iter::empty()));
+        assert_eq!(said(&state), Some([2, 1]));
+        assert!(state.ordered(2, &order(Some([1, 3]))));
+        assert_eq!(said(&state), Some([1, 1]), "down at once, up later");
+        assert!(state.ordered(3, &order(Some([0, 3]))));
+        assert!(!state.installed(2, std::iter::empty()), "a later order waits");
+        assert_eq!(said(&state), Some([0, 1]));
+        assert!(state.installed(3, std::iter::empty()));
+        assert_eq!(said(&state), Some([0, 3]));
+        assert!(state.ordered(4, &order(None)));
+        assert_eq!(said(&state), None);
+    }
+
+    #[test]
+    fn a_service_that_the_kernel_refuses_has_no_endpoints() {
+        let mut state = InStep::default();
+        state.ordered(1, &order(Some([2, 1])));
+        let key = ObjectKey::new("default", "web");
+        state.installed(1, std::iter::once(&key));
+        assert_eq!(said(&state), Some([0, 0]));
+    }
+}
