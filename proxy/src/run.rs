@@ -14,7 +14,7 @@ use tracing::{info, warn};
 use crate::backend::{self, Backend};
 use crate::cli::RunArgs;
 use crate::config::watch::Watched;
-use crate::config::{Effective, load};
+use crate::config::{Effective, Mode, load};
 use crate::event_loop::{EventLoop, Identity, Inputs};
 use crate::failure::Failure;
 use crate::kernel::{Flows, Kernel, Policy};
@@ -224,7 +224,11 @@ async fn start_servers(effective: &Effective, sources: &Sources) -> Result<(), F
 
 /// The end of `--init-only`: what a later run without privileges counts on is there, or not.
 fn init_only(effective: &Effective) -> Result<(), Failure> {
-    let unset = machine::limit_conntrack(Path::new("/"), &effective.conntrack);
+    let mut unset = machine::limit_conntrack(Path::new("/"), &effective.conntrack);
+    if effective.mode == Mode::Ipvs {
+        let strict_arp = effective.configuration.ipvs.strict_arp;
+        unset.extend(shunt_ipvs::set_sysctls(strict_arp).map_err(Failure::machine)?);
+    }
     if unset.is_empty() {
         return Ok(());
     }

@@ -96,6 +96,20 @@ impl Addresses {
         })
     }
 
+    /// Removes the device. If it is not there that is no error.
+    pub(crate) fn remove_device(&mut self) -> Result<(), Error> {
+        let Some(device) = self.device.take() else { return Ok(()) };
+        let mut link = Message::new(libc::RTM_DELLINK, 0);
+        let mut header = LINK_HEADER;
+        // `ifi_index`.
+        header[4..8].copy_from_slice(&device.to_ne_bytes());
+        link.raw(&header);
+        match self.socket.request("remove the dummy device", link, |_| {}) {
+            Err(error) if error.errno() == Some(Errno::ENODEV) => Ok(()),
+            result => Ok(result?),
+        }
+    }
+
     fn submit(
         &mut self,
         what: &'static str,

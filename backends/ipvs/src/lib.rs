@@ -6,6 +6,7 @@
 //! together stands in the README beside this crate.
 
 mod addresses;
+mod cleanup;
 pub mod diff;
 mod error;
 pub mod installed;
@@ -15,6 +16,8 @@ mod readback;
 mod settings;
 mod sysctl;
 
+pub use cleanup::{Removed, cleanup};
 pub use error::Error;
 pub use readback::{Inventory, inventory};
 pub use settings::{OURS, Settings};
+pub use sysctl::set_all as set_sysctls;

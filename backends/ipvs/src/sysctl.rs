@@ -11,7 +11,7 @@ const VS: &str = "/proc/sys/net/ipv4/vs";
 ///
 /// # Errors
 /// Without `vs/conntrack` no source can be hidden, and answers get lost.
-pub(crate) fn set_all(strict_arp: bool) -> Result<Vec<String>, Error> {
+pub fn set_all(strict_arp: bool) -> Result<Vec<String>, Error> {
     // So that nftables sees the connections of IPVS and can hide their sources.
     let path = format!("{VS}/conntrack");
     set(&path, "1").map_err(|source| Error::Sysctl { path, value: "1", source })?;

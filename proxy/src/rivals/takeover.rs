@@ -92,13 +92,25 @@ pub fn cleanup() -> Result<(), Failure> {
         return Err(Failure::Runtime(text));
     }
     let tables: Vec<_> = ours.into_iter().map(|table| table.name.clone()).collect();
+    // What forwards goes before what guards it.
+    let ipvs = shunt_ipvs::cleanup().context("our virtual servers cannot be removed")?;
     let removal = Removal { tables, chains: Vec::new() };
     ruleset::remove(&removal).context("our tables cannot be removed")?;
-    let names: Vec<_> = removal.tables.iter().map(ToString::to_string).collect();
-    cli::print(&match names.as_slice() {
+    cli::print(&removed(&removal, ipvs))
+}
+
+/// What was removed, in words.
+fn removed(removal: &Removal, ipvs: shunt_ipvs::Removed) -> String {
+    let mut parts: Vec<_> = removal.tables.iter().map(|name| format!("table {name}")).collect();
+    if ipvs.virtual_servers + ipvs.addresses > 0 {
+        let device = if ipvs.device { " with its device" } else { "" };
+        let (servers, addresses) = (ipvs.virtual_servers, ipvs.addresses);
+        parts.push(format!("{servers} virtual servers, {addresses} addresses{device}"));
+    }
+    match parts.as_slice() {
         [] => "nothing of shunt's is there\n".to_owned(),
-        names => format!("removed: table {}\n", names.join(", table ")),
-    })
+        parts => format!("removed: {}\n", parts.join(", ")),
+    }
 }
 
 /// A table of this or another release of shunt: they all carry such a comment.
