@@ -173,8 +173,7 @@ impl Lowering {
             other => other,
         };
         let weighted = if self.missing.contains(weighted) { default } else { weighted };
-        let hashed = if weighted == "mh" { Flags::HASH_PORT } else { Flags::default() };
-        let (name, flags) = named.filter(has).unwrap_or((weighted, hashed));
+        let (name, flags) = named.filter(has).unwrap_or((weighted, hashed(weighted)));
         (name.to_owned(), flags)
     }
 
@@ -196,13 +195,23 @@ fn scheduler(balancing: Option<&Balancing>) -> Option<(&'static str, Flags)> {
     let balancing = balancing?;
     if let Some(scheduler) = balancing.scheduler {
         let name = scheduler.name();
-        // As kube-proxy has it: each connection for itself.
-        return Some((name, if name == "mh" { Flags::HASH_PORT } else { Flags::default() }));
+        return Some((name, hashed(name)));
     }
     match balancing.method {
         Method::Random => None,
-        Method::HashAddress => Some(("mh", Flags::default())),
-        Method::HashConnection => Some(("mh", Flags::HASH_PORT)),
+        Method::HashAddress => Some(("mh", Flags::HASH_FALLBACK)),
+        Method::HashConnection => Some(("mh", hashed("mh"))),
+    }
+}
+
+/// The flags of a scheduler. `mh` hashes each connection for itself, as kube-proxy has it. Those
+/// that hash keep a real server of weight 0 in their table, and without the fallback refuse whom
+/// they send there.
+fn hashed(scheduler: &str) -> Flags {
+    match scheduler {
+        "mh" => Flags::HASH_PORT.union(Flags::HASH_FALLBACK),
+        "sh" => Flags::HASH_FALLBACK,
+        _ => Flags::default(),
     }
 }
 

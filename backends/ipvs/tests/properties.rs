@@ -242,7 +242,10 @@ fn a_scheduler_that_the_kernel_lacks_is_replaced_and_told() {
         let server = wanted.virtuals[&cluster_ip()].clone().expect("wanted").service;
         (server.scheduler, server.flags)
     };
-    assert_eq!(scheduler(&mut lowering), ("mh".to_owned(), OURS.union(Flags::HASH_PORT)));
+    assert_eq!(
+        scheduler(&mut lowering),
+        ("mh".to_owned(), OURS.union(Flags::HASH_PORT).union(Flags::HASH_FALLBACK))
+    );
     assert_eq!(lowering.without_scheduler(&plan).count(), 0);
     lowering.missing.insert("mh".to_owned());
     assert_eq!(scheduler(&mut lowering), ("rr".to_owned(), OURS));
