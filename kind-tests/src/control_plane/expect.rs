@@ -1,7 +1,6 @@
 //! Kernel = plan = API server: the plan from a fresh list of the API, by the daemon's own pure
 //! functions, against what is read from the kernel of a node.
 
-use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::time::Duration;
 
@@ -17,8 +16,9 @@ use shunt_model::compile::{LocalSources, NodePortAddresses, Settings, full};
 use shunt_model::plan::Plan;
 use shunt_model::problem::Kind;
 use shunt_model::snapshot::{Change, Snapshot};
+use shunt_nftables::diff::diff;
 use shunt_nftables::kernel::inventory;
-use shunt_nftables::text;
+use shunt_nftables::lower::{References, Wanted};
 
 use super::api::Api;
 use super::plane::{CLUSTER_CIDR, Plane};
@@ -83,21 +83,12 @@ pub fn compare(node: &Netns, plan: &Plan) -> Result<Result<(), String>> {
     if !table.fit {
         return Ok(Err("the table has another layout".to_owned()));
     }
-    let expected = text::fresh(plan);
-    let held: BTreeSet<_> = read.installed.elements().map(|e| (e.set, e.key)).collect();
-    let wanted: BTreeSet<_> = expected.elements().map(|e| (e.set, e.key)).collect();
-    let mut differences = Vec::new();
-    differences.extend(wanted.difference(&held).map(|lost| format!("missing: {lost:?}")));
-    differences.extend(held.difference(&wanted).map(|extra| format!("too much: {extra:?}")));
-    if read.installed.networks != expected.networks {
-        differences.push(format!("networks: {:?}", read.installed.networks));
-    }
-    for (place, target) in &expected.frontends {
-        let Some(held) = read.installed.frontends.get(place) else { continue };
-        if held.verdict != target.verdict || held.slots.sorted() != target.slots.sorted() {
-            differences.push(format!("{place:?}: {held:?}, not {target:?}"));
-        }
-    }
+    // Which numbers session affinity has given to endpoints depends on what was before.
+    let installed = &read.installed;
+    let wanted = Wanted::full(plan, &References::of(plan, installed), installed);
+    let steps = diff(&wanted, installed);
+    let mut differences: Vec<_> =
+        steps.in_order().flatten().map(|missing| format!("missing: {missing:?}")).collect();
     if differences.is_empty() {
         return Ok(Ok(()));
     }

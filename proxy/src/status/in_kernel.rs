@@ -96,7 +96,12 @@ fn row(place: &Place, installed: &Installed, servers: &Servers) -> Option<Fronte
         Target::Refuse => ("reject", 0),
         Target::Guard | Target::Drop => ("drop", 0),
     };
-    let mut endpoints: Vec<_> = held.slots.iter().take(slots).flatten().collect();
+    let remembered = held.sticky.iter().flat_map(|sticky| sticky.endpoints.values().copied());
+    let drawn = held.slots.iter().take(slots).flatten();
+    let mut endpoints: Vec<_> = match target.draw().and_then(|draw| draw.affinity) {
+        Some(_) => remembered.collect(),
+        None => drawn.collect(),
+    };
     if matches!(target, Target::Virtual | Target::OutsideVirtual) {
         endpoints = real_servers(&place.frontend, servers);
     }
