@@ -22,6 +22,10 @@ need flex flex
 need bison bison
 need bc bc
 need xz xz-utils
+need qemu-system-x86_64 qemu-system-x86
+[ -x /usr/lib/qemu/virtiofsd ] || missing="$missing qemu-system-common"
+need busybox busybox-static
+need modprobe kmod
 
 if [ -n "$missing" ] && [ "$(id -u)" != 0 ]; then
 	echo "install-tools: missing:$missing; install them as root (apt-get install$missing)" >&2
@@ -34,4 +38,7 @@ if [ -n "$missing" ]; then
 	apt-get install -y -qq --no-install-recommends $missing
 fi
 # Minutes, once.
-"$(dirname "$0")/guest/build-kernel.sh"
+guest="$(dirname "$0")/guest"
+"$guest/build-kernel.sh"
+"$guest/fetch-kernel.sh" 6.1
+"$guest/fetch-kernel.sh" 5.10

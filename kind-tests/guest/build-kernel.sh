@@ -5,11 +5,10 @@
 # Usage: build-kernel.sh [--print]
 #
 # --print builds nothing, and fails where no binary fits the configuration and the compiler.
-# The source comes by apt from the mirror that the machine uses already, through a configuration
-# of its own: the machine's sources, lists and packages stay as they are.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
+. "$here/apt.sh"
 cache="${XDG_CACHE_HOME:-$HOME/.cache}/shunt-tools"
 config="$here/kernel.config"
 compiler=$(cc --version | head -n 1)
@@ -40,21 +39,12 @@ binary=$(built)
 work=$(mktemp -d "$cache/linux-um-build.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
-# The same mirror and keyring, other suites: the oldest kernel that will do is in backports.
-mirror=$(apt-get indextargets --format '$(ORIGIN) $(REPO_URI)' 'Created-By: Packages' | sed -n 's/^Debian //p' | head -n 1)
-[ -n "$mirror" ] || { echo "build-kernel: apt knows no Debian mirror" >&2; exit 1; }
-mkdir -p "$work/apt/lists/partial" "$work/apt/cache/archives/partial"
-for suite in trixie-backports forky; do
-	echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $suite main"
-done >"$work/apt/sources.list"
-apt=(-qq -o "Dir::Etc::SourceList=$work/apt/sources.list" -o Dir::Etc::SourceParts=/dev/null
-	-o Dir::Etc::Preferences=/dev/null -o Dir::Etc::PreferencesParts=/dev/null
-	-o "Dir::State::Lists=$work/apt/lists" -o "Dir::Cache=$work/apt/cache" -o APT::Sandbox::User=root)
-apt-get "${apt[@]}" update
-package=$(apt-cache "${apt[@]}" depends linux-source | sed -n 's/^ *Depends: *\(linux-source-[0-9.]*\)$/\1/p' | head -n 1)
+mirror=$(debian_mirror main)
+make_apt "$work/apt" "$mirror trixie-backports" "$mirror forky"
+package=$(dependency linux-source linux-source-)
 [ -n "$package" ] || { echo "build-kernel: $mirror has no linux-source" >&2; exit 1; }
 echo "build-kernel: fetching $package" >&2
-(cd "$work" && apt-get "${apt[@]}" download "$package")
+(cd "$work" && our_apt apt-get download "$package")
 deb=$(find "$work" -maxdepth 1 -name 'linux-source-*.deb')
 version=$(dpkg-deb -f "$deb" Version)
 

@@ -9,27 +9,48 @@ use shunt_guest::Guest;
 
 use crate::scenario::shunt_binary;
 
-/// Is set for programs that run in the guest.
+/// Is set for programs that run in the guest, to its clock.
 const VARIABLE: &str = "SHUNT_IN_GUEST";
 /// How long it may take. The whole suite takes 40 s where a CPU is free for it.
 const PATIENCE: Duration = Duration::from_mins(5);
 
-/// Whether this program runs in the guest.
-#[must_use]
-pub fn is_here() -> bool {
-    env::var_os(VARIABLE).is_some()
+/// A guest's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clock {
+    /// Like any clock.
+    Running,
+    /// See [`Guest::time_travel`].
+    TimeTravel,
+}
+
+impl Clock {
+    /// That of the guest this program runs in; none outside.
+    #[must_use]
+    pub fn of_this_guest() -> Option<Self> {
+        let name = env::var(VARIABLE).ok()?;
+        [Self::Running, Self::TimeTravel].into_iter().find(|clock| clock.name() == name)
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::TimeTravel => "time-travel",
+        }
+    }
 }
 
 /// Runs this test program in the guest with these arguments of the test harness, and returns what it printed.
 ///
 /// # Errors
 /// If a test fails there, or the guest itself does.
-pub fn run_tests(arguments: &[&str]) -> Result<String> {
-    ensure!(!is_here(), "this is the guest: it lacks what the test needs");
+pub fn run_tests(clock: Clock, arguments: &[&str]) -> Result<String> {
+    ensure!(Clock::of_this_guest().is_none(), "this is the guest: it lacks what the test needs");
     let program = env::current_exe().context("finding this program")?;
     let mut command = Command::new(program);
-    command.args(arguments).env(VARIABLE, "1").env("SHUNT_BIN", shunt_binary()?);
-    let outcome = Guest::builder().timeout(PATIENCE).run(&command).context("in the guest")?;
+    command.args(arguments).env(VARIABLE, clock.name()).env("SHUNT_BIN", shunt_binary()?);
+    let guest = Guest::builder().timeout(PATIENCE);
+    let guest = if clock == Clock::TimeTravel { guest.time_travel() } else { guest };
+    let outcome = guest.run(&command).context("in the guest")?;
     ensure!(outcome.code == 0, "in the guest:\n{}{}", outcome.stdout, outcome.stderr);
     Ok(outcome.stdout)
 }

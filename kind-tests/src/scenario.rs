@@ -11,6 +11,7 @@ mod difference;
 mod flow;
 mod lab;
 mod names;
+mod need;
 mod oracle;
 mod peer;
 mod probe;
@@ -31,8 +32,10 @@ use anyhow::{Context, Result};
 
 use shunt_nftables::forwarding::Forwarding;
 
+use crate::guest::Clock;
 use crate::kube_proxy::Mode;
 pub use binary::shunt_binary;
+use need::Need;
 pub use run::Played;
 use setup::Setup;
 use step::Step;
@@ -62,6 +65,19 @@ impl Scenario {
         let setup = Setup::load(directory)?;
         let steps = step::load_all(directory, &setup)?;
         Ok(Self { name: name.to_owned(), setup, steps })
+    }
+
+    /// Whether this machine's kernel has what it needs. Where it lacks something, the guest has it.
+    #[must_use]
+    pub fn is_playable_here(&self) -> bool {
+        self.setup.needs.iter().all(|need| need.is_met())
+    }
+
+    /// The clock of the guest that it can be played in.
+    #[must_use]
+    pub fn clock(&self) -> Clock {
+        let travels = self.setup.needs.contains(&Need::TimeTravel);
+        if travels { Clock::TimeTravel } else { Clock::Running }
     }
 
     /// Plays it. Needs root.

@@ -197,8 +197,9 @@ fn outdated(rejections: &[Rejection]) -> bool {
         .any(|rejection| rejection.message.is_none() && rejection.errno == Errno::ERESTART)
 }
 
+/// Kernels before 5.13 say EINVAL to flags of a table that they do not know (`nf_tables_newtable`).
 fn unknown_flags(rejections: &[Rejection]) -> bool {
-    rejections.iter().any(|rejection| rejection.errno == Errno::EOPNOTSUPP)
+    rejections.iter().any(|rejection| matches!(rejection.errno, Errno::EOPNOTSUPP | Errno::EINVAL))
 }
 
 /// A transaction that was rejected, as an error.

@@ -1,4 +1,4 @@
-//! A TCP connection to an echo server that stays open.
+//! A TCP connection or SCTP association to an echo server that stays open.
 
 use std::io::{self, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::netns::Netns;
-use crate::probe::{Outcome, ProbeOptions, answer, dial, read_line};
+use crate::probe::{Outcome, ProbeOptions, answer, dial, dial_sctp, read_line};
 
 /// A held connection. It must be served by the same echo server from its first to its last line.
 pub struct Connection {
@@ -22,11 +22,26 @@ pub struct Connection {
 impl Connection {
     /// Connects from within a namespace and reads who answered. The timeout is also that of each exchange.
     pub fn open(netns: &Netns, destination: SocketAddr, options: &ProbeOptions) -> Result<Self> {
-        Self::try_open(netns, destination, options)
+        Self::try_open(netns, destination, options, dial)
             .with_context(|| format!("connecting from {} to {destination}", netns.name()))
     }
 
-    fn try_open(netns: &Netns, destination: SocketAddr, options: &ProbeOptions) -> Result<Self> {
+    /// The same with an SCTP association.
+    pub fn open_sctp(
+        netns: &Netns,
+        destination: SocketAddr,
+        options: &ProbeOptions,
+    ) -> Result<Self> {
+        Self::try_open(netns, destination, options, dial_sctp)
+            .with_context(|| format!("an association from {} to {destination}", netns.name()))
+    }
+
+    fn try_open(
+        netns: &Netns,
+        destination: SocketAddr,
+        options: &ProbeOptions,
+        dial: impl FnOnce(&Netns, SocketAddr, &ProbeOptions) -> io::Result<TcpStream>,
+    ) -> Result<Self> {
         let deadline = Instant::now() + options.timeout;
         let mut stream = dial(netns, destination, options)?;
         let mut rest = Vec::new();
@@ -68,7 +83,7 @@ impl Connection {
         self.stream.shutdown(Shutdown::Write)?;
         let deadline = Instant::now() + self.timeout;
         match read_line(&mut self.stream, &mut self.rest, deadline) {
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(()),
+            Err(error) if is_the_end(&error) => Ok(()),
             Err(error) => Err(error).context("waiting for the server to close"),
             Ok(line) => bail!("the server sent {line:?} at the end"),
         }
@@ -79,4 +94,9 @@ impl Connection {
         self.stream.write_all(format!("{text}\n").as_bytes())?;
         read_line(&mut self.stream, &mut self.rest, deadline)
     }
+}
+
+/// TCP says that there is no more, SCTP that there is no association any more.
+fn is_the_end(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::NotConnected)
 }

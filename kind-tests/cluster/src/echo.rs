@@ -2,6 +2,7 @@
 //!
 //! - TCP: on accept it sends one line `name source_ip:port` (IPv6 in brackets), then answers every line it receives
 //!   with `name line`, until the client closes.
+//! - SCTP, with [`EchoServer::start_sctp`]: as with TCP, each line a message.
 //! - UDP: it answers each datagram with the line `name source_ip:port` followed by the payload, from the address the
 //!   datagram came to.
 
@@ -22,7 +23,7 @@ use nix::sys::socket::{self, Backlog, SockType, SockaddrStorage, sockopt};
 
 use crate::datagram;
 use crate::netns::Netns;
-use crate::socket::open;
+use crate::socket::{open, open_sctp};
 
 /// A client that sends more than this without a line's end is cut off.
 pub(crate) const LONGEST_LINE: usize = 64 << 10;
@@ -50,9 +51,18 @@ struct Counters {
 impl EchoServer {
     /// Starts it on all addresses of a namespace, TCP and UDP, IPv4 and IPv6. It listens when this returns.
     pub fn start(netns: &Netns, name: &str, ports: &[u16]) -> Result<Self> {
+        Self::start_with(netns, name, ports, bind_both)
+    }
+
+    /// Starts it for SCTP only, which the kernel must have.
+    pub fn start_sctp(netns: &Netns, name: &str, ports: &[u16]) -> Result<Self> {
+        Self::start_with(netns, name, ports, bind_sctp)
+    }
+
+    fn start_with(netns: &Netns, name: &str, ports: &[u16], bind: Bind) -> Result<Self> {
         let ports = ports.to_vec();
         let sockets = netns
-            .run(move || bind(&ports))
+            .run(move || bind_all(&ports, bind))
             .with_context(|| format!("starting the echo server of {name}"))?;
         let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?);
         let counters = Arc::new(Counters::default());
@@ -64,12 +74,12 @@ impl EchoServer {
         Ok(Self { stop, counters, handle: Some(handle) })
     }
 
-    /// The TCP connections accepted since the start.
+    /// The connections accepted since the start.
     pub fn connections(&self) -> u64 {
         self.counters.connections.load(Ordering::Relaxed)
     }
 
-    /// The TCP connections open now.
+    /// The connections open now.
     pub fn open_connections(&self) -> u64 {
         self.counters.open.load(Ordering::Relaxed)
     }
@@ -92,26 +102,30 @@ impl Drop for EchoServer {
 
 enum Listener {
     Tcp(TcpListener),
+    Sctp(TcpListener),
     Udp(UdpSocket),
 }
 
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
-            Self::Tcp(listener) => listener.as_fd(),
+            Self::Tcp(listener) | Self::Sctp(listener) => listener.as_fd(),
             Self::Udp(socket) => socket.as_fd(),
         }
     }
 }
 
+/// What listens on an address.
+type Bind = fn(SocketAddr) -> nix::Result<Vec<Listener>>;
+
 /// Binds all ports in the calling thread's namespace.
-fn bind(ports: &[u16]) -> Result<Vec<Listener>> {
+fn bind_all(ports: &[u16], bind: Bind) -> Result<Vec<Listener>> {
     let mut listeners = Vec::new();
     for port in ports {
         let addresses: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
         for address in addresses.map(|ip| SocketAddr::new(ip, *port)) {
-            match bind_both(address) {
-                Ok(both) => listeners.extend(both),
+            match bind(address) {
+                Ok(bound) => listeners.extend(bound),
                 // A kernel without IPv6.
                 Err(Errno::EAFNOSUPPORT) if address.is_ipv6() => {}
                 Err(errno) => return Err(errno).with_context(|| format!("listening on {address}")),
@@ -121,27 +135,32 @@ fn bind(ports: &[u16]) -> Result<Vec<Listener>> {
     Ok(listeners)
 }
 
-fn bind_both(address: SocketAddr) -> nix::Result<[Listener; 2]> {
-    let tcp = bound(address, SockType::Stream, |fd| {
+fn bind_both(address: SocketAddr) -> nix::Result<Vec<Listener>> {
+    let tcp = bound(address, open(address.ip(), SockType::Stream)?, |fd| {
         // Connections of an earlier server may linger. For UDP it would let two servers have the same port.
         socket::setsockopt(fd, sockopt::ReuseAddr, &true)
     })?;
     socket::listen(&tcp, Backlog::MAXALLOWABLE)?;
-    let udp = bound(address, SockType::Datagram, |fd| {
+    let udp = bound(address, open(address.ip(), SockType::Datagram)?, |fd| {
         // Room for a burst: a datagram lost in our own queue would look like one lost on the way. Where it is not
         // allowed, the default stays.
         let _ = socket::setsockopt(fd, sockopt::RcvBufForce, &UDP_QUEUE);
         datagram::tell_destination(fd, address)
     })?;
-    Ok([Listener::Tcp(tcp.into()), Listener::Udp(udp.into())])
+    Ok(vec![Listener::Tcp(tcp.into()), Listener::Udp(udp.into())])
+}
+
+fn bind_sctp(address: SocketAddr) -> nix::Result<Vec<Listener>> {
+    let sctp = bound(address, open_sctp(address.ip())?, |_| Ok(()))?;
+    socket::listen(&sctp, Backlog::MAXALLOWABLE)?;
+    Ok(vec![Listener::Sctp(sctp.into())])
 }
 
 fn bound(
     address: SocketAddr,
-    kind: SockType,
+    fd: OwnedFd,
     prepare: impl FnOnce(&OwnedFd) -> nix::Result<()>,
 ) -> nix::Result<OwnedFd> {
-    let fd = open(address.ip(), kind)?;
     prepare(&fd)?;
     if address.is_ipv6() {
         socket::setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;
@@ -207,7 +226,7 @@ impl Server {
     fn handle(&mut self, event: u64) {
         let listener = usize::try_from(event - 1).unwrap_or(usize::MAX);
         match self.listeners.get(listener) {
-            Some(Listener::Tcp(_)) => self.accept(listener),
+            Some(Listener::Tcp(_) | Listener::Sctp(_)) => self.accept(listener),
             Some(Listener::Udp(socket)) => {
                 let count = &self.counters.datagrams;
                 datagram::answer_all(socket, &self.name, &mut self.buffer, count);
@@ -218,10 +237,15 @@ impl Server {
 
     fn accept(&mut self, index: usize) {
         for _ in 0..BURST {
-            let Some(Listener::Tcp(listener)) = self.listeners.get(index) else {
-                return;
+            let accepted = match self.listeners.get(index) {
+                Some(Listener::Tcp(listener)) => listener.accept().inspect(|(stream, _)| {
+                    // Fails only on a connection that is dead already.
+                    let _ = stream.set_nodelay(true);
+                }),
+                Some(Listener::Sctp(listener)) => listener.accept(),
+                _ => return,
             };
-            match listener.accept() {
+            match accepted {
                 Ok((stream, source)) => self.greet(stream, source),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) if is_about_the_connection(&error) => {}
@@ -285,7 +309,7 @@ enum Next {
     Close,
 }
 
-/// One TCP connection.
+/// One connection.
 struct Conversation {
     stream: TcpStream,
     input: Vec<u8>,
@@ -301,8 +325,7 @@ impl Conversation {
     }
 
     fn begin(&mut self) -> Next {
-        let unblocked = self.stream.set_nonblocking(true);
-        match unblocked.and_then(|()| self.stream.set_nodelay(true)) {
+        match self.stream.set_nonblocking(true) {
             Ok(()) => self.write(),
             Err(_) => Next::Close,
         }

@@ -71,5 +71,6 @@ pub use load::{Load, LoadSpec, Report};
 pub use netns::Netns;
 pub use probe::{Outcome, ProbeOptions, Protocol, UdpFlow, probe};
 pub use process::{Process, Signal, die_with_parent};
+pub use socket::has_sctp;
 pub use userns::{Privilege, enter_user_namespace};
 pub use volley::{Shot, volley};

@@ -264,6 +264,7 @@ impl Sender {
         let destination = self.spec.destination;
         let fd = match self.spec.protocol {
             Protocol::Tcp => crate::socket::tcp(destination.ip(), None)?,
+            Protocol::Sctp => crate::socket::sctp(destination, None)?,
             Protocol::Udp => crate::socket::open(destination.ip(), SockType::Datagram)?,
         };
         crate::socket::start_connect(&fd, destination)?;

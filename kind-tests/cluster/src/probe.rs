@@ -21,6 +21,8 @@ pub enum Protocol {
     Tcp,
     /// UDP.
     Udp,
+    /// SCTP, where the kernel has it: see [`crate::has_sctp`].
+    Sctp,
 }
 
 impl fmt::Display for Protocol {
@@ -28,6 +30,7 @@ impl fmt::Display for Protocol {
         f.write_str(match self {
             Self::Tcp => "TCP",
             Self::Udp => "UDP",
+            Self::Sctp => "SCTP",
         })
     }
 }
@@ -147,7 +150,7 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// Asks an echo server, from within a namespace: over TCP a connection of its own, over UDP one datagram.
+/// Asks an echo server, from within a namespace: over TCP and SCTP a connection of its own, over UDP one datagram.
 pub fn probe(
     netns: &Netns,
     protocol: Protocol,
@@ -155,20 +158,24 @@ pub fn probe(
     options: &ProbeOptions,
 ) -> Outcome {
     let result = match protocol {
-        Protocol::Tcp => probe_tcp(netns, destination, options),
+        Protocol::Tcp | Protocol::Sctp => probe_stream(netns, protocol, destination, options),
         Protocol::Udp => UdpFlow::open(netns, destination, options)
             .map(|flow| flow.exchange("probe", options.timeout)),
     };
     result.unwrap_or_else(|error| Outcome::of_error(&error))
 }
 
-fn probe_tcp(
+fn probe_stream(
     netns: &Netns,
+    protocol: Protocol,
     destination: SocketAddr,
     options: &ProbeOptions,
 ) -> io::Result<Outcome> {
     let deadline = Instant::now() + options.timeout;
-    let mut stream = dial(netns, destination, options)?;
+    let mut stream = match protocol {
+        Protocol::Sctp => dial_sctp(netns, destination, options)?,
+        _ => dial(netns, destination, options)?,
+    };
     if options.source_port.is_some() {
         let reset = libc::linger { l_onoff: 1, l_linger: 0 };
         setsockopt(&stream, sockopt::Linger, &reset)?;
@@ -185,6 +192,16 @@ pub(crate) fn dial(
     let source = options.source(destination.ip());
     let socket = netns.run(move || socket::tcp(destination.ip(), source))?;
     socket::connect(socket, destination, options.timeout)
+}
+
+pub(crate) fn dial_sctp(
+    netns: &Netns,
+    destination: SocketAddr,
+    options: &ProbeOptions,
+) -> io::Result<TcpStream> {
+    let source = options.source(destination.ip());
+    let socket = netns.run(move || socket::sctp(destination, source))?;
+    socket::connect_sctp(socket, destination, options.timeout)
 }
 
 /// A UDP socket with a peer: its datagrams are one flow for as long as it lives.

@@ -74,6 +74,7 @@ fn start(shot: &Shot) -> io::Result<OwnedFd> {
     let source = SocketAddr::new(socket::unspecified(peer), shot.source_port);
     let fd = match shot.protocol {
         Protocol::Tcp => socket::tcp(peer, Some(source))?,
+        Protocol::Sctp => socket::sctp(shot.destination, Some(source))?,
         Protocol::Udp => {
             let fd = socket::open(peer, SockType::Datagram)?;
             nix::sys::socket::bind(
@@ -83,7 +84,7 @@ fn start(shot: &Shot) -> io::Result<OwnedFd> {
             fd
         }
     };
-    if shot.protocol == Protocol::Tcp {
+    if shot.protocol != Protocol::Udp {
         // The port shall be free again at once.
         setsockopt(&fd, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
     }

@@ -55,7 +55,8 @@ impl Home {
 
     /// What the kernel wrote to its console.
     pub(crate) fn console(&self) -> String {
-        self.read("console")
+        // QEMU writes what the kernel says to a file of its own.
+        self.read("console") + &self.read("kernel-log")
     }
 
     /// Where the command's standard output is.

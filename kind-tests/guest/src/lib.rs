@@ -20,13 +20,14 @@
 mod child;
 mod cpu;
 mod home;
+mod qemu;
 mod user_mode;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use child::{Child, End};
 use home::Home;
@@ -34,9 +35,22 @@ use home::Home;
 /// How much of a console a failure shows.
 const CONSOLE_LINES: usize = 40;
 
+/// Which kernel a guest runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kernel {
+    /// User-mode Linux, with everything built in.
+    #[default]
+    UserMode,
+    /// Debian's stock 6.1 in QEMU, with its modules: ten times slower. Needs root.
+    Debian6_1,
+    /// The same with Debian's stock 5.10.
+    Debian5_10,
+}
+
 /// A guest to be: every [`Guest::run`] boots it anew.
 #[derive(Clone, Debug)]
 pub struct Guest {
+    kernel: Kernel,
     memory: u32,
     time_travel: bool,
     echo: bool,
@@ -62,12 +76,20 @@ impl Guest {
     #[must_use]
     pub fn builder() -> Self {
         Self {
+            kernel: Kernel::default(),
             memory: 2048,
             time_travel: false,
             echo: false,
             timeout: Duration::from_mins(10),
             writable: Vec::new(),
         }
+    }
+
+    /// Another kernel than user-mode Linux.
+    #[must_use]
+    pub fn kernel(mut self, kernel: Kernel) -> Self {
+        self.kernel = kernel;
+        self
     }
 
     /// Its memory in MiB. Only what it uses is taken from the host.
@@ -79,7 +101,7 @@ impl Guest {
 
     /// Its clock jumps to the next timer whenever nothing runs, and stands still while something does: hours of
     /// waiting take no time, and programs seem infinitely fast (`time-travel=inf-cpu`). A loop that polls the clock
-    /// without sleeping never ends.
+    /// without sleeping never ends. User-mode Linux only.
     #[must_use]
     pub fn time_travel(mut self) -> Self {
         self.time_travel = true;
@@ -115,9 +137,12 @@ impl Guest {
     /// fails is no error.
     pub fn run(&self, command: &Command) -> Result<Outcome> {
         let home = Home::new(command, &self.writable)?;
-        let kernel = user_mode::kernel()?;
         let cpu = cpu::Reserved::new()?;
-        let start = user_mode::start(&kernel, &home, self, cpu.number())?;
+        let start = match self.kernel {
+            Kernel::UserMode => user_mode::start(&user_mode::kernel()?, &home, self, cpu.number())?,
+            Kernel::Debian6_1 => self.start_qemu("6.1", &home)?,
+            Kernel::Debian5_10 => self.start_qemu("5.10", &home)?,
+        };
         let mut child = Child::spawn(start)?;
         let end = child.wait(&home, self.echo, self.timeout)?;
         drop(child);
@@ -137,6 +162,13 @@ impl Guest {
                 )
             }
         }
+    }
+}
+
+impl Guest {
+    fn start_qemu(&self, series: &str, home: &Home) -> Result<Command> {
+        ensure!(!self.time_travel, "only user-mode Linux travels in time");
+        qemu::start(&qemu::kernel(series)?, home, self.memory)
     }
 }
 

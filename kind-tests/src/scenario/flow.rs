@@ -8,6 +8,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use shunt_cluster::Protocol;
 
 use super::difference::Difference;
+use super::need::Need;
 use super::setup::Setup;
 use super::text::{Line, Place};
 
@@ -114,6 +115,8 @@ fn try_parse(line: &Line, setup: &Setup) -> Result<Vec<Flow>> {
     };
     ensure!(setup.names.is_host(from), "there is no host named {from}");
     let protocol = parse_protocol(protocol)?;
+    let possible = protocol != Protocol::Sctp || setup.needs.contains(&Need::Sctp);
+    ensure!(possible, "`cluster` must say `needs sctp`");
     let (result, pause) = match result.rsplit_once("| every ") {
         Some((result, seconds)) => {
             let seconds = seconds.trim().strip_suffix('s').and_then(|number| number.parse().ok());
@@ -144,12 +147,13 @@ fn try_parse(line: &Line, setup: &Setup) -> Result<Vec<Flow>> {
     Ok(parse_destination(to, setup)?.into_iter().map(flow).collect())
 }
 
-/// `tcp` or `udp`.
+/// `tcp`, `udp` or `sctp`.
 pub(super) fn parse_protocol(text: &str) -> Result<Protocol> {
     match text {
         "tcp" => Ok(Protocol::Tcp),
         "udp" => Ok(Protocol::Udp),
-        other => Err(anyhow!("{other} is not tcp or udp")),
+        "sctp" => Ok(Protocol::Sctp),
+        other => Err(anyhow!("{other} is not tcp, udp or sctp")),
     }
 }
 
@@ -281,7 +285,8 @@ mod tests {
     fn mistakes_are_named_with_their_line() {
         let error = |text| check(text).unwrap_err().to_string();
         assert_eq!(error("\n\nnobody tcp vip-1:80 -> web-1"), "f:3: there is no host named nobody");
-        assert_eq!(error("web-1 sctp vip-1:80 -> web-1"), "f:1: sctp is not tcp or udp");
+        assert_eq!(error("web-1 icmp vip-1:80 -> web-1"), "f:1: icmp is not tcp, udp or sctp");
+        assert_eq!(error("web-1 sctp vip-1:80 -> web-1"), "f:1: `cluster` must say `needs sctp`");
         assert_eq!(error("web-1 tcp vip-1 -> web-1"), "f:1: vip-1 has no port");
         assert_eq!(
             error("web-1 tcp vip-1:80 -> web-7"),

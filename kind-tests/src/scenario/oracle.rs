@@ -72,6 +72,7 @@ pub(super) fn rule(
         protocol: match protocol {
             Protocol::Tcp => address::Protocol::Tcp,
             Protocol::Udp => address::Protocol::Udp,
+            Protocol::Sctp => address::Protocol::Sctp,
         },
         port: to.port(),
         from_node: false,

@@ -128,6 +128,7 @@ impl<'a> Game<'a> {
             match act {
                 Act::Hold(hold) => self.site.hold(hold)?,
                 Act::Release(name) => self.site.release(name)?,
+                Act::Wait(duration) => thread::sleep(*duration),
                 // These are about shunt's daemon.
                 _ => {}
             }

@@ -68,8 +68,12 @@ impl Prober<'_> {
         let options = ProbeOptions::within(PATIENCE);
         for _ in 0..tries(self.setup.cluster.nodes.iter().map(|node| node.pods.len()).sum()) {
             match hold.protocol {
-                Protocol::Tcp => {
-                    let connection = Connection::open(netns, hold.to, &options)?;
+                Protocol::Tcp | Protocol::Sctp => {
+                    let open = match hold.protocol {
+                        Protocol::Sctp => Connection::open_sctp,
+                        _ => Connection::open,
+                    };
+                    let connection = open(netns, hold.to, &options)?;
                     if is_of(connection.by(), &hold.pod) {
                         return Ok(Held::Tcp(connection));
                     }
@@ -109,7 +113,7 @@ impl Prober<'_> {
         let netns = self.cluster.host(&flow.from)?.netns();
         let options = ProbeOptions::within(patience);
         let outcome = match flow.protocol {
-            Protocol::Tcp => probe(netns, Protocol::Tcp, flow.to, &options),
+            Protocol::Tcp | Protocol::Sctp => probe(netns, flow.protocol, flow.to, &options),
             Protocol::Udp => {
                 let udp = UdpFlow::open(netns, flow.to, &options)?;
                 let first = udp.exchange("first", patience);
@@ -221,7 +225,7 @@ fn health_answer(netns: &Netns, to: SocketAddr) -> Result<String> {
 
 /// A connection that is held.
 pub(super) enum Held {
-    /// One of TCP.
+    /// One of TCP, or an SCTP association.
     Tcp(Connection),
     /// A UDP socket with a port of its own.
     Udp(UdpFlow),
@@ -265,6 +269,19 @@ impl Held {
             return Ok(());
         }
         bail!("the connection still lives")
+    }
+
+    /// Talks on it until nobody answers, or it is aborted: the packets of an association that is not translated any
+    /// more go to whoever has the address.
+    pub(super) fn expect_end(self) -> Result<()> {
+        let Self::Tcp(mut connection) = self else { bail!("only associations end") };
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            let Err(error) = connection.exchange("still there?") else { continue };
+            ensure!(error.downcast_ref::<std::io::Error>().is_some(), "no end: {error:#}");
+            return Ok(());
+        }
+        bail!("the association still lives")
     }
 
     /// Closes it.

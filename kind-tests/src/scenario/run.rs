@@ -1,5 +1,7 @@
 //! Plays a scenario, step by step.
 
+use std::thread;
+
 use anyhow::{Context, Result, bail, ensure};
 use shunt_cluster::Family;
 use shunt_nftables::forwarding::Forwarding;
@@ -73,6 +75,7 @@ impl Player<'_> {
                 Act::Hold(hold) => lab.site_mut().hold(hold)?,
                 Act::Release(name) => lab.site_mut().release(name)?,
                 Act::WritesNothing(node) => check_nothing_written(lab, node)?,
+                Act::Wait(duration) => thread::sleep(*duration),
                 _ => {}
             }
         }

@@ -1,5 +1,6 @@
 //! The `cluster` file: what a scenario is played on.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -10,6 +11,7 @@ use shunt_cluster::{ClusterSpec, Families, NodeSpec};
 use shunt_nftables::forwarding::Forwarding;
 
 use super::names::Names;
+use super::need::Need;
 use super::text::{Line, read_lines};
 
 /// The name of the file.
@@ -35,6 +37,8 @@ pub(super) struct Setup {
     pub(super) forwarding: Forwarding,
     /// Flags of kube-proxy in their place.
     pub(super) peer_flags: Vec<String>,
+    /// What the kernel must have.
+    pub(super) needs: BTreeSet<Need>,
     /// Where the servers of every pod and node listen.
     pub(super) ports: Vec<u16>,
     /// All names.
@@ -69,6 +73,7 @@ impl Setup {
             flags: Vec::new(),
             forwarding: Forwarding::Translate,
             peer_flags: Vec::new(),
+            needs: BTreeSet::new(),
             ports: Vec::new(),
             names: Names::default(),
         };
@@ -105,13 +110,15 @@ impl Setup {
                     self.peer_flags.extend(flags());
                 }
             }
+            ["needs", name] => drop(self.needs.insert(Need::parse(name)?)),
             ["ports", ports @ ..] => {
                 let port = |text: &&str| text.parse().map_err(|_| anyhow!("{text} is not a port"));
                 self.ports = ports.iter().map(port).collect::<Result<_>>()?;
             }
             _ => bail!(
                 "one of these is expected: families v4|v6|dual, node NAME POD..., client NAME, \
-                 route HOST NETWORK via HOST, address HOST IP, daemon FLAG..., shunt FLAG..., kube-proxy FLAG..., ports PORT..."
+                 route HOST NETWORK via HOST, address HOST IP, daemon FLAG..., shunt FLAG..., kube-proxy FLAG..., needs sctp, \
+                 ports PORT..."
             ),
         }
         Ok(())
@@ -213,8 +220,9 @@ mod tests {
     #[test]
     fn what_is_said_is_taken() {
         let text = "families v6\nnode a p1 p2\nclient c # outside\nroute c fd00:10:96::/112 via a\n\
-                    address a fd00:77::50\ndaemon --masquerade-all\nports 1 2\n";
+                    address a fd00:77::50\ndaemon --masquerade-all\nneeds sctp\nports 1 2\n";
         let setup = parse(text).unwrap();
+        assert!(setup.needs.contains(&Need::Sctp));
         assert_eq!(setup.flags, ["--masquerade-all"]);
         assert_eq!(setup.ports, [1, 2]);
         assert_eq!(setup.addresses_of("a").count(), 2);

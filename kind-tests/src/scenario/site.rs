@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, ensure};
 use shunt_cluster::{Cluster, EchoServer};
 
+use super::need::Need;
 use super::probe::{Held, Prober, Same};
 use super::setup::Setup;
 use super::step::{Act, Hold};
@@ -46,6 +47,9 @@ impl<'a> Site<'a> {
             for port in &setup.ports {
                 let name = format!("{}:{port}", host.name());
                 servers.push(EchoServer::start(host.netns(), &name, &[*port])?);
+                if setup.needs.contains(&Need::Sctp) {
+                    servers.push(EchoServer::start_sctp(host.netns(), &name, &[*port])?);
+                }
             }
         }
         Ok(Self {
@@ -84,6 +88,7 @@ impl<'a> Site<'a> {
                 Act::Moves(name, pod) => self.moves(name, pod)?,
                 Act::Resets(name) => self.resets(name)?,
                 Act::Asks(asks) => self.prober().asks(asks)?,
+                Act::Ends(name) => self.ends(name)?,
                 _ => {}
             }
         }
@@ -102,6 +107,12 @@ impl<'a> Site<'a> {
     fn resets(&mut self, name: &str) -> Result<()> {
         let (hold, held) = self.held.remove(name).with_context(|| format!("{name} is not held"))?;
         held.expect_reset().map_err(|error| hold.place.error(format_args!("{error:#}")))
+    }
+
+    /// Waits until a held SCTP association is over.
+    fn ends(&mut self, name: &str) -> Result<()> {
+        let (hold, held) = self.held.remove(name).with_context(|| format!("{name} is not held"))?;
+        held.expect_end().map_err(|error| hold.place.error(format_args!("{error:#}")))
     }
 
     /// Closes a held connection.

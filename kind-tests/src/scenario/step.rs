@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -12,6 +13,7 @@ use shunt_cluster::Protocol;
 
 use super::difference::{Difference, Instead};
 use super::flow::{self, Flow};
+use super::need::Need;
 use super::setup::Setup;
 use super::text::{Line, Place, read_lines};
 
@@ -57,9 +59,13 @@ pub(super) enum Act {
     Asks(Asks),
     /// A held TCP connection gets a reset once the manifests have changed.
     Resets(String),
+    /// A held SCTP association is over once the manifests have changed.
+    Ends(String),
     /// A held UDP flow, from the same port, is served by another pod once the manifests have
     /// changed: the name, and the pod.
     Moves(String, String),
+    /// This much time passes after the flows.
+    Wait(Duration),
     /// The daemon reports a problem with this text.
     Problem(String),
     /// The daemon of this node has written nothing since it was started.
@@ -282,6 +288,7 @@ fn read_act(step: &mut Step, line: &Line, setup: &Setup) -> Result<Option<Act>> 
                 endpoints: endpoints.parse().with_context(|| format!("{endpoints} endpoints"))?,
             })
         }
+        ["ends", name] => Act::Ends((*name).to_owned()),
         ["resets", name] => Act::Resets((*name).to_owned()),
         ["hold", name, from, protocol, to, "on", pod] => {
             let protocol = flow::parse_protocol(protocol)?;
@@ -303,6 +310,11 @@ fn read_act(step: &mut Step, line: &Line, setup: &Setup) -> Result<Option<Act>> 
                 pod: (*pod).to_owned(),
             })
         }
+        ["wait", duration] => {
+            let possible = setup.needs.contains(&Need::TimeTravel);
+            ensure!(possible, "`cluster` must say `needs time-travel`");
+            Act::Wait(parse_duration(duration)?)
+        }
         ["problem", ..] => Act::Problem(line.text["problem".len()..].trim().to_owned()),
         ["unreadable", file] => {
             ensure!(step.files.contains_key(*file), "there is no file named {file}");
@@ -311,9 +323,19 @@ fn read_act(step: &mut Step, line: &Line, setup: &Setup) -> Result<Option<Act>> 
         }
         _ => bail!(
             "a flow (FROM PROTOCOL TO -> RESULT) or one of these is expected: kill NODE, start NODE, \
-             writes-nothing NODE, asks FROM TO CODE ENDPOINTS, hold NAME FROM PROTOCOL TO on POD, moves NAME POD, resets NAME, release NAME, problem TEXT, unreadable FILE"
+             writes-nothing NODE, asks FROM TO CODE ENDPOINTS, hold NAME FROM PROTOCOL TO on POD, moves NAME POD, resets NAME, ends NAME, release NAME, wait DURATION, problem TEXT, unreadable FILE"
         ),
     }))
+}
+
+/// `90s`, `5m`, `3h`, `2d`.
+fn parse_duration(text: &str) -> Result<Duration> {
+    const UNITS: [(char, u64); 4] = [('s', 1), ('m', 60), ('h', 3600), ('d', 86_400)];
+    let duration = UNITS.iter().find_map(|(unit, seconds)| {
+        let number: u32 = text.strip_suffix(*unit)?.parse().ok()?;
+        Some(Duration::from_secs(u64::from(number) * seconds))
+    });
+    duration.with_context(|| format!("{text} is no duration (90s, 5m, 3h, 2d)"))
 }
 
 /// A daemon is started when it is dead, and killed when it runs; connections are released once.
@@ -326,10 +348,10 @@ fn check_order(steps: &[Step]) -> Result<()> {
                 Act::Kill(node) => dead.insert(node),
                 Act::Start(node) => dead.remove(node),
                 Act::Hold(hold) => held.insert(&hold.name),
-                Act::Release(name) | Act::Resets(name) => held.remove(name),
+                Act::Release(name) | Act::Resets(name) | Act::Ends(name) => held.remove(name),
                 Act::Moves(name, _) => held.contains(name),
                 Act::WritesNothing(node) => !dead.contains(node),
-                Act::Problem(_) | Act::Asks(_) => true,
+                Act::Problem(_) | Act::Asks(_) | Act::Wait(_) => true,
             };
             ensure!(sensible, "step {}: {act:?} comes too early or too often", step.name);
         }

@@ -130,6 +130,7 @@ impl World {
                     let number = match protocol {
                         Protocol::Tcp => address::Protocol::Tcp,
                         Protocol::Udp => address::Protocol::Udp,
+                        Protocol::Sctp => address::Protocol::Sctp,
                     };
                     let packet = Packet {
                         source,

@@ -21,7 +21,7 @@ pub(super) const fn cluster_ip(family: Family) -> IpAddr {
 /// The Service's port.
 pub(super) const fn port(protocol: Protocol) -> u16 {
     match protocol {
-        Protocol::Tcp => 80,
+        Protocol::Tcp | Protocol::Sctp => 80,
         Protocol::Udp => 53,
     }
 }
@@ -29,7 +29,7 @@ pub(super) const fn port(protocol: Protocol) -> u16 {
 /// The Service's port on every node.
 pub(super) const fn node_port(protocol: Protocol) -> u16 {
     match protocol {
-        Protocol::Tcp => 30080,
+        Protocol::Tcp | Protocol::Sctp => 30080,
         Protocol::Udp => 30053,
     }
 }
@@ -37,14 +37,14 @@ pub(super) const fn node_port(protocol: Protocol) -> u16 {
 /// The port that pods listen on.
 pub(super) const fn target_port(protocol: Protocol) -> u16 {
     match protocol {
-        Protocol::Tcp => 8080,
+        Protocol::Tcp | Protocol::Sctp => 8080,
         Protocol::Udp => 5353,
     }
 }
 
 const fn port_name(protocol: Protocol) -> &'static str {
     match protocol {
-        Protocol::Tcp => "http",
+        Protocol::Tcp | Protocol::Sctp => "http",
         Protocol::Udp => "query",
     }
 }
