@@ -14,6 +14,7 @@ mod names;
 mod need;
 mod oracle;
 mod peer;
+mod policy;
 mod probe;
 mod run;
 mod setup;

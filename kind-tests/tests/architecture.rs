@@ -20,7 +20,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("shunt-netpolicy", &["ipnet", "shunt-model"]),
     (
         "shunt-netpolicy-nftables",
-        &["shunt-model", "shunt-netlink", "shunt-netpolicy", "shunt-nftables"],
+        &["nix", "shunt-model", "shunt-netlink", "shunt-netpolicy", "shunt-nftables"],
     ),
     ("shunt-cluster", &["anyhow", "ipnet", "nix"]),
     ("shunt-guest", &["anyhow", "clap", "nix", "tempfile"]),

@@ -94,6 +94,13 @@ scenarios! {
     object_in_two_files_first_by_name_wins
     one_port_two_protocols_two_services
     pod_source_is_kept
+    policy_behind_services
+    policy_blocks_and_nodes
+    policy_fails_closed_on_bad_input
+    policy_host_network_and_ended_pods
+    policy_live_connections
+    policy_stays_while_the_daemon_is_dead
+    policy_truth_table
     pools_of_any_size_reach_all_their_pods
     restart_writes_nothing_and_breaks_nothing
     scale_up_and_down

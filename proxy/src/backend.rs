@@ -9,6 +9,7 @@ use shunt_ipvs::Settings;
 use shunt_ipvs::kernel::VirtualServers;
 use shunt_model::object::ObjectKey;
 use shunt_model::plan::PlanDelta;
+use shunt_netpolicy_nftables::kernel::{Change, PolicyTable};
 use shunt_nftables::forwarding::Forwarding;
 use shunt_nftables::kernel::{Nftables, Options, Report};
 use tracing::warn;
@@ -21,8 +22,40 @@ use crate::failure::Failure;
 /// What went wrong in a backend.
 pub type BackendError = Box<dyn std::error::Error + Send + Sync>;
 
+/// A difference between two states of what is wanted.
+pub trait Delta: Clone + Default + Send + 'static {
+    /// Adds a later one.
+    fn merge(&mut self, later: Self);
+
+    /// How many objects it names: Services, or addresses of pods.
+    fn objects(&self) -> usize;
+}
+
+impl Delta for PlanDelta {
+    fn merge(&mut self, later: Self) {
+        Self::merge(self, later);
+    }
+
+    fn objects(&self) -> usize {
+        self.services.len()
+    }
+}
+
+impl Delta for Change {
+    fn merge(&mut self, later: Self) {
+        Self::merge(self, later);
+    }
+
+    fn objects(&self) -> usize {
+        self.table.peers.len() + self.table.locals.len()
+    }
+}
+
 /// What carries a plan out in the kernel.
 pub trait Backend {
+    /// What changes of its plan.
+    type Delta: Delta;
+
     /// Brings the kernel to the plan that all deltas so far make up.
     ///
     /// The delta is taken in also when this fails. After a failure the record of what is
@@ -31,7 +64,7 @@ pub trait Backend {
     ///
     /// # Errors
     /// If the kernel refuses, for a reason that is not one Service's fault.
-    fn sync(&mut self, delta: PlanDelta) -> Result<SyncReport, BackendError>;
+    fn sync(&mut self, delta: Self::Delta) -> Result<SyncReport, BackendError>;
 
     /// Forgets the record of what is installed; the next sync reads the kernel.
     fn forget(&mut self);
@@ -64,7 +97,9 @@ pub trait Backend {
 }
 
 impl<B: Backend + ?Sized> Backend for Box<B> {
-    fn sync(&mut self, delta: PlanDelta) -> Result<SyncReport, BackendError> {
+    type Delta = B::Delta;
+
+    fn sync(&mut self, delta: B::Delta) -> Result<SyncReport, BackendError> {
         (**self).sync(delta)
     }
 
@@ -93,11 +128,14 @@ impl<B: Backend + ?Sized> Backend for Box<B> {
     }
 }
 
+/// The backend that serves Services.
+pub type Services = Box<dyn Backend<Delta = PlanDelta> + Send>;
+
 /// Opens the backend that is configured.
 ///
 /// # Errors
 /// If the configuration is wrong, or the kernel lacks what the backend needs.
-pub fn open(effective: &Effective) -> Result<Box<dyn Backend + Send>, Failure> {
+pub fn open(effective: &Effective) -> Result<Services, Failure> {
     let owner = effective.table_owner == TableOwner::Auto;
     if effective.mode != Mode::Ipvs {
         let options = Options { owner, forwarding: Forwarding::Translate };
@@ -173,7 +211,43 @@ impl From<Report> for SyncReport {
     }
 }
 
+impl Backend for PolicyTable {
+    type Delta = Change;
+
+    fn sync(&mut self, delta: Change) -> Result<SyncReport, BackendError> {
+        let report = Self::sync(self, delta)?;
+        Ok(SyncReport {
+            read_back: report.read_back,
+            rebuilt: report.rebuilt,
+            operations: report.operations,
+            transactions: report.transactions,
+            read: report.read,
+            diff: report.diff,
+            commit: report.commit,
+            ..SyncReport::default()
+        })
+    }
+
+    fn forget(&mut self) {
+        Self::forget(self);
+    }
+
+    fn foreign_change(&mut self) -> Result<bool, BackendError> {
+        Ok(Self::foreign_change(self)?)
+    }
+
+    fn last_writer(&self) -> Option<String> {
+        Self::last_writer(self).map(ToOwned::to_owned)
+    }
+
+    fn events(&self) -> Option<BorrowedFd<'_>> {
+        Self::events(self)
+    }
+}
+
 impl Backend for VirtualServers {
+    type Delta = PlanDelta;
+
     fn sync(&mut self, delta: PlanDelta) -> Result<SyncReport, BackendError> {
         let report = Self::sync(self, delta)?;
         Ok(SyncReport { degraded: self.degraded(), ..report.into() })
@@ -205,6 +279,8 @@ impl Backend for VirtualServers {
 }
 
 impl Backend for Nftables {
+    type Delta = PlanDelta;
+
     fn sync(&mut self, delta: PlanDelta) -> Result<SyncReport, BackendError> {
         Ok(Self::sync(self, delta)?.into())
     }

@@ -77,6 +77,9 @@ pub struct OwnArgs {
     /// [default: auto]
     #[arg(long, value_enum)]
     pub table_owner: Option<TableOwner>,
+    /// Whether NetworkPolicies are enforced on this node [default: auto]
+    #[arg(long, value_enum)]
+    pub network_policy: Option<NetworkPolicy>,
     /// How often all that is installed is compared with the plan; 0: never [default: 15m]
     #[arg(long, value_name = "DURATION")]
     pub verify_interval: Option<GoDuration>,
@@ -114,12 +117,25 @@ impl RunArgs {
         if let Some(owner) = self.own.table_owner {
             shunt.table_owner = owner.to_possible_value().map(|value| value.get_name().to_owned());
         }
+        if let Some(policy) = self.own.network_policy {
+            shunt.network_policy =
+                policy.to_possible_value().map(|value| value.get_name().to_owned());
+        }
         shunt.verify_interval = self.own.verify_interval.or(shunt.verify_interval);
         shunt.external_ips = self.own.external_ips.or(shunt.external_ips);
         shunt.reset_tcp = self.own.reset_tcp.or(shunt.reset_tcp);
         shunt.log_level = self.own.log_level.clone().or_else(|| shunt.log_level.take());
         Ok((Effective::new(made)?, remarks))
     }
+}
+
+/// Whether NetworkPolicies are enforced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum NetworkPolicy {
+    /// Where there are any.
+    Auto,
+    /// Never: another one does.
+    Off,
 }
 
 /// Whether to claim the table.
@@ -175,6 +191,8 @@ pub enum Stage {
     Plan,
     /// A script for `nft -f`.
     Nft,
+    /// The same for network policy; empty if no pod of the node is isolated.
+    Policy,
 }
 
 /// The flags of `shunt status`.

@@ -4,6 +4,8 @@
 //! kernel thread. There is no timer between an event and its order: while the kernel works, more
 //! events collect by themselves.
 
+mod policy;
+
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
@@ -13,6 +15,7 @@ use shunt_model::object::ObjectKey;
 use shunt_model::plan::{Plan, PlanDelta};
 use shunt_model::problem::{Kind, Problem};
 use shunt_model::snapshot::Change;
+use shunt_netpolicy_nftables::kernel::Change as PolicyChange;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 use tracing::{debug, error, info, warn};
@@ -21,6 +24,7 @@ use crate::kernel::{Ended, Failed, Kernel, KernelEvent, Order, Reason, Synced};
 use crate::ledger::{Ledger, Origin};
 use crate::metrics::{Metrics, resident_bytes};
 use crate::planner::Planner;
+use crate::policy::PolicyPlanner;
 use crate::progress::{Health, PATIENCE, Progress};
 use crate::reporter::Report;
 use crate::source::SourceEvent;
@@ -45,6 +49,8 @@ pub enum Event {
     Source(SourceEvent),
     /// The kernel thread reports.
     Kernel(KernelEvent),
+    /// The kernel thread of network policy reports.
+    PolicyKernel(KernelEvent),
     /// Someone wants to know something.
     Question(Question),
     /// A health-check node port can be listened on, or cannot.
@@ -64,6 +70,8 @@ impl Event {
                 Change::Deleted { .. } => "deleted",
                 Change::LocalAddresses(_) => "local_addresses",
             },
+            Self::Source(SourceEvent::Policy(_)) => "policy",
+            Self::PolicyKernel(_) => "policy_kernel",
             Self::Source(SourceEvent::Triggered(_)) => "triggered",
             Self::Source(SourceEvent::FileProblems { .. }) => "file_problems",
             Self::Kernel(KernelEvent::Synced(_)) => "synced",
@@ -92,6 +100,8 @@ pub struct Inputs {
     pub sources: mpsc::Receiver<SourceEvent>,
     /// The kernel thread.
     pub kernel: mpsc::UnboundedReceiver<KernelEvent>,
+    /// The kernel thread of network policy, if there is one.
+    pub policy: Option<mpsc::UnboundedReceiver<KernelEvent>>,
     /// The HTTP server.
     pub questions: mpsc::Receiver<Question>,
     /// Health-check node ports.
@@ -131,6 +141,8 @@ pub struct Identity {
 pub struct EventLoop {
     identity: Identity,
     planner: Planner,
+    /// Network policy, if it is enforced.
+    policy: Option<PolicyPlanner>,
     ledger: Ledger,
     progress: Progress,
     metrics: Metrics,
@@ -160,6 +172,7 @@ impl EventLoop {
             progress: Progress::new(identity.started, identity.patience),
             identity,
             planner: Planner::new(settings),
+            policy: None,
             ledger: Ledger::default(),
             metrics,
             health,
@@ -188,11 +201,21 @@ impl EventLoop {
         self.found(Origin::Machine, unset.iter().cloned().collect());
     }
 
+    /// Enforces network policy too.
+    pub fn enforce(&mut self, policy: PolicyPlanner) {
+        self.policy = Some(policy);
+    }
+
     /// Runs until an input ends.
     ///
     /// # Errors
     /// Always in the end: what it needs has gone.
-    pub async fn run(mut self, mut inputs: Inputs, kernel: &Kernel) -> Result<(), Stopped> {
+    pub async fn run(
+        mut self,
+        mut inputs: Inputs,
+        kernel: &Kernel,
+        policy_kernel: Option<&Kernel<PolicyChange>>,
+    ) -> Result<(), Stopped> {
         let mut batch = Vec::new();
         let mut turn = tokio::time::interval(self.identity.patience.min(PATIENCE) / TURNS);
         turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -211,6 +234,9 @@ impl EventLoop {
                 report = inputs.kernel.recv() => {
                     self.handle(Event::Kernel(report.ok_or(Ended)?), Instant::now());
                 }
+                report = next_of(&mut inputs.policy) => {
+                    self.handle(Event::PolicyKernel(report.ok_or(Ended)?), Instant::now());
+                }
                 Some(question) = inputs.questions.recv() => {
                     self.handle(Event::Question(question), Instant::now());
                 }
@@ -224,6 +250,11 @@ impl EventLoop {
                 }
             }
             if let Some(order) = self.next_order(Instant::now()) {
+                kernel.submit(order)?;
+            }
+            if let (Some(kernel), Some(order)) =
+                (policy_kernel, self.next_policy_order(Instant::now()))
+            {
                 kernel.submit(order)?;
             }
         }
@@ -243,6 +274,8 @@ impl EventLoop {
         self.metrics.event(event.kind());
         match event {
             Event::Source(SourceEvent::Change(change)) => self.change(change, now),
+            Event::Source(SourceEvent::Policy(change)) => self.policy_change(change, now),
+            Event::PolicyKernel(event) => self.policy_kernel(event),
             Event::Source(SourceEvent::Triggered(at)) => {
                 self.metrics.triggered(self.planner.ordered() + 1, at);
             }
@@ -333,6 +366,7 @@ impl EventLoop {
             services: totals.services,
             frontends: totals.frontends,
             endpoints: totals.endpoints,
+            network_policy: self.policy.as_ref().map(PolicyPlanner::status),
             resident_bytes: resident_bytes(),
             problems: self.ledger.iter().map(|(_, text)| text.to_owned()).collect(),
         }
@@ -360,6 +394,9 @@ impl EventLoop {
             Change::ListDone(kind) => Some(*kind),
             Change::ListStarted(_) | Change::LocalAddresses(_) => None,
         };
+        if let (Change::LocalAddresses(addresses), Some(policy)) = (&change, &mut self.policy) {
+            policy.take_addresses(addresses, now);
+        }
         let of_node = is_of_node(&change);
         self.planner.take(change, now);
         if let Some(kind) = listed {
@@ -495,6 +532,14 @@ const fn is_of_node(change: &Change) -> bool {
 
 fn texts(problems: &[Problem]) -> BTreeSet<String> {
     problems.iter().map(ToString::to_string).collect()
+}
+
+/// The next of what may not be there at all.
+async fn next_of(events: &mut Option<mpsc::UnboundedReceiver<KernelEvent>>) -> Option<KernelEvent> {
+    match events {
+        Some(events) => events.recv().await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn sleep_until(at: Option<Instant>) {

@@ -22,18 +22,18 @@ use tokio::sync::mpsc::UnboundedSender;
 pub use self::flows::{Flows, Swept};
 pub use self::worker::Policy;
 use self::worker::Worker;
-use crate::backend::{Backend, SyncReport};
+use crate::backend::{Backend, Delta, SyncReport};
 
 /// The longest wait in one poll; what is due later is asked for again.
 const LONGEST_POLL: Duration = Duration::from_secs(60);
 
 /// A change of the plan that is to be installed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Order {
+pub struct Order<D = PlanDelta> {
     /// Counts the orders, from 1.
     pub number: u64,
     /// What changes. The first order's delta is everything.
-    pub delta: PlanDelta,
+    pub delta: D,
     /// When the oldest event in it was received.
     pub since: Instant,
 }
@@ -119,8 +119,8 @@ pub enum KernelEvent {
 /// The kernel thread, as its orderer sees it. When it is dropped the thread ends by itself, and
 /// leaves what is installed as it is.
 #[derive(Debug)]
-pub struct Kernel {
-    orders: Option<Sender<Order>>,
+pub struct Kernel<D = PlanDelta> {
+    orders: Option<Sender<Order<D>>>,
     wake: Arc<EventFd>,
 }
 
@@ -129,14 +129,15 @@ pub struct Kernel {
 #[error("the kernel thread has ended")]
 pub struct Ended;
 
-impl Kernel {
-    /// Starts the thread. What it has installed it tells to `flows`, if there is one.
+impl<D: Delta> Kernel<D> {
+    /// Starts a thread of this name. What it has installed it tells to `flows`, if there is one.
     ///
     /// # Errors
     /// If the system has no thread or file descriptor left.
-    pub fn start<B: Backend + Send + 'static>(
+    pub fn start<B: Backend<Delta = D> + Send + 'static>(
+        name: &str,
         backend: B,
-        flows: Option<Flows>,
+        flows: Option<Flows<D>>,
         policy: Policy,
         reports: UnboundedSender<KernelEvent>,
     ) -> std::io::Result<Self> {
@@ -146,7 +147,7 @@ impl Kernel {
         let inbox = Inbox { orders: inbox, wake: Arc::clone(&wake) };
         let worker = Worker::new(backend, flows, policy, Instant::now());
         thread::Builder::new()
-            .name("kernel".into())
+            .name(name.to_owned())
             .spawn(move || serve(worker, &inbox, &reports))?;
         Ok(Self { orders: Some(orders), wake })
     }
@@ -155,20 +156,22 @@ impl Kernel {
     ///
     /// # Errors
     /// If the thread has ended.
-    pub fn submit(&self, order: Order) -> Result<(), Ended> {
+    pub fn submit(&self, order: Order<D>) -> Result<(), Ended> {
         let orders = self.orders.as_ref().ok_or(Ended)?;
         orders.send(order).map_err(|_| Ended)?;
         self.wake();
         Ok(())
     }
+}
 
+impl<D> Kernel<D> {
     fn wake(&self) {
         // It fails only when the counter is full, and then the thread is awake anyway.
         let _ = self.wake.write(1);
     }
 }
 
-impl Drop for Kernel {
+impl<D> Drop for Kernel<D> {
     fn drop(&mut self) {
         self.orders = None;
         self.wake();
@@ -176,14 +179,14 @@ impl Drop for Kernel {
 }
 
 /// Where orders arrive.
-struct Inbox {
-    orders: Receiver<Order>,
+struct Inbox<D> {
+    orders: Receiver<Order<D>>,
     wake: Arc<EventFd>,
 }
 
-impl Inbox {
+impl<D> Inbox<D> {
     /// Takes all orders that wait; false if none can come any more.
-    fn drain(&self, mut take: impl FnMut(Order)) -> bool {
+    fn drain(&self, mut take: impl FnMut(Order<D>)) -> bool {
         // Reset before the orders are read: one that arrives in between wakes us again.
         let _ = self.wake.read();
         loop {
@@ -197,7 +200,11 @@ impl Inbox {
 }
 
 /// The thread: waits, takes what has come, does what is due.
-fn serve<B: Backend>(mut worker: Worker<B>, inbox: &Inbox, reports: &UnboundedSender<KernelEvent>) {
+fn serve<B: Backend>(
+    mut worker: Worker<B>,
+    inbox: &Inbox<B::Delta>,
+    reports: &UnboundedSender<KernelEvent>,
+) {
     loop {
         let now = Instant::now();
         let wait =

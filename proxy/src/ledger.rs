@@ -20,6 +20,8 @@ pub enum Origin {
     HealthCheck(ObjectKey, std::net::SocketAddr),
     /// The kernel, which rejected something.
     Kernel,
+    /// The kernel, which does not hold what network policy asks.
+    Policy,
     /// The start, which could not set something on the machine.
     Machine,
 }
@@ -32,15 +34,29 @@ impl Origin {
             Self::Object(Kind::Service, _) | Self::Plan(_) | Self::HealthCheck(..) => "Service",
             Self::Object(Kind::EndpointSlice, _) => "EndpointSlice",
             Self::Object(Kind::Node, _) => "Node",
+            Self::Object(Kind::Pod, _) => "Pod",
+            Self::Object(Kind::Namespace, _) => "Namespace",
+            Self::Object(Kind::NetworkPolicy, _) => "NetworkPolicy",
             Self::File(_) => "file",
             Self::Kernel => "kernel",
+            Self::Policy => "policy",
             Self::Machine => "machine",
         }
     }
 
     /// All values of that label.
-    pub const KINDS: [&'static str; 6] =
-        ["Service", "EndpointSlice", "Node", "file", "kernel", "machine"];
+    pub const KINDS: [&'static str; 10] = [
+        "Service",
+        "EndpointSlice",
+        "Node",
+        "Pod",
+        "Namespace",
+        "NetworkPolicy",
+        "file",
+        "kernel",
+        "policy",
+        "machine",
+    ];
 }
 
 /// What a new finding changed.

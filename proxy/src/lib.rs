@@ -13,6 +13,7 @@ pub mod logging;
 pub mod machine;
 pub mod metrics;
 pub mod planner;
+pub mod policy;
 pub mod progress;
 pub mod render;
 pub mod reporter;

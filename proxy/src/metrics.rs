@@ -1,6 +1,7 @@
 //! What is counted and measured, under kube-proxy's names where they mean the same.
 
 mod kube_proxy;
+mod policy;
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -39,6 +40,7 @@ pub struct Metrics {
     endpoints: Gauge,
     latency: Seconds<50>,
     kube_proxy: KubeProxy,
+    of_policy: policy::OfPolicy,
 }
 
 /// A histogram whose 15 buckets begin at so many microseconds and double: from 50 us to 0.8 s.
@@ -86,6 +88,7 @@ impl Metrics {
         own.register("services", "Services in the plan", self.services.clone());
         own.register("frontends", "Frontends in the plan", self.frontends.clone());
         own.register("endpoints", "Endpoints in the plan", self.endpoints.clone());
+        self.of_policy.register(own);
         let help = "From the receipt of an event to the end of its last transaction";
         own.register_with_unit("event_to_commit", help, Unit::Seconds, self.latency.0.clone());
     }

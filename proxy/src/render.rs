@@ -8,7 +8,11 @@ use std::path::Path;
 
 use anyhow::anyhow;
 use shunt_model::compile;
+use shunt_model::problem::Problem;
 use shunt_model::snapshot::Snapshot;
+use shunt_netpolicy::snapshot as policy;
+use shunt_netpolicy_nftables::lower::Beside;
+use shunt_netpolicy_nftables::text;
 
 use crate::cli::{self, RenderArgs, Stage};
 use crate::failure::Failure;
@@ -20,15 +24,23 @@ use crate::source::{FileProblem, SourceEvent, manifests};
 /// If the directory or a file in it cannot be read.
 pub fn render(args: &RenderArgs) -> Result<(), Failure> {
     let settings = args.plan.settings()?;
-    let (snapshot, file_problems) = load(&args.manifests)?;
+    let Loaded { snapshot, policy, policy_problems, file_problems } = load(&args.manifests)?;
     let plan = compile::full(&settings, &snapshot);
     file_problems.iter().for_each(|problem| eprintln!("{problem}"));
     let of_services = plan.services.values().flat_map(|service| &service.problems);
-    snapshot.problems().chain(of_services).for_each(|problem| eprintln!("{problem}"));
+    let problems = snapshot.problems().chain(of_services).chain(&policy_problems);
+    problems.for_each(|problem| eprintln!("{problem}"));
     cli::print(&match args.stage {
         Stage::Snapshot => snapshot::print(&snapshot),
         Stage::Plan => plan::print(&plan),
         Stage::Nft => shunt_nftables::text::render(&plan),
+        Stage::Policy => {
+            let table = shunt_netpolicy::compile::full(&settings.node_name, policy.store());
+            let node = snapshot.node(&settings.node_name);
+            let own = node.map(|node| node.addresses.iter().copied().collect());
+            let beside = Beside { own: own.unwrap_or_default(), ..Beside::default() };
+            text::render(&text::fresh(&table, &beside))
+        }
     })?;
     match file_problems.len() {
         0 => Ok(()),
@@ -37,18 +49,37 @@ pub fn render(args: &RenderArgs) -> Result<(), Failure> {
     }
 }
 
-/// The objects of a directory, and what is wrong with its files.
-fn load(directory: &Path) -> Result<(Snapshot, Vec<FileProblem>), Failure> {
-    let mut snapshot = Snapshot::new();
-    let mut found = Vec::new();
+/// The objects of a directory.
+#[derive(Default)]
+pub(crate) struct Loaded {
+    /// Those that Services are made of.
+    pub(crate) snapshot: Snapshot,
+    /// Those of network policy.
+    pub(crate) policy: policy::Snapshot,
+    /// What is wrong with those.
+    pub(crate) policy_problems: Vec<Problem>,
+    /// What is wrong with files.
+    pub(crate) file_problems: Vec<FileProblem>,
+}
+
+/// Reads a directory.
+pub(crate) fn load(directory: &Path) -> Result<Loaded, Failure> {
+    let mut loaded = Loaded::default();
     for event in manifests::load_once(directory).map_err(Failure::usage)? {
         match event {
-            SourceEvent::Change(change) => drop(snapshot.apply(change)),
-            SourceEvent::FileProblems { problems, .. } => found.extend(problems),
+            SourceEvent::Change(change) => drop(loaded.snapshot.apply(change)),
+            SourceEvent::Policy(change) => {
+                if let policy::Change::Applied { problems, .. } = &change {
+                    loaded.policy_problems.extend(problems.iter().cloned());
+                }
+                drop(loaded.policy.apply(change));
+            }
+            // Only the API server tells it.
             SourceEvent::Triggered(_) => {}
+            SourceEvent::FileProblems { problems, .. } => loaded.file_problems.extend(problems),
         }
     }
-    Ok((snapshot, found))
+    Ok(loaded)
 }
 
 #[cfg(test)]

@@ -6,19 +6,21 @@ use std::time::Instant;
 
 use anyhow::{Context, anyhow};
 use jiff::Timestamp;
+use shunt_netpolicy_nftables::kernel::{Change as PolicyChange, PolicyTable};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::backend::{self, Backend};
-use crate::cli::RunArgs;
+use crate::backend;
+use crate::cli::{NetworkPolicy, RunArgs, TableOwner};
 use crate::config::watch::Watched;
 use crate::config::{Effective, Mode, load};
 use crate::event_loop::{EventLoop, Identity, Inputs};
 use crate::failure::Failure;
 use crate::kernel::{Flows, Kernel, Policy};
 use crate::metrics::Metrics;
+use crate::policy::{Pods, PolicyPlanner};
 use crate::progress::Health;
 use crate::reporter::{About, Report};
 use crate::server::{Pages, Site, Sources, serve, serve_or_fail, service_health};
@@ -55,7 +57,7 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
         return init_only(&effective);
     }
     rivals::wait_until_alone();
-    let backend = backend::open(&effective)?;
+    let backends = (backend::open(&effective)?, open_policy(&effective)?);
     // One thread for the loop, the sources and HTTP. Threads for what can only block (reading
     // files, resolving names) cost memory for as long as they live: one is enough.
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -66,7 +68,7 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     let result = runtime.block_on(async {
         let mut end = End::new()?;
         tokio::select! {
-            result = work(args, &effective, backend, started) => result,
+            result = work(args, &effective, backends, started) => result,
             () = config_changed(watched) => Err(anyhow!(CONFIG_CHANGED).into()),
             signal = end.signal() => {
                 info!("{signal}: ending; what is installed stays");
@@ -77,6 +79,20 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     // Whatever still blocks (a name that is being resolved) has nothing to finish.
     runtime.shutdown_background();
     result
+}
+
+/// The table of network policy, if policy is enforced.
+fn open_policy(effective: &Effective) -> Result<Option<PolicyTable>, Failure> {
+    let owner = effective.table_owner == TableOwner::Auto;
+    let mut table = PolicyTable::open(owner).map_err(Failure::machine)?;
+    match effective.network_policy {
+        NetworkPolicy::Auto => Ok(Some(table)),
+        NetworkPolicy::Off => {
+            // What an earlier run enforced would stay as it was then for ever.
+            table.sync(PolicyChange::default()).map_err(Failure::machine)?;
+            Ok(None)
+        }
+    }
 }
 
 /// The signals that end the daemon.
@@ -105,13 +121,15 @@ impl End {
 async fn work(
     args: &RunArgs,
     effective: &Effective,
-    backend: Box<dyn Backend + Send>,
+    (services, policy): (backend::Services, Option<PolicyTable>),
     started: Instant,
 ) -> Result<(), Failure> {
     let (changes, sources) = mpsc::channel(SOURCE_QUEUE);
     let node = effective.settings.node_name.to_string();
     let mut tasks = JoinSet::new();
-    let (source, reporter) = start_sources(args, effective, changes, &mut tasks).await?;
+    let (pods_wanted, seen) = watch::channel(false);
+    let seen = policy.is_some().then_some(seen);
+    let (source, reporter) = start_sources(args, effective, seen, changes, &mut tasks).await?;
     // Not before it is known that we can work.
     machine::set_oom_score(effective.oom_score_adj);
     let unset = machine::limit_conntrack(Path::new("/"), &effective.conntrack);
@@ -120,8 +138,13 @@ async fn work(
     let (reports, kernel_reports) = mpsc::unbounded_channel();
     let verify_every = Some(effective.verify_interval).filter(|every| !every.is_zero());
     let flows = Flows::start(effective.settings.reset_tcp, reports.clone());
-    let kernel = Kernel::start(backend, flows, Policy { verify_every }, reports)
+    let kernel = Kernel::start("kernel", services, flows, Policy { verify_every }, reports)
         .context("the kernel thread cannot be started")?;
+    let (reports, policy_reports) = mpsc::unbounded_channel();
+    let policy_kernel = policy
+        .map(|table| Kernel::start("policy", table, None, Policy { verify_every }, reports))
+        .transpose()
+        .context("the kernel thread of network policy cannot be started")?;
 
     let (metrics, registry) = Metrics::new();
     let (health, health_seen) = watch::channel(Health::STARTING);
@@ -144,15 +167,23 @@ async fn work(
         has_node: args.own.manifests.is_none(),
     };
     let (listens, listening) = mpsc::unbounded_channel();
-    let inputs = Inputs { sources, kernel: kernel_reports, questions: asked, listening };
+    let policy = policy_kernel.is_some().then_some(policy_reports);
+    let inputs = Inputs { sources, kernel: kernel_reports, policy, questions: asked, listening };
     let mut event_loop = EventLoop::new(identity, effective.settings.clone(), metrics, health);
     if let Some(reporter) = reporter {
         event_loop.report_to(reporter);
     }
     tokio::spawn(service_health::serve(event_loop.health_checks(), health_asked, listens));
+    if policy_kernel.is_some() {
+        let pods = match args.own.manifests {
+            Some(_) => Pods::Always,
+            None => Pods::OnDemand(pods_wanted),
+        };
+        event_loop.enforce(PolicyPlanner::new(&effective.settings.node_name, pods));
+    }
     event_loop.note_machine(&unset);
     tokio::select! {
-        stopped = event_loop.run(inputs, &kernel) => Ok(stopped?),
+        stopped = event_loop.run(inputs, &kernel, policy_kernel.as_ref()) => Ok(stopped?),
         failure = source_ended(&mut tasks) => Err(failure),
     }
 }
@@ -162,6 +193,7 @@ async fn work(
 async fn start_sources(
     args: &RunArgs,
     effective: &Effective,
+    pods_wanted: Option<watch::Receiver<bool>>,
     changes: mpsc::Sender<SourceEvent>,
     tasks: &mut JoinSet<Result<(), Failure>>,
 ) -> Result<(String, Option<mpsc::Sender<Report>>), Failure> {
@@ -190,7 +222,7 @@ async fn start_sources(
     let _ = reporter.try_send(started);
     tokio::spawn(reporter::run(client.clone(), node.clone(), reports));
     tasks.spawn(async move {
-        api::watch(client, &node, changes).await;
+        api::watch(client, &node, pods_wanted, changes).await;
         Ok(())
     });
     Ok(("API server".into(), Some(reporter)))

@@ -48,10 +48,40 @@ pub struct Status {
     pub frontends: usize,
     /// Endpoints in the plan.
     pub endpoints: usize,
+    /// Network policy, if it is enforced.
+    #[serde(default)]
+    pub network_policy: Option<PolicyStatus>,
     /// Resident memory in bytes.
     pub resident_bytes: u64,
     /// What is wrong with objects and manifests.
     pub problems: Vec<String>,
+}
+
+/// The state of network policy on the node.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PolicyStatus {
+    /// The kernel holds all that is known.
+    pub synced: bool,
+    /// NetworkPolicies.
+    pub policies: usize,
+    /// Pods of the cluster that are known; none while there is no policy.
+    pub pods: usize,
+    /// Addresses of pods on this node that some policy isolates.
+    pub isolated: usize,
+    /// Addresses that a selector in force here matches.
+    pub peers: usize,
+    /// Ranges of addresses that blocks in force here tell apart.
+    pub networks: usize,
+    /// Different decisions.
+    pub rows: usize,
+    /// Orders given to its kernel thread.
+    pub orders: u64,
+    /// Its last sync has failed, and this is why.
+    pub failure: Option<String>,
+    /// Additions and removals that the newest sync wrote.
+    pub last_operations: usize,
+    /// How long that took, in milliseconds.
+    pub last_ms: f64,
 }
 
 /// The first sync: what a start costs, in milliseconds.

@@ -15,7 +15,7 @@ use shunt_cluster::Netns;
 use shunt_model::compile::{LocalSources, NodePortAddresses, Settings, full};
 use shunt_model::plan::Plan;
 use shunt_model::problem::Kind;
-use shunt_model::snapshot::{Change, Snapshot};
+use shunt_model::snapshot::{Change, Object, Snapshot};
 use shunt_nftables::diff::diff;
 use shunt_nftables::kernel::inventory;
 use shunt_nftables::lower::{References, Wanted};
@@ -54,7 +54,7 @@ pub fn snapshot(api: &Api) -> Result<Snapshot> {
 
 async fn list<K>(client: &Client) -> Result<Vec<Change>>
 where
-    K: Wire + Clone + Debug + DeserializeOwned,
+    K: Wire<Object = Object> + Clone + Debug + DeserializeOwned,
 {
     let mut converter = Converter::new();
     let listed = kube::Api::<K>::all(client.clone()).list(&ListParams::default()).await?;

@@ -45,6 +45,8 @@ pub(super) enum Expected {
     Refused,
     /// The Service drops.
     Dropped,
+    /// Network policy drops it, whatever a Service made of it.
+    Denied,
     /// No Service is concerned, and then this.
     Pass(Passed),
 }
@@ -185,6 +187,7 @@ pub(super) fn parse_expected(text: &str, setup: &Setup) -> Result<Expected> {
         [] => bail!("a result is expected after ->"),
         ["refused"] => Some(Expected::Refused),
         ["dropped"] => Some(Expected::Dropped),
+        ["denied"] => Some(Expected::Denied),
         ["unanswered"] => bail!("did a Service `dropped` it, or is it a `pass unanswered`?"),
         ["pass", "refused"] => Some(Expected::Pass(Passed::Refused)),
         ["pass", "unanswered"] => Some(Expected::Pass(Passed::Unanswered)),

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use shunt::status::Status;
-use shunt_model::plan::Plan;
 use shunt_nftables::forwarding::Forwarding;
 
 use super::binary::shunt_binary;
 use super::daemon::Daemon;
-use super::oracle;
+use super::oracle::{self, NodeState};
+use super::policy;
 use super::setup::Setup;
 use super::site::Site;
 use super::{table, virtual_servers};
@@ -102,10 +102,10 @@ impl<'a> Lab<'a> {
     }
 
     /// Waits until a node's daemon has brought the kernel to just this plan, and reports just these problems.
-    pub(super) fn wait(&mut self, node: &str, plan: &Plan, problems: &[&str]) -> Result<()> {
+    pub(super) fn wait(&mut self, node: &str, state: &NodeState, problems: &[&str]) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let obstacles = self.obstacles(node, plan, problems)?;
+            let obstacles = self.obstacles(node, state, problems)?;
             if obstacles.is_empty() {
                 return Ok(());
             }
@@ -161,7 +161,12 @@ impl<'a> Lab<'a> {
     }
 
     /// What keeps a step from being done.
-    fn obstacles(&mut self, node: &str, plan: &Plan, problems: &[&str]) -> Result<Vec<String>> {
+    fn obstacles(
+        &mut self,
+        node: &str,
+        state: &NodeState,
+        problems: &[&str],
+    ) -> Result<Vec<String>> {
         let Some(status) = self.status(node)? else {
             return Ok(vec!["the daemon does not answer yet".to_owned()]);
         };
@@ -187,15 +192,18 @@ impl<'a> Lab<'a> {
             Ok(held) => held,
             Err(error) => return Ok(vec![format!("{error:#}")]),
         };
-        let mut missing = table::differences(plan, &held);
+        let mut missing = table::differences(&state.plan, &held);
         if held.installed.forwarding != self.setup.forwarding {
             missing.push(format!("a table of {:?}", self.setup.forwarding));
         }
         if self.setup.forwarding == Forwarding::VirtualServers {
-            missing.extend(virtual_servers::differences(plan, &virtual_servers::read(netns)?));
+            let held = virtual_servers::read(netns)?;
+            missing.extend(virtual_servers::differences(&state.plan, &held));
         }
         let missing = missing.into_iter();
         obstacles.extend(missing.map(|difference| format!("the kernel lacks: {difference}")));
+        let netns = self.site.cluster().host(node)?.netns();
+        obstacles.extend(policy::differences(node, &state.policy, netns)?);
         Ok(obstacles)
     }
 }

@@ -16,10 +16,19 @@ use shunt_model::plan::Plan;
 use shunt_model::snapshot::{Change, Snapshot};
 
 use super::flow::{Expected, Flow, Server, Source};
+use super::policy;
 use super::setup::Setup;
 
-/// The plan of each node.
-pub(super) type Plans = BTreeMap<String, Plan>;
+/// What a node's daemon does.
+pub(super) struct NodeState {
+    /// With Services.
+    pub(super) plan: Plan,
+    /// By network policy.
+    pub(super) policy: shunt_netpolicy::snapshot::Snapshot,
+}
+
+/// What each node does.
+pub(super) type Plans = BTreeMap<String, NodeState>;
 
 /// The arguments of a node's daemon.
 pub(super) fn arguments(node: &str, directory: &Path, flags: &[String]) -> Vec<String> {
@@ -29,25 +38,27 @@ pub(super) fn arguments(node: &str, directory: &Path, flags: &[String]) -> Vec<S
 }
 
 /// The plan that a node's daemon must come to with a directory of manifests.
-pub(super) fn plan(node: &str, directory: &Path, setup: &Setup) -> Result<Plan> {
+pub(super) fn plan(node: &str, directory: &Path, setup: &Setup) -> Result<NodeState> {
     let arguments = arguments(node, directory, &setup.flags);
     let cli = Cli::try_parse_from(["shunt".to_owned()].into_iter().chain(arguments))?;
     let Command::Run(run) = cli.command else { bail!("`run` is something else") };
     let settings = run.effective().map(|(effective, _)| effective.settings);
     let settings = settings.map_err(|error| anyhow!("the daemon's flags: {error}"))?;
     let mut snapshot = Snapshot::new();
+    let mut of_policy = shunt_netpolicy::snapshot::Snapshot::new();
     let events =
         manifests::load_once(directory).map_err(|error| anyhow!("the manifests: {error}"))?;
     for event in events {
         match event {
             SourceEvent::Change(change) => drop(snapshot.apply(change)),
+            SourceEvent::Policy(change) => drop(of_policy.apply(change)),
             // They are demanded of the daemon, by `problem` lines.
             SourceEvent::FileProblems { .. } | SourceEvent::Triggered(_) => {}
         }
     }
     let local: BTreeSet<IpAddr> = setup.addresses_of(node).collect();
     drop(snapshot.apply(Change::LocalAddresses(local)));
-    Ok(compile::full(&settings, &snapshot))
+    Ok(NodeState { plan: compile::full(&settings, &snapshot), policy: of_policy })
 }
 
 /// What the plans say becomes of a flow.
@@ -56,6 +67,8 @@ pub(super) struct Ruling {
     pub(super) node: Option<String>,
     /// What it decides.
     pub(super) verdict: Verdict,
+    /// Where the packet may go then, and why policy drops it on the way, if it does.
+    ways: Vec<(Endpoint, Option<String>)>,
 }
 
 /// Asks the plan of each node on the way; the first that has something to say decides.
@@ -77,15 +90,39 @@ pub(super) fn rule(
         port: to.port(),
         from_node: false,
     };
+    let flow = (from, protocol, to);
     for node in nodes_on_the_way(from, to.ip(), setup) {
         let packet = Packet { from_node: node == from, ..packet };
-        let plan = plans.get(node).with_context(|| format!("{node} has no plan"))?;
-        match verdict(plan, &packet) {
+        let state = plans.get(node).with_context(|| format!("{node} has no plan"))?;
+        match verdict(&state.plan, &packet) {
             Verdict::Pass => {}
-            verdict => return Ok(Ruling { node: Some(node.to_owned()), verdict }),
+            verdict => return with_policy(flow, Some(node), verdict, plans, setup),
         }
     }
-    Ok(Ruling { node: None, verdict: Verdict::Pass })
+    with_policy(flow, None, Verdict::Pass, plans, setup)
+}
+
+/// Adds what policy says of each endpoint.
+fn with_policy(
+    flow: policy::Way<'_>,
+    node: Option<&str>,
+    verdict: Verdict,
+    plans: &Plans,
+    setup: &Setup,
+) -> Result<Ruling> {
+    let endpoints = match &verdict {
+        Verdict::Forward(pool) => pool.clone(),
+        Verdict::Pass => {
+            vec![(Endpoint { address: flow.2.ip(), port: flow.2.port() }, false)]
+        }
+        Verdict::Reject | Verdict::Drop => Vec::new(),
+    };
+    let mut ways = Vec::new();
+    for (endpoint, masqueraded) in endpoints {
+        let hidden_by = node.filter(|_| masqueraded);
+        ways.push((endpoint, policy::denies(flow, endpoint, hidden_by, plans, setup)?));
+    }
+    Ok(Ruling { node: node.map(ToOwned::to_owned), verdict, ways })
 }
 
 /// The nodes that see the packet before it is sent elsewhere.
@@ -102,6 +139,15 @@ impl Ruling {
     /// Compares it with what a person expects. Gives back the expectation with what it left open filled in: whom each
     /// server sees.
     pub(super) fn check(&self, flow: &Flow, setup: &Setup) -> Result<Expected> {
+        let denied = self.ways.iter().find_map(|(_, denied)| denied.as_deref());
+        let all_denied =
+            !self.ways.is_empty() && self.ways.iter().all(|(_, denied)| denied.is_some());
+        match (&flow.expected, denied) {
+            (Expected::Denied, Some(_)) if all_denied => return Ok(Expected::Denied),
+            (Expected::Denied, None) => bail!("no policy denies it"),
+            (_, Some(reason)) => bail!("policy says: {reason}"),
+            (_, None) => {}
+        }
         match (&flow.expected, &self.verdict) {
             (Expected::Refused, Verdict::Reject)
             | (Expected::Dropped, Verdict::Drop)

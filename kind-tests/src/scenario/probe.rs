@@ -53,7 +53,7 @@ impl Prober<'_> {
             Expected::Refused | Expected::Pass(Passed::Refused) => {
                 self.check_failing(flow, PATIENCE, |outcome| *outcome == Outcome::Refused)
             }
-            Expected::Dropped => self.check_failing(flow, SILENCE, |outcome| {
+            Expected::Dropped | Expected::Denied => self.check_failing(flow, SILENCE, |outcome| {
                 *outcome == Outcome::TimedOut || is_barred(outcome)
             }),
             Expected::Pass(Passed::Unanswered) => self.check_failing(flow, SILENCE, |outcome| {

@@ -108,9 +108,9 @@ impl Player<'_> {
 
     fn wait(&mut self, lab: &mut Lab<'_>, problems: &[&str]) -> Result<()> {
         for node in lab.running() {
-            let plan = oracle::plan(&node, &lab.accepted(), self.setup)?;
-            lab.wait(&node, &plan, problems)?;
-            self.plans.insert(node, plan);
+            let state = oracle::plan(&node, &lab.accepted(), self.setup)?;
+            lab.wait(&node, &state, problems)?;
+            self.plans.insert(node, state);
         }
         Ok(())
     }

@@ -89,6 +89,7 @@ impl<'a> Site<'a> {
                 Act::Resets(name) => self.resets(name)?,
                 Act::Asks(asks) => self.prober().asks(asks)?,
                 Act::Ends(name) => self.ends(name)?,
+                Act::Cut(name) => self.cut(name)?,
                 _ => {}
             }
         }
@@ -113,6 +114,15 @@ impl<'a> Site<'a> {
     fn ends(&mut self, name: &str) -> Result<()> {
         let (hold, held) = self.held.remove(name).with_context(|| format!("{name} is not held"))?;
         held.expect_end().map_err(|error| hold.place.error(format_args!("{error:#}")))
+    }
+
+    /// Makes sure that a held connection does not live any more.
+    fn cut(&mut self, name: &str) -> Result<()> {
+        let (hold, mut held) =
+            self.held.remove(name).with_context(|| format!("{name} is not held"))?;
+        let lives = held.exchange(&hold.pod).is_ok();
+        ensure!(!lives, "{}: the held connection {name} still lives", hold.place);
+        Ok(())
     }
 
     /// Closes a held connection.

@@ -66,6 +66,8 @@ pub(super) enum Act {
     Moves(String, String),
     /// This much time passes after the flows.
     Wait(Duration),
+    /// A held connection does not live any more after the manifests have changed.
+    Cut(String),
     /// The daemon reports a problem with this text.
     Problem(String),
     /// The daemon of this node has written nothing since it was started.
@@ -290,6 +292,7 @@ fn read_act(step: &mut Step, line: &Line, setup: &Setup) -> Result<Option<Act>> 
         }
         ["ends", name] => Act::Ends((*name).to_owned()),
         ["resets", name] => Act::Resets((*name).to_owned()),
+        ["cut", name] => Act::Cut((*name).to_owned()),
         ["hold", name, from, protocol, to, "on", pod] => {
             let protocol = flow::parse_protocol(protocol)?;
             let nobody = *pod == NOBODY && protocol == Protocol::Udp;
@@ -323,7 +326,8 @@ fn read_act(step: &mut Step, line: &Line, setup: &Setup) -> Result<Option<Act>> 
         }
         _ => bail!(
             "a flow (FROM PROTOCOL TO -> RESULT) or one of these is expected: kill NODE, start NODE, \
-             writes-nothing NODE, asks FROM TO CODE ENDPOINTS, hold NAME FROM PROTOCOL TO on POD, moves NAME POD, resets NAME, ends NAME, release NAME, wait DURATION, problem TEXT, unreadable FILE"
+             writes-nothing NODE, asks FROM TO CODE ENDPOINTS, hold NAME FROM PROTOCOL TO on POD, moves NAME POD, \
+             resets NAME, ends NAME, cut NAME, release NAME, wait DURATION, problem TEXT, unreadable FILE"
         ),
     }))
 }
@@ -348,7 +352,9 @@ fn check_order(steps: &[Step]) -> Result<()> {
                 Act::Kill(node) => dead.insert(node),
                 Act::Start(node) => dead.remove(node),
                 Act::Hold(hold) => held.insert(&hold.name),
-                Act::Release(name) | Act::Resets(name) | Act::Ends(name) => held.remove(name),
+                Act::Release(name) | Act::Resets(name) | Act::Ends(name) | Act::Cut(name) => {
+                    held.remove(name)
+                }
                 Act::Moves(name, _) => held.contains(name),
                 Act::WritesNothing(node) => !dead.contains(node),
                 Act::Problem(_) | Act::Asks(_) | Act::Wait(_) => true,

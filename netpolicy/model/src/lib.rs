@@ -9,6 +9,7 @@ pub mod object;
 pub mod oracle;
 pub mod ports;
 pub mod selector;
+pub mod snapshot;
 pub mod store;
 pub mod table;
 

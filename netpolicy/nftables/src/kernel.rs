@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
+use nix::libc::NETLINK_NETFILTER;
+use shunt_netlink::Socket;
 use shunt_netpolicy::table::{Delta, Table};
 pub use shunt_nftables::codec::Error;
 use shunt_nftables::codec::{Session, rejected};
@@ -266,6 +268,19 @@ impl PolicyTable {
         report.commit += started.elapsed();
         Ok(())
     }
+}
+
+/// What the kernel of this network namespace holds; `None` if there is no table, or none of this
+/// release. Needs no running daemon, and changes nothing.
+///
+/// # Errors
+/// If nftables cannot be read.
+pub fn inventory() -> Result<Option<Installed>, Error> {
+    let mut socket = Socket::open(NETLINK_NETFILTER)?;
+    Ok(match readback::read(&mut socket)? {
+        ReadBack::Ours(installed, _) => Some(*installed),
+        ReadBack::Nothing | ReadBack::Unfit(..) => None,
+    })
 }
 
 /// The local pods whose decisions a change touches.

@@ -326,8 +326,12 @@ fn forwarded(keys: Keys, family: Family) -> PolicyChain {
     let mut itself = load(keys, true, family);
     itself.push(keys.load_destination(family, after_address(family)));
     itself.extend([within(SetId::Itself(family)), Expression::End(Verdict::Accept)]);
-    let mut own = load(keys, true, family);
-    own.extend([within(SetId::Own(family)), Expression::End(Verdict::Accept)]);
+    // What a pod sends to the machine itself comes here only as an answer of a live connection.
+    let own = |source| {
+        let mut own = load(keys, source, family);
+        own.extend([within(SetId::Own(family)), Expression::End(Verdict::Accept)]);
+        own
+    };
     let jump = |direction, local: &str| {
         let set = SetId::Isolated(direction, family);
         let name = name_of(keys, direction, family);
@@ -338,7 +342,8 @@ fn forwarded(keys: Keys, family: Family) -> PolicyChain {
     };
     let rules = vec![
         Rule::new(format!("{source} . {destination} @{} accept", SetId::Itself(family)), itself),
-        Rule::new(format!("{source} @{} accept", SetId::Own(family)), own),
+        Rule::new(format!("{source} @{} accept", SetId::Own(family)), own(true)),
+        Rule::new(format!("{destination} @{} accept", SetId::Own(family)), own(false)),
         jump(Direction::Egress, &source),
         jump(Direction::Ingress, &destination),
     ];

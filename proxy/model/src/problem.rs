@@ -13,6 +13,20 @@ pub enum Kind {
     EndpointSlice,
     /// `v1/Node`.
     Node,
+    /// `v1/Pod`.
+    Pod,
+    /// `v1/Namespace`.
+    Namespace,
+    /// `networking.k8s.io/v1/NetworkPolicy`.
+    NetworkPolicy,
+}
+
+impl Kind {
+    /// Whether it is of network policy, and none of Services' concern.
+    #[must_use]
+    pub const fn is_of_policy(self) -> bool {
+        matches!(self, Self::Pod | Self::Namespace | Self::NetworkPolicy)
+    }
 }
 
 impl fmt::Display for Kind {
@@ -21,6 +35,9 @@ impl fmt::Display for Kind {
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
             Self::Node => "Node",
+            Self::Pod => "Pod",
+            Self::Namespace => "Namespace",
+            Self::NetworkPolicy => "NetworkPolicy",
         })
     }
 }

@@ -240,6 +240,7 @@ impl Snapshot {
             Kind::Service => self.services.keys().cloned().collect(),
             Kind::EndpointSlice => self.slice_services.keys().cloned().collect(),
             Kind::Node => self.nodes.keys().cloned().collect(),
+            Kind::Pod | Kind::Namespace | Kind::NetworkPolicy => BTreeSet::new(),
         };
         let troubled = self.problems.keys().filter(|(of, _)| *of == kind);
         keys.extend(troubled.map(|(_, key)| key.clone()));
@@ -344,6 +345,7 @@ impl Snapshot {
                 Some(node) => self.moved(node.zone.is_some()),
                 None => Dirty::default(),
             },
+            Kind::Pod | Kind::Namespace | Kind::NetworkPolicy => Dirty::default(),
         }
     }
 

@@ -10,7 +10,7 @@ use shunt_model::compile::Settings;
 use super::kube_proxy::{Conntrack, KubeProxyConfiguration, Mode};
 use super::notes::notes;
 use super::validate::validate;
-use crate::cli::TableOwner;
+use crate::cli::{NetworkPolicy, TableOwner};
 use crate::failure::Failure;
 use crate::logging::{Format, LogArgs};
 use crate::settings;
@@ -41,6 +41,8 @@ pub struct Effective {
     pub conntrack: Conntrack,
     /// Whether to claim our nftables table.
     pub table_owner: TableOwner,
+    /// Whether NetworkPolicies are enforced.
+    pub network_policy: NetworkPolicy,
     /// How often all is compared; zero: never.
     pub verify_interval: Duration,
     /// What is logged.
@@ -82,6 +84,11 @@ impl Effective {
                 None | Some("auto") => TableOwner::Auto,
                 Some("off") => TableOwner::Off,
                 Some(other) => bail!("shunt.tableOwner: {other:?} is invalid: auto or off"),
+            },
+            network_policy: match shunt.network_policy.as_deref() {
+                None | Some("auto") => NetworkPolicy::Auto,
+                Some("off") => NetworkPolicy::Off,
+                Some(other) => bail!("shunt.networkPolicy: {other:?} is invalid: auto or off"),
             },
             verify_interval: shunt
                 .verify_interval

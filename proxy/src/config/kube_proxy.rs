@@ -69,6 +69,9 @@ pub struct Shunt {
     /// `auto` or `off`, as `--table-owner`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub table_owner: Option<String>,
+    /// `auto` or `off`, as `--network-policy`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network_policy: Option<String>,
     /// As `--verify-interval`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verify_interval: Option<GoDuration>,

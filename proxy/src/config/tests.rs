@@ -175,6 +175,7 @@ fn a_file_is_explained() {
         health:            http://0.0.0.0:10256
         verified:          every 900s
         table owner:       auto
+        network policy:    auto
         oom_score_adj:     -999
         note:              x: unknown field
     "#]]

@@ -414,6 +414,7 @@ fn the_status_is_stable_json() {
           "services": 2,
           "frontends": 2,
           "endpoints": 3,
+          "network_policy": null,
           "resident_bytes": 1,
           "problems": []
         }"#]]

@@ -49,6 +49,8 @@ impl Fake {
 }
 
 impl Backend for Fake {
+    type Delta = PlanDelta;
+
     fn sync(&mut self, delta: PlanDelta) -> Result<SyncReport, BackendError> {
         let mut memory = self.memory();
         memory.syncs.push(delta.services.keys().cloned().collect());

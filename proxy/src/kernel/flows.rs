@@ -35,8 +35,8 @@ pub struct Swept {
 
 /// The flow thread, as the kernel thread sees it. It ends when this is dropped.
 #[derive(Debug)]
-pub struct Flows {
-    installed: Sender<PlanDelta>,
+pub struct Flows<D = PlanDelta> {
+    installed: Sender<D>,
 }
 
 impl Flows {
@@ -56,9 +56,11 @@ impl Flows {
             })
             .ok()
     }
+}
 
+impl<D> Flows<D> {
     /// Tells what the kernel has been brought to.
-    pub(super) fn installed(&self, delta: PlanDelta) {
+    pub(super) fn installed(&self, delta: D) {
         // The thread ends only after us.
         let _ = self.installed.send(delta);
     }

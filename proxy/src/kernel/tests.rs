@@ -11,7 +11,9 @@ use super::*;
 fn start() -> (Kernel, Fake, UnboundedReceiver<KernelEvent>) {
     let (reports, reported) = unbounded_channel();
     let fake = Fake::new();
-    let kernel = Kernel::start(fake.clone(), None, Policy { verify_every: None }, reports).unwrap();
+    let kernel =
+        Kernel::start("kernel", fake.clone(), None, Policy { verify_every: None }, reports)
+            .unwrap();
     (kernel, fake, reported)
 }
 

@@ -7,11 +7,10 @@ use std::hash::{BuildHasher, Hasher};
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
-use shunt_model::plan::PlanDelta;
 use tracing::debug;
 
 use super::{Failed, Flows, KernelEvent, Order, Reason, Synced};
-use crate::backend::{Backend, BackendError};
+use crate::backend::{Backend, BackendError, Delta as _};
 
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(10);
@@ -40,15 +39,15 @@ struct Failing {
 }
 
 /// The state of the kernel thread.
-pub(super) struct Worker<B> {
+pub(super) struct Worker<B: Backend> {
     backend: B,
-    flows: Option<Flows>,
+    flows: Option<Flows<B::Delta>>,
     policy: Policy,
     /// The merged orders that the backend has not been given yet. It keeps what it is given,
     /// also when a sync fails.
-    delta: PlanDelta,
+    delta: B::Delta,
     /// What the backend was given since the last sync that succeeded, for `flows`.
-    given: PlanDelta,
+    given: B::Delta,
     waiting: Option<Waiting>,
     /// The newest order that is installed; 0 before the first.
     installed: u64,
@@ -60,13 +59,18 @@ pub(super) struct Worker<B> {
 }
 
 impl<B: Backend> Worker<B> {
-    pub(super) fn new(backend: B, flows: Option<Flows>, policy: Policy, now: Instant) -> Self {
+    pub(super) fn new(
+        backend: B,
+        flows: Option<Flows<B::Delta>>,
+        policy: Policy,
+        now: Instant,
+    ) -> Self {
         Self {
             backend,
             flows,
             policy,
-            delta: PlanDelta::default(),
-            given: PlanDelta::default(),
+            delta: B::Delta::default(),
+            given: B::Delta::default(),
             waiting: None,
             installed: 0,
             failing: None,
@@ -77,7 +81,7 @@ impl<B: Backend> Worker<B> {
     }
 
     /// Takes an order in, on top of those that wait.
-    pub(super) fn take(&mut self, order: Order) {
+    pub(super) fn take(&mut self, order: Order<B::Delta>) {
         self.delta.merge(order.delta);
         match &mut self.waiting {
             Some(waiting) => {
@@ -148,7 +152,7 @@ impl<B: Backend> Worker<B> {
             self.repair_from = now + BETWEEN_REPAIRS;
             self.foreign = false;
         }
-        let given = self.delta.services.len();
+        let given = self.delta.objects();
         let delta = std::mem::take(&mut self.delta);
         if self.flows.is_some() {
             self.given.merge(delta.clone());

@@ -57,7 +57,8 @@ fn settings() -> Settings {
 fn load() -> Snapshot {
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("all.yaml"), MANIFESTS).unwrap();
-    let (snapshot, problems) = super::load(directory.path()).unwrap();
+    let loaded = super::load(directory.path()).unwrap();
+    let (snapshot, problems) = (loaded.snapshot, loaded.file_problems);
     assert_eq!(problems, []);
     snapshot
 }

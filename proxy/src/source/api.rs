@@ -30,16 +30,16 @@ use kube::runtime::watcher::{self, Event, InitialListStrategy, watcher};
 use kube::{Api, Client};
 use serde::de::DeserializeOwned;
 use shunt_model::problem::Kind;
-use shunt_model::snapshot::Change;
 use tokio::sync::mpsc::Sender;
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, info, warn};
 
 use self::complaints::{Backoff, Complaints, reason};
 use self::tracker::{Reaction, Tracker, reaction};
 use crate::source::SourceEvent;
-use crate::source::convert::{Converter, Wire};
-use crate::source::wire;
+use crate::source::convert::{Converted, Converter, Wire};
+use crate::source::wire::{self, policy};
 
 /// How long a streaming list may send nothing before it counts as not supported.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -48,16 +48,56 @@ const LONGEST_LIST: Duration = Duration::from_secs(90);
 /// Objects on a page, where lists are paged.
 const PAGE: u32 = 500;
 
-/// Watches Services, EndpointSlices and the Node of that name; returns when nobody listens.
-pub async fn watch(client: Client, node_name: &str, out: Sender<SourceEvent>) {
+/// Watches Services, EndpointSlices and the Node of that name; returns when nobody listens. With a
+/// `pods_wanted`, NetworkPolicies too, and Pods and Namespaces for as long as it says so.
+pub async fn watch(
+    client: Client,
+    node_name: &str,
+    pods_wanted: Option<watch::Receiver<bool>>,
+    out: Sender<SourceEvent>,
+) {
     let selectors = Selectors::of_kube_proxy(node_name);
     // One for all kinds: a Service and its slices share their names.
     let converter = Arc::new(Mutex::new(Converter::new()));
+    let policy = async {
+        if let Some(pods_wanted) = pods_wanted {
+            watch_policies(&client, pods_wanted, &converter, &out).await;
+        }
+    };
     tokio::join!(
         follow::<wire::Service>(&client, selectors.services, &converter, &out),
         follow::<wire::EndpointSlice>(&client, selectors.slices, &converter, &out),
         follow::<wire::Node>(&client, selectors.node, &converter, &out),
+        policy,
     );
+}
+
+/// Watches NetworkPolicies, and Pods and Namespaces while there is a use for them.
+async fn watch_policies(
+    client: &Client,
+    mut pods_wanted: watch::Receiver<bool>,
+    converter: &Mutex<Converter>,
+    out: &Sender<SourceEvent>,
+) {
+    let all = watcher::Config::default().streaming_lists().page_size(PAGE);
+    // Pods that have ended have no address any more.
+    let pods = all.clone().fields("status.phase!=Succeeded,status.phase!=Failed");
+    let policies = follow::<policy::NetworkPolicy>(client, all.clone(), converter, out);
+    let on_demand = async {
+        while pods_wanted.wait_for(|wanted| *wanted).await.is_ok() {
+            let followed = async {
+                tokio::join!(
+                    follow::<policy::Pod>(client, pods.clone(), converter, out),
+                    follow::<policy::Namespace>(client, all.clone(), converter, out),
+                );
+            };
+            tokio::select! {
+                () = followed => return,
+                ended = pods_wanted.wait_for(|wanted| !*wanted) => if ended.is_err() { return },
+            }
+        }
+    };
+    tokio::join!(policies, on_demand);
 }
 
 /// What is asked of the server for each kind.
@@ -100,6 +140,7 @@ async fn follow<K>(
     out: &Sender<SourceEvent>,
 ) where
     K: Wire + Clone + Debug + DeserializeOwned + Send + 'static,
+    Converted<K::Object>: Into<SourceEvent>,
 {
     let mut watch = Watch {
         kind: K::KIND,
@@ -148,7 +189,10 @@ impl Watch<'_> {
         mut events: impl Stream<Item = watcher::Result<Event<K>>> + Unpin,
         converter: &Mutex<Converter>,
         mut tracker: Tracker,
-    ) -> End {
+    ) -> End
+    where
+        Converted<K::Object>: Into<SourceEvent>,
+    {
         let mut list_began = Instant::now();
         loop {
             let next = if tracker.awaits_bookmark() {
@@ -198,9 +242,13 @@ impl Watch<'_> {
         }
     }
 
-    async fn pass(&mut self, changes: impl IntoIterator<Item = Change>, tracker: &Tracker) -> bool {
-        for change in changes {
-            if self.out.send(change.into()).await.is_err() {
+    async fn pass(
+        &mut self,
+        events: impl IntoIterator<Item = SourceEvent>,
+        tracker: &Tracker,
+    ) -> bool {
+        for event in events {
+            if self.out.send(event).await.is_err() {
                 return false;
             }
         }

@@ -9,6 +9,7 @@ mod balancing;
 mod endpoints;
 mod fields;
 mod names;
+mod policy;
 mod service;
 
 #[cfg(test)]
@@ -23,9 +24,11 @@ use kube::Resource;
 use shunt_model::object::{Node, ObjectKey};
 use shunt_model::problem::{Kind, Problem};
 use shunt_model::snapshot::{Change, Object};
+use shunt_netpolicy::snapshot as of_policy;
 
 use self::fields::{Report, address, cidr};
 use self::names::Names;
+use crate::source::SourceEvent;
 use crate::source::wire;
 
 /// The label of a Service that another proxy serves, whatever its value.
@@ -37,13 +40,13 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// What became of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Converted {
+pub struct Converted<O = Object> {
     /// Its kind.
     pub kind: Kind,
     /// Its namespace and name.
     pub key: ObjectKey,
     /// The object, if it is to be served. If not and there is no problem, it is none of ours.
-    pub object: Option<Object>,
+    pub object: Option<O>,
     /// What was left out.
     pub problems: Vec<Problem>,
 }
@@ -61,16 +64,35 @@ impl Converted {
     }
 }
 
+impl From<Converted> for SourceEvent {
+    fn from(converted: Converted) -> Self {
+        converted.into_change().into()
+    }
+}
+
+impl From<Converted<of_policy::Object>> for SourceEvent {
+    fn from(converted: Converted<of_policy::Object>) -> Self {
+        let Converted { kind, key, object, problems } = converted;
+        Self::Policy(match object {
+            Some(object) => of_policy::Change::Applied { object, problems },
+            None => of_policy::Change::Deleted { kind, key },
+        })
+    }
+}
+
 /// A type of the wire that can be converted.
 pub trait Wire: Resource<DynamicType = ()> {
+    /// What it is converted to.
+    type Object;
     /// Its kind.
     const KIND: Kind;
 
     /// The object as the model has it.
-    fn convert(&self, converter: &mut Converter) -> Converted;
+    fn convert(&self, converter: &mut Converter) -> Converted<Self::Object>;
 }
 
 impl Wire for wire::Service {
+    type Object = Object;
     const KIND: Kind = Kind::Service;
 
     fn convert(&self, converter: &mut Converter) -> Converted {
@@ -79,6 +101,7 @@ impl Wire for wire::Service {
 }
 
 impl Wire for wire::EndpointSlice {
+    type Object = Object;
     const KIND: Kind = Kind::EndpointSlice;
 
     fn convert(&self, converter: &mut Converter) -> Converted {
@@ -87,6 +110,7 @@ impl Wire for wire::EndpointSlice {
 }
 
 impl Wire for wire::Node {
+    type Object = Object;
     const KIND: Kind = Kind::Node;
 
     fn convert(&self, converter: &mut Converter) -> Converted {
@@ -98,6 +122,7 @@ impl Wire for wire::Node {
 #[derive(Debug, Default)]
 pub struct Converter {
     names: Names,
+    labels: policy::SharedLabels,
 }
 
 impl Converter {
@@ -110,8 +135,8 @@ impl Converter {
     /// Namespace and name of an object; objects of a namespace without one are in `default`.
     pub fn key(&mut self, kind: Kind, metadata: &ObjectMeta) -> ObjectKey {
         let namespace = match kind {
-            Kind::Node => "",
-            Kind::Service | Kind::EndpointSlice => {
+            Kind::Node | Kind::Namespace => "",
+            Kind::Service | Kind::EndpointSlice | Kind::Pod | Kind::NetworkPolicy => {
                 metadata.namespace.as_deref().filter(|name| !name.is_empty()).unwrap_or("default")
             }
         };

@@ -19,13 +19,18 @@ use std::fmt;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
+use shunt_model::object::ObjectKey;
+use shunt_model::problem::Kind;
 use shunt_model::snapshot::Change;
+use shunt_netpolicy::snapshot as policy;
 
 /// What a source sends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SourceEvent {
-    /// Something about the objects.
+    /// Something about the objects that Services are made of.
     Change(Change),
+    /// Something about the objects of network policy.
+    Policy(policy::Change),
     /// Endpoints were changed at this time, says the annotation
     /// `endpoints.kubernetes.io/last-change-trigger-time`; the change itself follows.
     Triggered(Timestamp),
@@ -37,6 +42,47 @@ pub enum SourceEvent {
         /// What is wrong with it.
         problems: Vec<FileProblem>,
     },
+}
+
+impl SourceEvent {
+    /// A list begins.
+    #[must_use]
+    pub const fn list_started(kind: Kind) -> Self {
+        if kind.is_of_policy() {
+            Self::Policy(policy::Change::ListStarted(kind))
+        } else {
+            Self::Change(Change::ListStarted(kind))
+        }
+    }
+
+    /// A list is complete.
+    #[must_use]
+    pub const fn list_done(kind: Kind) -> Self {
+        if kind.is_of_policy() {
+            Self::Policy(policy::Change::ListDone(kind))
+        } else {
+            Self::Change(Change::ListDone(kind))
+        }
+    }
+
+    /// An object is gone.
+    #[must_use]
+    pub const fn deleted(kind: Kind, key: ObjectKey) -> Self {
+        if kind.is_of_policy() {
+            Self::Policy(policy::Change::Deleted { kind, key })
+        } else {
+            Self::Change(Change::Deleted { kind, key })
+        }
+    }
+
+    /// Whether it says that there is no object, or none of ours.
+    #[must_use]
+    pub const fn is_deletion(&self) -> bool {
+        matches!(
+            self,
+            Self::Change(Change::Deleted { .. }) | Self::Policy(policy::Change::Deleted { .. })
+        )
+    }
 }
 
 impl From<Change> for SourceEvent {

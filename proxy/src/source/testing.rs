@@ -23,6 +23,7 @@ pub(super) fn told(change: &Change) -> String {
 pub(super) fn told_event(event: &SourceEvent) -> Vec<String> {
     match event {
         SourceEvent::Change(change) => vec![told(change)],
+        SourceEvent::Policy(change) => told_policy(change).into_iter().collect(),
         SourceEvent::Triggered(at) => vec![format!("triggered at {at}")],
         SourceEvent::FileProblems { file, problems } if problems.is_empty() => {
             vec![format!("{} is good", base_name(file))]
@@ -32,6 +33,20 @@ pub(super) fn told_event(event: &SourceEvent) -> Vec<String> {
                 file.parent().map(|dir| format!("{}/", dir.display())).unwrap_or_default();
             problems.iter().map(|problem| problem.to_string().replace(&directory, "")).collect()
         }
+    }
+}
+
+/// The same for a change of what network policy is made of, but for the brackets of its lists: in a
+/// directory they come with those of Services.
+fn told_policy(change: &shunt_netpolicy::snapshot::Change) -> Option<String> {
+    use shunt_netpolicy::snapshot::Change;
+    match change {
+        Change::ListStarted(_) | Change::ListDone(_) => None,
+        Change::Applied { object, problems } => {
+            let wrong = "!".repeat(problems.len());
+            Some(format!("+ {} {}{wrong}", object.kind(), object.key()))
+        }
+        Change::Deleted { kind, key } => Some(format!("- {kind} {key}")),
     }
 }
 

@@ -4,7 +4,8 @@
 //! value out of range is reported by us, with its field, and does not make the parser give up on
 //! the whole object. `null` means absent everywhere, as it does for the API server.
 
-use std::borrow::Cow;
+pub mod policy;
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -299,19 +300,19 @@ macro_rules! resource {
             type DynamicType = ();
             type Scope = $scope;
 
-            fn kind((): &()) -> Cow<'_, str> {
+            fn kind((): &()) -> std::borrow::Cow<'_, str> {
                 stringify!($type).into()
             }
 
-            fn group((): &()) -> Cow<'_, str> {
+            fn group((): &()) -> std::borrow::Cow<'_, str> {
                 $group.into()
             }
 
-            fn version((): &()) -> Cow<'_, str> {
+            fn version((): &()) -> std::borrow::Cow<'_, str> {
                 "v1".into()
             }
 
-            fn plural((): &()) -> Cow<'_, str> {
+            fn plural((): &()) -> std::borrow::Cow<'_, str> {
                 $plural.into()
             }
 
@@ -325,6 +326,8 @@ macro_rules! resource {
         }
     };
 }
+
+pub(super) use resource;
 
 resource!(Service, NamespaceResourceScope, "", "services");
 resource!(EndpointSlice, NamespaceResourceScope, "discovery.k8s.io", "endpointslices");

@@ -43,7 +43,7 @@ pub(crate) fn run(kubeconfig: &Path, node: &str) -> Result<()> {
         let client = client::client(Some(kubeconfig), None).await?;
         let (changes, mut arriving) = mpsc::channel(QUEUE);
         let node = node.to_owned();
-        tokio::spawn(async move { api::watch(client, &node, changes).await });
+        tokio::spawn(async move { api::watch(client, &node, None, changes).await });
         let mut missing = BTreeSet::from([Kind::Service, Kind::EndpointSlice, Kind::Node]);
         while !missing.is_empty() {
             let event = arriving.recv().await.context("the source has ended")?;

@@ -2,9 +2,9 @@
 
 use kube::runtime::watcher::{Error, Event};
 use shunt_model::problem::Kind;
-use shunt_model::snapshot::Change;
 
-use crate::source::convert::{Converter, Wire};
+use crate::source::SourceEvent;
+use crate::source::convert::{Converted, Converter, Wire};
 
 /// How many streaming lists in a row may end half-way, without an error, before the server is
 /// taken for one that cannot send them. One may be a connection that was closed.
@@ -67,7 +67,10 @@ impl Tracker {
         &mut self,
         converter: &mut Converter,
         event: Event<K>,
-    ) -> impl Iterator<Item = Change> + use<K> {
+    ) -> impl Iterator<Item = SourceEvent> + use<K>
+    where
+        Converted<K::Object>: Into<SourceEvent>,
+    {
         let kind = self.kind;
         let (begins, change) = match event {
             Event::Init => {
@@ -75,22 +78,20 @@ impl Tracker {
                 self.failed = false;
                 (false, None)
             }
-            Event::InitApply(object) => {
-                (self.begins(), Some(object.convert(converter).into_change()))
-            }
+            Event::InitApply(object) => (self.begins(), Some(object.convert(converter).into())),
             Event::InitDone => {
                 let begins = self.begins();
                 self.phase = Phase::Watching;
                 self.broken_lists = 0;
-                (begins, Some(Change::ListDone(kind)))
+                (begins, Some(SourceEvent::list_done(kind)))
             }
-            Event::Apply(object) => (false, Some(object.convert(converter).into_change())),
+            Event::Apply(object) => (false, Some(object.convert(converter).into())),
             Event::Delete(object) => {
                 let key = converter.key(kind, object.meta());
-                (false, Some(Change::Deleted { kind, key }))
+                (false, Some(SourceEvent::deleted(kind, key)))
             }
         };
-        begins.then_some(Change::ListStarted(kind)).into_iter().chain(change)
+        begins.then_some(SourceEvent::list_started(kind)).into_iter().chain(change)
     }
 
     /// Whether this is the first that comes of a list.

@@ -6,7 +6,6 @@ use ipnet::IpNet;
 use shunt_model::address::Protocol;
 use shunt_model::object::ObjectKey;
 use shunt_model::problem::{Kind, Problem};
-use shunt_model::snapshot::Object;
 
 use super::Converted;
 
@@ -41,7 +40,7 @@ impl Report {
         });
     }
 
-    pub(super) fn converted(mut self, object: Option<Object>) -> Converted {
+    pub(super) fn converted<O>(mut self, object: Option<O>) -> Converted<O> {
         if self.untold > 0 {
             self.problems.push(Problem {
                 kind: self.kind,

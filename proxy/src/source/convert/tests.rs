@@ -1,6 +1,7 @@
 mod balancing;
 mod endpoints;
 mod node;
+mod policy;
 mod service;
 
 use proptest::prelude::*;
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 use super::*;
 
 /// Converts JSON; panics if it does not parse.
-fn convert<T: Wire + DeserializeOwned>(value: Value) -> Converted {
+fn convert<T: Wire + DeserializeOwned>(value: Value) -> Converted<T::Object> {
     serde_json::from_value::<T>(value).unwrap().convert(&mut Converter::new())
 }
 
@@ -184,7 +185,7 @@ fn field_name() -> impl Strategy<Value = String> {
     ]
 }
 
-fn parsed_and_converted<T: Wire + DeserializeOwned>(value: &Value) -> Option<Converted> {
+fn parsed_and_converted<T: Wire + DeserializeOwned>(value: &Value) -> Option<Converted<T::Object>> {
     let object: T = serde_json::from_value(value.clone()).ok()?;
     Some(object.convert(&mut Converter::new()))
 }

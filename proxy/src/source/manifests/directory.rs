@@ -9,14 +9,20 @@ use std::{fs, io, mem};
 
 use shunt_model::object::ObjectKey;
 use shunt_model::problem::Kind;
-use shunt_model::snapshot::Change;
 
 use super::document::{Defined, Format, parse};
-use crate::source::convert::{Converted, Converter};
+use crate::source::convert::Converter;
 use crate::source::{FileProblem, SourceEvent};
 
 /// The kinds, in the order in which they are listed.
-const KINDS: [Kind; 3] = [Kind::Service, Kind::EndpointSlice, Kind::Node];
+const KINDS: [Kind; 6] = [
+    Kind::Service,
+    Kind::EndpointSlice,
+    Kind::Node,
+    Kind::NetworkPolicy,
+    Kind::Namespace,
+    Kind::Pod,
+];
 
 /// Which files may have changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,7 +67,8 @@ struct File {
 #[derive(Debug)]
 struct Entry {
     line: u64,
-    converted: Arc<Converted>,
+    /// What it amounts to.
+    event: Arc<SourceEvent>,
 }
 
 /// A directory of manifests.
@@ -91,11 +98,11 @@ impl Directory {
     pub(super) fn list(&mut self, tell: &mut dyn FnMut(SourceEvent)) -> io::Result<()> {
         let names = self.names()?;
         for kind in KINDS {
-            tell(Change::ListStarted(kind).into());
+            tell(SourceEvent::list_started(kind));
         }
         self.update_files(&names, tell);
         for kind in KINDS {
-            tell(Change::ListDone(kind).into());
+            tell(SourceEvent::list_done(kind));
         }
         Ok(())
     }
@@ -160,8 +167,8 @@ impl Directory {
         file.broken.clear();
         file.repeated.clear();
         let mut former = mem::take(&mut file.objects);
-        for Defined { line, converted } in objects {
-            let id = (converted.kind, converted.key.clone());
+        for Defined { line, kind, key, event } in objects {
+            let id = (kind, key);
             if let Some(first) = file.objects.get(&id) {
                 let (kind, key) = &id;
                 let reason = format!(
@@ -176,7 +183,7 @@ impl Directory {
                 });
                 continue;
             }
-            file.objects.insert(id, Entry { line, converted: Arc::new(converted) });
+            file.objects.insert(id, Entry { line, event: Arc::new(event) });
         }
         let mut ids: BTreeSet<Id> = former.keys().cloned().collect();
         ids.extend(file.objects.keys().cloned());
@@ -184,16 +191,16 @@ impl Directory {
             let before = self.before(&id, name, former.remove(&id));
             self.redefine(&id, name, concerned);
             let after = self.current(&id);
-            if let Some(change) = difference(before.as_deref(), after.as_deref()) {
-                tell(change.into());
+            if let Some(event) = difference(id, before.as_deref(), after.as_deref()) {
+                tell(event);
             }
         }
     }
 
     /// The object as it was taken before the file of this name changed.
-    fn before(&self, id: &Id, name: &OsStr, former: Option<Entry>) -> Option<Arc<Converted>> {
+    fn before(&self, id: &Id, name: &OsStr, former: Option<Entry>) -> Option<Arc<SourceEvent>> {
         let owner = self.definers.get(id)?.first()?;
-        if owner == name { former.map(|entry| entry.converted) } else { self.current_of(id, owner) }
+        if owner == name { former.map(|entry| entry.event) } else { self.current_of(id, owner) }
     }
 
     /// Brings the record of who defines an object up to date with a file's new state.
@@ -213,12 +220,12 @@ impl Directory {
         }
     }
 
-    fn current(&self, id: &Id) -> Option<Arc<Converted>> {
+    fn current(&self, id: &Id) -> Option<Arc<SourceEvent>> {
         self.current_of(id, self.definers.get(id)?.first()?)
     }
 
-    fn current_of(&self, id: &Id, name: &OsStr) -> Option<Arc<Converted>> {
-        Some(Arc::clone(&self.files.get(name)?.objects.get(id)?.converted))
+    fn current_of(&self, id: &Id, name: &OsStr) -> Option<Arc<SourceEvent>> {
+        Some(Arc::clone(&self.files.get(name)?.objects.get(id)?.event))
     }
 
     /// Tells what is wrong with a file if that has changed, and forgets a file of which nothing is
@@ -255,14 +262,16 @@ impl Directory {
     }
 }
 
-fn difference(before: Option<&Converted>, after: Option<&Converted>) -> Option<Change> {
+fn difference(
+    (kind, key): Id,
+    before: Option<&SourceEvent>,
+    after: Option<&SourceEvent>,
+) -> Option<SourceEvent> {
     match (before, after) {
         (before, Some(after)) if before == Some(after) => None,
-        (None, Some(after)) if after.object.is_none() && after.problems.is_empty() => None,
-        (_, Some(after)) => Some(after.clone().into_change()),
-        (Some(before), None) => {
-            Some(Change::Deleted { kind: before.kind, key: before.key.clone() })
-        }
+        (None, Some(after)) if after.is_deletion() => None,
+        (_, Some(after)) => Some(after.clone()),
+        (Some(_), None) => Some(SourceEvent::deleted(kind, key)),
         (None, None) => None,
     }
 }

@@ -16,18 +16,23 @@ use serde::de::{
     DeserializeOwned, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor,
 };
 use serde_path_to_error::Track;
+use shunt_model::object::ObjectKey;
+use shunt_model::problem::Kind;
 use tracing::debug;
 
-use crate::source::FileProblem;
 use crate::source::convert::{Converted, Converter, Wire};
-use crate::source::wire;
+use crate::source::wire::{self, policy};
+use crate::source::{FileProblem, SourceEvent};
 
 /// An object that a file defines.
 #[derive(Debug)]
 pub(super) struct Defined {
     /// The first line of its document.
     pub(super) line: u64,
-    pub(super) converted: Converted,
+    pub(super) kind: Kind,
+    pub(super) key: ObjectKey,
+    /// What it amounts to.
+    pub(super) event: SourceEvent,
 }
 
 /// How a file is written.
@@ -205,9 +210,8 @@ fn yaml_reason(text: &str) -> String {
 /// The kinds of object that are read, by what a document says it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Content {
-    Service,
-    EndpointSlice,
-    Node,
+    /// One object.
+    One(Single),
     /// A list, and what its items are if they do not say themselves.
     List(Option<Single>),
     Foreign,
@@ -219,27 +223,36 @@ enum Single {
     Service,
     EndpointSlice,
     Node,
+    Pod,
+    Namespace,
+    NetworkPolicy,
+}
+
+impl Single {
+    fn of(api_version: &str, kind: &str) -> Option<Self> {
+        Some(match (api_version, kind) {
+            ("v1", "Service") => Self::Service,
+            ("v1", "Node") => Self::Node,
+            ("v1", "Pod") => Self::Pod,
+            ("v1", "Namespace") => Self::Namespace,
+            ("discovery.k8s.io/v1", "EndpointSlice") => Self::EndpointSlice,
+            ("networking.k8s.io/v1", "NetworkPolicy") => Self::NetworkPolicy,
+            _ => return None,
+        })
+    }
 }
 
 impl Content {
     fn of(api_version: &str, kind: &str) -> Self {
-        match (api_version, kind) {
-            ("v1", "Service") => Self::Service,
-            ("v1", "Node") => Self::Node,
-            ("discovery.k8s.io/v1", "EndpointSlice") => Self::EndpointSlice,
-            ("v1", "List") => Self::List(None),
-            ("v1", "ServiceList") => Self::List(Some(Single::Service)),
-            ("v1", "NodeList") => Self::List(Some(Single::Node)),
-            ("discovery.k8s.io/v1", "EndpointSliceList") => Self::List(Some(Single::EndpointSlice)),
-            _ => Self::Foreign,
+        if (api_version, kind) == ("v1", "List") {
+            return Self::List(None);
         }
-    }
-
-    fn of_single(single: Single) -> Self {
-        match single {
-            Single::Service => Self::Service,
-            Single::EndpointSlice => Self::EndpointSlice,
-            Single::Node => Self::Node,
+        match (Single::of(api_version, kind), kind.strip_suffix("List")) {
+            (Some(single), _) => Self::One(single),
+            (None, Some(of)) => {
+                Single::of(api_version, of).map_or(Self::Foreign, |of| Self::List(Some(of)))
+            }
+            (None, None) => Self::Foreign,
         }
     }
 }
@@ -268,7 +281,7 @@ impl Header {
     /// What it is; `implied` is what the list around it says.
     fn content(&self, implied: Option<Single>) -> Result<Content, (&'static str, &'static str)> {
         let content = match (self.api_version.as_deref(), self.kind.as_deref(), implied) {
-            (None, None, Some(single)) => Content::of_single(single),
+            (None, None, Some(single)) => Content::One(single),
             (_, None, _) => return Err(("kind", "there is no kind")),
             (None, Some(_), _) => return Err(("apiVersion", "there is no apiVersion")),
             (Some(api_version), Some(kind), _) => Content::of(api_version, kind),
@@ -279,7 +292,7 @@ impl Header {
                 debug!(api_version = self.api_version, kind = self.kind, "a kind that is not read");
             }
             Content::List(_) => {}
-            Content::Service | Content::EndpointSlice | Content::Node => {
+            Content::One(_) => {
                 if name.is_none_or(str::is_empty) {
                     return Err(("metadata.name", "there is no name"));
                 }
@@ -357,9 +370,14 @@ struct Objects<'a> {
 impl Objects<'_> {
     fn read<'de, D: Deserializer<'de>>(&mut self, deserializer: D) -> Result<(), D::Error> {
         match self.contents.next() {
-            Some(Content::Service) => self.keep::<wire::Service, D>(deserializer),
-            Some(Content::EndpointSlice) => self.keep::<wire::EndpointSlice, D>(deserializer),
-            Some(Content::Node) => self.keep::<wire::Node, D>(deserializer),
+            Some(Content::One(single)) => match single {
+                Single::Service => self.keep::<wire::Service, D>(deserializer),
+                Single::EndpointSlice => self.keep::<wire::EndpointSlice, D>(deserializer),
+                Single::Node => self.keep::<wire::Node, D>(deserializer),
+                Single::Pod => self.keep::<policy::Pod, D>(deserializer),
+                Single::Namespace => self.keep::<policy::Namespace, D>(deserializer),
+                Single::NetworkPolicy => self.keep::<policy::NetworkPolicy, D>(deserializer),
+            },
             // Lists in lists are not read.
             Some(Content::List(_) | Content::Foreign) | None => {
                 IgnoredAny::deserialize(deserializer).map(drop)
@@ -371,9 +389,11 @@ impl Objects<'_> {
     where
         T: Wire + Deserialize<'de>,
         D: Deserializer<'de>,
+        Converted<T::Object>: Into<SourceEvent>,
     {
         let converted = T::deserialize(deserializer)?.convert(self.converter);
-        self.defined.push(Defined { line: self.line, converted });
+        let (kind, key) = (converted.kind, converted.key.clone());
+        self.defined.push(Defined { line: self.line, kind, key, event: converted.into() });
         Ok(())
     }
 }

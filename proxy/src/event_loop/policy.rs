@@ -1,0 +1,100 @@
+//! The part of the event loop that is about network policy.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use shunt_netpolicy::snapshot::Change;
+use shunt_netpolicy_nftables::kernel::Change as TableChange;
+use tracing::{debug, info, warn};
+
+use super::{EventLoop, texts};
+use crate::kernel::{KernelEvent, Order, Reason, Synced};
+use crate::ledger::Origin;
+
+impl EventLoop {
+    /// The order for the kernel thread of network policy, if there is one.
+    pub(super) fn next_policy_order(&mut self, now: Instant) -> Option<Order<TableChange>> {
+        let policy = self.policy.as_mut()?;
+        let order = policy.order(now)?;
+        self.metrics.policy(&policy.status());
+        Some(order)
+    }
+
+    /// Takes in a change of what network policy is made of.
+    pub(super) fn policy_change(&mut self, change: Change, now: Instant) {
+        let Some(mut policy) = self.policy.take() else { return };
+        let mut listed = None;
+        match &change {
+            Change::Applied { object, problems } => {
+                self.found(Origin::Object(object.kind(), object.key()), texts(problems));
+            }
+            Change::Deleted { kind, key } => {
+                self.found(Origin::Object(*kind, key.clone()), BTreeSet::new());
+            }
+            Change::ListDone(kind) => listed = Some(*kind),
+            Change::ListStarted(_) => {}
+        }
+        policy.take(change, now);
+        // After a list: objects that it did not name have no problems any more.
+        if let Some(kind) = listed {
+            for key in self.ledger.objects(kind) {
+                if !policy.holds(kind, &key) {
+                    self.found(Origin::Object(kind, key), BTreeSet::new());
+                }
+            }
+        }
+        self.policy = Some(policy);
+    }
+
+    /// Takes in what the kernel thread of network policy reports.
+    pub(super) fn policy_kernel(&mut self, event: KernelEvent) {
+        let Some(policy) = &mut self.policy else { return };
+        match event {
+            KernelEvent::Synced(synced) => {
+                policy.synced(&synced);
+                let status = policy.status();
+                self.metrics.policy(&status);
+                self.metrics.policy_synced(&synced);
+                self.found(Origin::Policy, BTreeSet::new());
+                log(&synced);
+            }
+            KernelEvent::Failed(failed) => {
+                policy.failed(&failed);
+                self.metrics.policy_failed();
+                debug!(attempts = failed.attempts, retry_in = ?failed.retry_in, "policy sync failed");
+                let text =
+                    format!("network policy cannot be written to the kernel: {}", failed.error);
+                self.found(Origin::Policy, BTreeSet::from([text]));
+            }
+            // Connections that were ended are of Services.
+            KernelEvent::Swept(_) => {}
+            KernelEvent::ForeignChange { writer } => {
+                self.metrics.foreign_change();
+                let writer = writer.as_deref().unwrap_or("unknown");
+                warn!(writer, "another process has changed the table of network policy");
+            }
+        }
+    }
+}
+
+/// One line for each sync that did something.
+fn log(synced: &Synced) {
+    let report = &synced.report;
+    if report.operations == 0 && report.rebuilt.is_none() {
+        debug!(reason = synced.reason.word(), "network policy: nothing to write");
+        return;
+    }
+    if matches!(synced.reason, Reason::Repair | Reason::Verify) {
+        warn!("the kernel did not hold what network policy asks; it is put right");
+    }
+    info!(
+        reason = synced.reason.word(),
+        rebuilt = report.rebuilt,
+        operations = report.operations,
+        transactions = report.transactions,
+        diff_ms = format_args!("{:.3}", report.diff.as_secs_f64() * 1e3),
+        commit_ms = format_args!("{:.3}", report.commit.as_secs_f64() * 1e3),
+        latency_ms = synced.latency.map(|latency| format!("{:.3}", latency.as_secs_f64() * 1e3)),
+        "network policy synced"
+    );
+}

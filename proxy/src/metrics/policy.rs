@@ -1,0 +1,64 @@
+//! What is counted and measured of network policy.
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::{Label, Metrics, Seconds};
+use crate::kernel::{Reason, Synced};
+use crate::status::PolicyStatus;
+
+/// The metrics of network policy.
+#[derive(Clone, Debug, Default)]
+pub(super) struct OfPolicy {
+    counts: Family<Label, Gauge>,
+    operations: Counter,
+    failures: Counter,
+    latency: Seconds<50>,
+}
+
+impl OfPolicy {
+    pub(super) fn register(&self, own: &mut Registry) {
+        let help = "What network policy comes to on this node, by what";
+        own.register("policy", help, self.counts.clone());
+        let help = "Additions and removals written for network policy";
+        own.register("policy_sync_operations", help, self.operations.clone());
+        let help = "Syncs of network policy that failed";
+        own.register("policy_sync_failures", help, self.failures.clone());
+        let help = "From the receipt of an event to the end of network policy's transaction";
+        let latency = self.latency.0.clone();
+        own.register_with_unit("policy_event_to_commit", help, Unit::Seconds, latency);
+    }
+}
+
+impl Metrics {
+    /// What network policy comes to.
+    pub fn policy(&self, status: &PolicyStatus) {
+        let counts = [
+            ("policies", status.policies),
+            ("pods", status.pods),
+            ("isolated", status.isolated),
+            ("peers", status.peers),
+            ("networks", status.networks),
+            ("rows", status.rows),
+        ];
+        for (what, count) in counts {
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            self.of_policy.counts.get_or_create(&[("what", what)]).set(count);
+        }
+    }
+
+    /// A sync of network policy has succeeded.
+    pub fn policy_synced(&self, synced: &Synced) {
+        self.of_policy.operations.inc_by(synced.report.operations as u64);
+        if let (Some(latency), true) = (synced.latency, synced.reason != Reason::First) {
+            self.of_policy.latency.0.observe(latency.as_secs_f64());
+        }
+    }
+
+    /// A sync of network policy has failed.
+    pub fn policy_failed(&self) {
+        self.of_policy.failures.inc();
+    }
+}

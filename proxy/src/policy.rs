@@ -1,0 +1,189 @@
+//! Network policy in the daemon: its objects, its decision table, and orders for a kernel thread of
+//! its own. It shares the event loop with Services and nothing else, so neither waits for the other.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use shunt_model::object::ObjectKey;
+use shunt_model::problem::Kind;
+use shunt_netpolicy::compile::Compiler;
+use shunt_netpolicy::snapshot::{Change, Snapshot};
+use shunt_netpolicy::store::Dirty;
+use shunt_netpolicy_nftables::kernel;
+use tokio::sync::watch;
+
+use crate::kernel::{Failed, Order, Synced};
+use crate::status::PolicyStatus;
+
+/// Where pods and namespaces come from.
+#[derive(Debug)]
+pub enum Pods {
+    /// They are always told.
+    Always,
+    /// They are told while this says so: nobody needs them while there is no policy.
+    OnDemand(watch::Sender<bool>),
+}
+
+/// Owns the objects of network policy and the table made of them.
+#[derive(Debug)]
+pub struct PolicyPlanner {
+    snapshot: Snapshot,
+    compiler: Compiler,
+    pods: Pods,
+    /// The addresses of this machine, once they are known.
+    own: Option<BTreeSet<IpAddr>>,
+    own_is_new: bool,
+    dirty: Dirty,
+    /// When the oldest event that is not in the table yet was received.
+    oldest: Option<Instant>,
+    ordered: u64,
+    /// There were policies when the last order was given.
+    enforcing: bool,
+    synced: u64,
+    failure: Option<String>,
+    last: Option<LastSync>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct LastSync {
+    operations: usize,
+    took: Duration,
+}
+
+impl PolicyPlanner {
+    /// A planner for the node of this name that knows nothing yet.
+    #[must_use]
+    pub fn new(node: &str, pods: Pods) -> Self {
+        Self {
+            snapshot: Snapshot::new(),
+            compiler: Compiler::new(node),
+            pods,
+            own: None,
+            own_is_new: false,
+            dirty: Dirty::default(),
+            oldest: None,
+            ordered: 0,
+            enforcing: false,
+            synced: 0,
+            failure: None,
+            last: None,
+        }
+    }
+
+    /// The objects.
+    #[must_use]
+    pub const fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// Takes a change in.
+    pub fn take(&mut self, change: Change, received: Instant) {
+        let dirty = self.snapshot.apply(change);
+        if !dirty.is_empty() {
+            self.dirty.merge(dirty);
+            self.oldest.get_or_insert(received);
+        }
+    }
+
+    /// Takes the addresses of this machine in.
+    pub fn take_addresses(&mut self, addresses: &BTreeSet<IpAddr>, received: Instant) {
+        if self.own.as_ref() != Some(addresses) {
+            self.own = Some(addresses.clone());
+            self.own_is_new = true;
+            self.oldest.get_or_insert(received);
+        }
+    }
+
+    /// The keys of a kind that the store holds.
+    #[must_use]
+    pub fn holds(&self, kind: Kind, key: &ObjectKey) -> bool {
+        let store = self.snapshot.store();
+        match kind {
+            Kind::Pod => store.pod(key).is_some(),
+            Kind::NetworkPolicy => store.policies().any(|policy| policy.key == *key),
+            _ => store.namespaces().any(|namespace| namespace.name == key.name),
+        }
+    }
+
+    /// The order that brings the kernel to what is wanted now, if that differs from what was ordered
+    /// last. The first one comes when the lists are complete, also if there is nothing in it: what an
+    /// earlier run has left must go.
+    pub fn order(&mut self, now: Instant) -> Option<Order<kernel::Change>> {
+        if !self.snapshot.has_listed(Kind::NetworkPolicy) {
+            return None;
+        }
+        let wanted = self.snapshot.store().policies().next().is_some();
+        self.want_pods(wanted);
+        let known = self.own.is_some()
+            && [Kind::Pod, Kind::Namespace].iter().all(|kind| self.snapshot.has_listed(*kind));
+        if wanted && !known {
+            return None;
+        }
+        let first = self.ordered == 0;
+        if first || wanted != self.enforcing {
+            // Pods that are told because of the first policy were there before it.
+            self.dirty = Dirty::everything();
+            self.enforcing = wanted;
+        }
+        if self.dirty.is_empty() && !self.own_is_new {
+            return None;
+        }
+        let dirty = std::mem::take(&mut self.dirty);
+        let table = self.compiler.update(self.snapshot.store(), &dirty);
+        let own = std::mem::take(&mut self.own_is_new).then(|| self.own.clone()).flatten();
+        let since = self.oldest.take().unwrap_or(now);
+        if table.is_empty() && own.is_none() && !first {
+            return None;
+        }
+        self.ordered += 1;
+        Some(Order { number: self.ordered, delta: kernel::Change { table, own }, since })
+    }
+
+    fn want_pods(&mut self, wanted: bool) {
+        let Pods::OnDemand(sender) = &self.pods else { return };
+        let changed = sender.send_if_modified(|held| std::mem::replace(held, wanted) != wanted);
+        if changed && !wanted {
+            self.dirty.merge(self.snapshot.forget_pods());
+        }
+    }
+
+    /// The kernel holds what was ordered.
+    pub fn synced(&mut self, synced: &Synced) {
+        let report = &synced.report;
+        self.synced = synced.order;
+        self.failure = None;
+        if report.operations > 0 {
+            let took = report.read + report.diff + report.commit;
+            self.last = Some(LastSync { operations: report.operations, took });
+        }
+    }
+
+    /// The kernel does not.
+    pub fn failed(&mut self, failed: &Failed) {
+        self.failure = Some(failed.error.clone());
+    }
+
+    /// The state, for people and metrics.
+    #[must_use]
+    pub fn status(&self) -> PolicyStatus {
+        let store = self.snapshot.store();
+        let table = self.compiler.table();
+        PolicyStatus {
+            synced: self.ordered > 0 && self.synced == self.ordered,
+            policies: store.policies().count(),
+            pods: store.pods().count(),
+            isolated: table.locals.len(),
+            peers: table.peers.len(),
+            networks: table.networks.len(),
+            rows: table.rows.len(),
+            orders: self.ordered,
+            failure: self.failure.clone(),
+            last_operations: self.last.map_or(0, |last| last.operations),
+            last_ms: self.last.map_or(0.0, |last| last.took.as_secs_f64() * 1e3),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
