@@ -75,7 +75,10 @@ fn slice(n: u16) -> Value {
 }
 
 /// An object as it comes from the API server.
-fn change<W: Wire + serde::de::DeserializeOwned>(converter: &mut Converter, json: Value) -> Change {
+fn change<W: Wire<Object = shunt_model::snapshot::Object> + serde::de::DeserializeOwned>(
+    converter: &mut Converter,
+    json: Value,
+) -> Change {
     let wire: W = serde_json::from_value(json).expect("an object of the API");
     wire.convert(converter).into_change()
 }
