@@ -178,7 +178,7 @@ fn names(kind: Kind) -> &'static [&'static str] {
     match kind {
         Kind::Service => &SERVICES,
         Kind::EndpointSlice => &SLICES,
-        Kind::Node => &NODES,
+        Kind::Node | Kind::Pod | Kind::Namespace | Kind::NetworkPolicy => &NODES,
     }
 }
 
