@@ -44,6 +44,7 @@ pub(super) fn denies(
     let protocol = match protocol {
         Protocol::Tcp => address::Protocol::Tcp,
         Protocol::Udp => address::Protocol::Udp,
+        Protocol::Sctp => address::Protocol::Sctp,
     };
     let packet = |source: IpAddr, node: Option<&str>| Packet {
         source,
