@@ -121,6 +121,6 @@ fn flags_that_mean_nothing_here_are_accepted_and_named() {
         clientConnection.qps has no effect: shunt lists once and watches, so there is nothing to slow down
         nftables.minSyncPeriod has no effect: a change is written at once, what comes meanwhile with the next; shunt.verifyInterval says how often all is compared
         masqueradeBit has no effect: shunt sets and reads no packet mark
-        featureGates has no effect: shunt has none of kube-proxy's gates
+        featureGates has no effect: of kube-proxy's gates shunt has AllowServiceExternalIPs only
         logging.vmodule has no effect: use shunt.logLevel"#]].assert_eq(&made.notes.join("\n"));
 }
