@@ -38,7 +38,10 @@ pub(super) fn play(scenario: &Scenario) -> Result<Played> {
         played.steps += 1;
         played.flows += step.flows.len();
     }
-    player.finish(&mut lab).with_context(|| format!("{}, the end", scenario.name))?;
+    // Where nothing was played, no daemon has been started.
+    if played.steps > 0 {
+        player.finish(&mut lab).with_context(|| format!("{}, the end", scenario.name))?;
+    }
     Ok(played)
 }
 
