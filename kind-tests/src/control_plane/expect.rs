@@ -16,7 +16,7 @@ use shunt_model::compile::{LocalSources, NodePortAddresses, Settings, full};
 use shunt_model::plan::Plan;
 use shunt_model::problem::Kind;
 use shunt_model::snapshot::{Change, Object, Snapshot};
-use shunt_nftables::diff::diff;
+use shunt_nftables::diff::{Operation, diff};
 use shunt_nftables::kernel::inventory;
 use shunt_nftables::lower::{References, Wanted};
 
@@ -87,14 +87,21 @@ pub fn compare(node: &Netns, plan: &Plan) -> Result<Result<(), String>> {
     let installed = &read.installed;
     let wanted = Wanted::full(plan, &References::of(plan, installed), installed);
     let steps = diff(&wanted, installed);
-    let mut differences: Vec<_> =
-        steps.in_order().flatten().map(|missing| format!("missing: {missing:?}")).collect();
+    let mut differences: Vec<_> = steps.in_order().flatten().map(described).collect();
     if differences.is_empty() {
         return Ok(Ok(()));
     }
     let more = differences.len().saturating_sub(TOLD);
     differences.truncate(TOLD);
     Ok(Err(format!("{}\n(and {more} more)", differences.join("\n"))))
+}
+
+/// What the kernel lacks or has too much, by what would have to be done.
+fn described(operation: &Operation) -> String {
+    match operation {
+        Operation::Delete(..) | Operation::DeletePool(_) => format!("too much: {operation:?}"),
+        _ => format!("missing: {operation:?}"),
+    }
 }
 
 /// Waits until the kernels of these nodes hold what the API server asks for; returns the plan of

@@ -25,14 +25,14 @@ fn the_manifests_the_account_and_its_failures() -> Result<()> {
     let cluster = ClusterSpec { nodes: vec![NodeSpec::new(NODE, &[])], ..ClusterSpec::default() };
     let plane = Plane::start(&PlaneSpec { cluster, ..PlaneSpec::default() })?;
     expect_valid(&plane)?;
-    the_account_may_read_three_kinds(&plane)?;
+    the_account_may_read_what_is_watched(&plane)?;
     unusable_kubeconfigs_end_it(&plane)?;
     an_unreachable_server_is_waited_for(&plane)?;
     a_wrong_token_is_told(&plane)?;
     rights_that_come_later_are_enough(&plane)
 }
 
-fn the_account_may_read_three_kinds(plane: &Plane) -> Result<()> {
+fn the_account_may_read_what_is_watched(plane: &Plane) -> Result<()> {
     let host = plane.cluster().host(shunt_cluster::CONTROL_PLANE)?;
     let restricted = Api::new(host.netns(), plane.kubeconfig())?;
     let questions = [
@@ -44,7 +44,11 @@ fn the_account_may_read_three_kinds(plane: &Plane) -> Result<()> {
         ("patch", "", "nodes", false),
         ("delete", "discovery.k8s.io", "endpointslices", false),
         ("list", "", "secrets", false),
-        ("list", "", "pods", false),
+        ("watch", "networking.k8s.io", "networkpolicies", true),
+        ("watch", "", "pods", true),
+        ("watch", "", "namespaces", true),
+        ("delete", "", "pods", false),
+        ("update", "networking.k8s.io", "networkpolicies", false),
         ("create", "events.k8s.io", "events", true),
         ("list", "events.k8s.io", "events", false),
     ];
