@@ -4,6 +4,7 @@
 //! kernel thread. There is no timer between an event and its order: while the kernel works, more
 //! events collect by themselves.
 
+mod in_step;
 mod policy;
 
 use std::collections::BTreeSet;
@@ -20,6 +21,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 use tracing::{debug, error, info, warn};
 
+use self::in_step::InStep;
 use crate::kernel::{Ended, Failed, Kernel, KernelEvent, Order, Reason, Synced};
 use crate::ledger::{Ledger, Origin};
 use crate::metrics::{Metrics, resident_bytes};
@@ -27,13 +29,9 @@ use crate::planner::Planner;
 use crate::policy::PolicyPlanner;
 use crate::progress::{Health, PATIENCE, Progress};
 use crate::reporter::Report;
+use crate::server::{HealthChecks, Listening};
 use crate::source::SourceEvent;
 use crate::status::{Counters, Status};
-
-mod in_step;
-
-use self::in_step::InStep;
-use crate::server::{HealthChecks, Listening};
 
 /// How many events are taken in at once, at most, before the plan is compiled.
 const BATCH: usize = 1024;

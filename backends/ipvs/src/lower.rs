@@ -182,7 +182,9 @@ impl Lowering {
         &'a self,
         plan: &'a Plan,
     ) -> impl Iterator<Item = (ObjectKey, String)> + 'a {
-        plan.services.iter().filter(|_| !self.missing.is_empty()).filter_map(|(key, service)| {
+        // As a rule nothing is missing, and no Service is looked at.
+        let services = (!self.missing.is_empty()).then_some(&plan.services);
+        services.into_iter().flatten().filter_map(|(key, service)| {
             let (name, _) = scheduler(service.balancing.as_deref())?;
             let (used, _) = self.scheduler(service);
             let reason = || format!("the kernel has no IPVS scheduler {name}; {used} is used");

@@ -21,24 +21,25 @@ pub(crate) struct InStep {
 impl InStep {
     /// Takes an order in that is about to be given. Returns whether something else is to be said.
     pub(crate) fn ordered(&mut self, number: u64, delta: &PlanDelta) -> bool {
-        let before = self.said.clone();
+        let mut changed = false;
         if let Some(node) = &delta.node {
+            changed = self.said.addresses != node.node_port_addresses;
             self.said.addresses.clone_from(&node.node_port_addresses);
         }
         for (key, service) in &delta.services {
             let Some(check) = service.as_ref().and_then(|service| service.health_check) else {
                 self.wanted.remove(key);
                 self.waiting.remove(key);
-                self.said.services.remove(key);
+                changed |= self.said.services.remove(key).is_some();
                 continue;
             };
             let former = self.said.services.get(key).filter(|said| said.port == check.port);
             let said = former.map_or(HealthCheck::none(check.port), |former| former.least(&check));
-            self.said.services.insert(key.clone(), said);
+            changed |= self.said.services.insert(key.clone(), said) != Some(said);
             self.wanted.insert(key.clone(), check);
             self.waiting.insert(key.clone(), number);
         }
-        before != self.said
+        changed
     }
 
     /// An order is installed, but for the Services that the kernel refuses. Returns whether
