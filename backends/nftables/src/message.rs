@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use shunt_model::address::Family;
+use shunt_model::address::{Family, address_after};
 use shunt_netlink::{Mark, Message, nfnetlink};
 
 use crate::declaration::{self, SetType, set_type};
@@ -444,20 +444,9 @@ pub(crate) fn interval_list(set: SetId, networks: &[IpNet]) -> Message {
     for network in networks {
         list.push_bound(network.network(), false);
         // Also where the next one begins right there: the kernel wants each to end.
-        if let Some(after) = after(network.broadcast()) {
+        if let Some(after) = address_after(network.broadcast()) {
             list.push_bound(after, true);
         }
     }
     list.finish()
-}
-
-fn after(address: IpAddr) -> Option<IpAddr> {
-    match address {
-        IpAddr::V4(address) => {
-            u32::from(address).checked_add(1).map(|next| IpAddr::V4(next.into()))
-        }
-        IpAddr::V6(address) => {
-            u128::from(address).checked_add(1).map(|next| IpAddr::V6(next.into()))
-        }
-    }
 }

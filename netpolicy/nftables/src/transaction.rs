@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use shunt_model::address::Family;
+use shunt_model::address::{Family, address_after};
 use shunt_netlink::Message;
 use shunt_netpolicy::table::{Atom, Range};
 use shunt_nftables::codec::{Elements, Table};
@@ -102,22 +102,11 @@ fn ranges(set: &str, family: Family, networks: &[(Range, Atom)]) -> Vec<Message>
     for (range, atom) in networks {
         let value = encode_value(atom.0);
         lists.next().push_bound(&encode_address(range.first), false, Some(&value));
-        if let Some(after) = after(range.last) {
+        if let Some(after) = address_after(range.last) {
             lists.next().push_bound(&encode_address(after), true, None);
         }
     }
     lists.finish()
-}
-
-fn after(address: IpAddr) -> Option<IpAddr> {
-    match address {
-        IpAddr::V4(address) => {
-            u32::from(address).checked_add(1).map(|next| IpAddr::V4(next.into()))
-        }
-        IpAddr::V6(address) => {
-            u128::from(address).checked_add(1).map(|next| IpAddr::V6(next.into()))
-        }
-    }
 }
 
 /// Lists of elements, each as long as a message can be.

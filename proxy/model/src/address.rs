@@ -148,3 +148,16 @@ impl fmt::Display for Endpoint {
         SocketAddr::new(self.address, self.port).fmt(f)
     }
 }
+
+/// The next address of the same family; `None` after the last. Intervals of nf_tables end before it.
+#[must_use]
+pub fn address_after(address: IpAddr) -> Option<IpAddr> {
+    match address {
+        IpAddr::V4(address) => {
+            u32::from(address).checked_add(1).map(|next| IpAddr::V4(next.into()))
+        }
+        IpAddr::V6(address) => {
+            u128::from(address).checked_add(1).map(|next| IpAddr::V6(next.into()))
+        }
+    }
+}
