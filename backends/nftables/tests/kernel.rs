@@ -7,7 +7,7 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use common::{balanced, delta, node, service};
-use reader::{assert_same, nft};
+use reader::{assert_same, nft, open_when_free};
 use shunt_cluster::Netns;
 use std::sync::Arc;
 
@@ -57,7 +57,7 @@ impl Node {
     }
 
     fn open(&self, options: Options) -> Nftables {
-        self.netns.run(move || Nftables::open(options)).expect("nftables")
+        self.netns.run(move || open_when_free(|| Nftables::open(options)))
     }
 
     /// What our own reader finds.

@@ -9,7 +9,7 @@ use std::io::Write as _;
 use std::net::IpAddr;
 use std::process::{Command, Stdio};
 
-use reader::{assert_same, nft};
+use reader::{assert_same, nft, open_when_free};
 use shunt_cluster::Netns;
 use shunt_model::address::Protocol;
 use shunt_model::object::ObjectKey;
@@ -57,7 +57,7 @@ fn netns() -> Netns {
 }
 
 fn open(netns: &Netns, owner: bool) -> PolicyTable {
-    netns.run(move || PolicyTable::open(owner)).expect("nftables")
+    netns.run(move || open_when_free(|| PolicyTable::open(owner)))
 }
 
 fn own() -> BTreeSet<IpAddr> {
