@@ -1,17 +1,18 @@
 //! What the kernel thread needs of a backend, and the backends there are.
 
 use std::os::fd::BorrowedFd;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::anyhow;
 use ipvs_rs::Timeouts;
 use shunt_ipvs::Settings;
 use shunt_ipvs::kernel::VirtualServers;
-use shunt_model::object::ObjectKey;
 use shunt_model::plan::PlanDelta;
+use shunt_netlink::Pulse;
 use shunt_netpolicy_nftables::kernel::{Change, PolicyTable};
+pub use shunt_nftables::codec::Report as SyncReport;
 use shunt_nftables::forwarding::Forwarding;
-use shunt_nftables::kernel::{Nftables, Options, Report};
+use shunt_nftables::kernel::{Nftables, Options};
 use tracing::warn;
 
 use crate::cli::TableOwner;
@@ -82,6 +83,9 @@ pub trait Backend {
     /// as long as no one else can write.
     fn events(&self) -> Option<BorrowedFd<'_>>;
 
+    /// Beats with each portion that is committed, also in the middle of a sync.
+    fn pulse(&self) -> Pulse;
+
     /// When [`tend`](Self::tend) has something to do; `None`: nothing as yet.
     fn tend_at(&self) -> Option<Instant> {
         None
@@ -117,6 +121,10 @@ impl<B: Backend + ?Sized> Backend for Box<B> {
 
     fn events(&self) -> Option<BorrowedFd<'_>> {
         (**self).events()
+    }
+
+    fn pulse(&self) -> Pulse {
+        (**self).pulse()
     }
 
     fn tend_at(&self) -> Option<Instant> {
@@ -172,103 +180,44 @@ fn ipvs_settings(given: &Ipvs, owner: bool) -> Result<Settings, Failure> {
     Ok(settings)
 }
 
-/// What a sync did.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SyncReport {
-    /// The kernel was read.
-    pub read_back: bool,
-    /// Why everything was written anew, if it was, in place of the difference.
-    pub rebuilt: Option<&'static str>,
-    /// How many additions and removals were written.
-    pub operations: usize,
-    /// In how many transactions.
-    pub transactions: usize,
-    /// All Services that are left out because the kernel refuses them, and why it does.
-    pub rejected: Vec<(ObjectKey, String)>,
-    /// Services that are served otherwise than they ask, and how.
-    pub degraded: Vec<(ObjectKey, String)>,
-    /// Time spent reading the kernel.
-    pub read: Duration,
-    /// Time spent finding the difference.
-    pub diff: Duration,
-    /// Time spent writing.
-    pub commit: Duration,
-}
+/// Implements [`Backend`] by the methods of the same names that each of ours has.
+macro_rules! backend {
+    ($backend:ty, $delta:ty, { $($more:tt)* }) => {
+        impl Backend for $backend {
+            type Delta = $delta;
 
-impl From<Report> for SyncReport {
-    fn from(report: Report) -> Self {
-        Self {
-            read_back: report.read_back,
-            rebuilt: report.rebuilt,
-            operations: report.operations,
-            transactions: report.transactions,
-            rejected: report.rejected,
-            degraded: Vec::new(),
-            read: report.read,
-            diff: report.diff,
-            commit: report.commit,
+            fn sync(&mut self, delta: $delta) -> Result<SyncReport, BackendError> {
+                Ok(Self::sync(self, delta)?)
+            }
+
+            fn forget(&mut self) {
+                Self::forget(self);
+            }
+
+            fn foreign_change(&mut self) -> Result<bool, BackendError> {
+                Ok(Self::foreign_change(self)?)
+            }
+
+            fn last_writer(&self) -> Option<String> {
+                Self::last_writer(self).map(ToOwned::to_owned)
+            }
+
+            fn events(&self) -> Option<BorrowedFd<'_>> {
+                Self::events(self)
+            }
+
+            fn pulse(&self) -> Pulse {
+                Self::pulse(self)
+            }
+
+            $($more)*
         }
-    }
+    };
 }
 
-impl Backend for PolicyTable {
-    type Delta = Change;
-
-    fn sync(&mut self, delta: Change) -> Result<SyncReport, BackendError> {
-        let report = Self::sync(self, delta)?;
-        Ok(SyncReport {
-            read_back: report.read_back,
-            rebuilt: report.rebuilt,
-            operations: report.operations,
-            transactions: report.transactions,
-            read: report.read,
-            diff: report.diff,
-            commit: report.commit,
-            ..SyncReport::default()
-        })
-    }
-
-    fn forget(&mut self) {
-        Self::forget(self);
-    }
-
-    fn foreign_change(&mut self) -> Result<bool, BackendError> {
-        Ok(Self::foreign_change(self)?)
-    }
-
-    fn last_writer(&self) -> Option<String> {
-        Self::last_writer(self).map(ToOwned::to_owned)
-    }
-
-    fn events(&self) -> Option<BorrowedFd<'_>> {
-        Self::events(self)
-    }
-}
-
-impl Backend for VirtualServers {
-    type Delta = PlanDelta;
-
-    fn sync(&mut self, delta: PlanDelta) -> Result<SyncReport, BackendError> {
-        let report = Self::sync(self, delta)?;
-        Ok(SyncReport { degraded: self.degraded(), ..report.into() })
-    }
-
-    fn forget(&mut self) {
-        Self::forget(self);
-    }
-
-    fn foreign_change(&mut self) -> Result<bool, BackendError> {
-        Ok(Self::foreign_change(self)?)
-    }
-
-    fn last_writer(&self) -> Option<String> {
-        Self::last_writer(self).map(ToOwned::to_owned)
-    }
-
-    fn events(&self) -> Option<BorrowedFd<'_>> {
-        Self::events(self)
-    }
-
+backend!(Nftables, PlanDelta, {});
+backend!(PolicyTable, Change, {});
+backend!(VirtualServers, PlanDelta, {
     fn tend_at(&self) -> Option<Instant> {
         self.look_at()
     }
@@ -276,28 +225,4 @@ impl Backend for VirtualServers {
     fn tend(&mut self, now: Instant) -> Result<usize, BackendError> {
         Ok(self.look(now)?)
     }
-}
-
-impl Backend for Nftables {
-    type Delta = PlanDelta;
-
-    fn sync(&mut self, delta: PlanDelta) -> Result<SyncReport, BackendError> {
-        Ok(Self::sync(self, delta)?.into())
-    }
-
-    fn forget(&mut self) {
-        Self::forget(self);
-    }
-
-    fn foreign_change(&mut self) -> Result<bool, BackendError> {
-        Ok(Self::foreign_change(self)?)
-    }
-
-    fn last_writer(&self) -> Option<String> {
-        Self::last_writer(self).map(ToOwned::to_owned)
-    }
-
-    fn events(&self) -> Option<BorrowedFd<'_>> {
-        Self::events(self)
-    }
-}
+});

@@ -243,7 +243,7 @@ impl EventLoop {
                 }
                 () = sleep_until(wake_at) => {}
                 _ = turn.tick() => {
-                    self.progress.turned(Instant::now());
+                    self.progress.turned(kernel.beats(), Instant::now());
                     self.publish_health();
                 }
             }
@@ -547,5 +547,7 @@ async fn sleep_until(at: Option<Instant>) {
     }
 }
 
+#[cfg(test)]
+mod health_tests;
 #[cfg(test)]
 mod tests;

@@ -17,6 +17,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use shunt_model::plan::PlanDelta;
+use shunt_netlink::Pulse;
 use tokio::sync::mpsc::UnboundedSender;
 
 pub use self::flows::{Flows, Swept};
@@ -122,6 +123,7 @@ pub enum KernelEvent {
 pub struct Kernel<D = PlanDelta> {
     orders: Option<Sender<Order<D>>>,
     wake: Arc<EventFd>,
+    pulse: Pulse,
 }
 
 /// The kernel thread has ended, which it never does by itself.
@@ -145,11 +147,12 @@ impl<D: Delta> Kernel<D> {
         let wake = Arc::new(EventFd::from_value_and_flags(0, flags)?);
         let (orders, inbox) = channel();
         let inbox = Inbox { orders: inbox, wake: Arc::clone(&wake) };
+        let pulse = backend.pulse();
         let worker = Worker::new(backend, flows, policy, Instant::now());
         thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || serve(worker, &inbox, &reports))?;
-        Ok(Self { orders: Some(orders), wake })
+        Ok(Self { orders: Some(orders), wake, pulse })
     }
 
     /// Hands an order over. Never blocks.
@@ -165,6 +168,12 @@ impl<D: Delta> Kernel<D> {
 }
 
 impl<D> Kernel<D> {
+    /// How many portions the kernel has committed: they are the progress within a sync.
+    #[must_use]
+    pub fn beats(&self) -> u64 {
+        self.pulse.beats()
+    }
+
     fn wake(&self) {
         // It fails only when the counter is full, and then the thread is awake anyway.
         let _ = self.wake.write(1);

@@ -21,6 +21,8 @@ pub struct Health {
     pub synced: bool,
     /// Since when something that should be installed is not.
     pub waiting_since: Option<Instant>,
+    /// When the kernel was last seen to commit a portion, while it did not refuse others.
+    pub committed: Option<Instant>,
     /// When the kernel was last known to be as ordered.
     pub updated: Option<Timestamp>,
     /// How long that, or the event loop's silence, may last.
@@ -36,6 +38,7 @@ impl Health {
     pub const STARTING: Self = Self {
         synced: false,
         waiting_since: None,
+        committed: None,
         updated: None,
         patience: PATIENCE,
         turned: None,
@@ -48,11 +51,14 @@ impl Health {
         self.synced && self.is_alive(now)
     }
 
-    /// Whether we get on with what there is to do. To wait for an API server is to be alive: a
-    /// restart would not bring it back.
+    /// Whether we get on with what there is to do. A long programming does: the kernel commits a
+    /// portion after the other. To wait for an API server is to be alive: a restart would not
+    /// bring it back.
     #[must_use]
     pub fn is_alive(&self, now: Instant) -> bool {
-        [self.waiting_since, self.turned]
+        let stuck_since =
+            self.waiting_since.map(|since| self.committed.unwrap_or(since).max(since));
+        [stuck_since, self.turned]
             .into_iter()
             .flatten()
             .all(|since| now.saturating_duration_since(since) <= self.patience)
@@ -69,6 +75,8 @@ pub struct Progress {
     first: Option<FirstSync>,
     last: Option<LastSync>,
     failure: Option<Failed>,
+    /// How many portions the kernel had committed when the loop turned last.
+    beats: u64,
     latencies: Latencies,
     counters: Counters,
 }
@@ -85,6 +93,7 @@ impl Progress {
             first: None,
             last: None,
             failure: None,
+            beats: 0,
             latencies: Latencies::default(),
             counters: Counters::default(),
         }
@@ -152,9 +161,14 @@ impl Progress {
         self.failure.as_ref()
     }
 
-    /// The event loop turns.
-    pub const fn turned(&mut self, now: Instant) {
+    /// The event loop turns, and the kernel has committed so many portions by now. What it
+    /// commits between refusals is no progress.
+    pub const fn turned(&mut self, beats: u64, now: Instant) {
         self.health.turned = Some(now);
+        if self.beats != beats && self.failure.is_none() {
+            self.health.committed = Some(now);
+        }
+        self.beats = beats;
     }
 
     /// Whether the Node may get traffic from load balancers.
@@ -271,10 +285,39 @@ mod tests {
         progress.synced(&synced, start, Timestamp::UNIX_EPOCH);
         let later = start + PATIENCE * 2;
         assert!(progress.health().is_healthy(later));
-        progress.turned(later);
+        progress.turned(0, later);
         progress.ordered(2, later);
         assert!(progress.health().is_healthy(later + PATIENCE));
         assert!(!progress.health().is_healthy(later + PATIENCE + Duration::from_millis(1)));
+    }
+
+    #[test]
+    fn a_long_programming_is_healthy_while_portions_are_committed() {
+        let start = Instant::now();
+        let mut progress = Progress::new(start, PATIENCE);
+        progress.ordered(1, start);
+        for minute in 1..=5 {
+            let now = start + PATIENCE * minute;
+            progress.turned(minute.into(), now);
+            assert!(progress.health().is_alive(now), "after {minute} minutes");
+        }
+        let stuck = start + PATIENCE * 5 + Duration::from_millis(1);
+        progress.turned(5, stuck);
+        assert!(progress.health().is_alive(stuck));
+        progress.turned(5, stuck + PATIENCE);
+        assert!(!progress.health().is_alive(stuck + PATIENCE), "nothing is committed any more");
+    }
+
+    #[test]
+    fn what_is_committed_between_refusals_is_no_progress() {
+        let start = Instant::now();
+        let mut progress = Progress::new(start, PATIENCE);
+        progress.ordered(1, start);
+        let (error, retry_in) = ("busy".to_owned(), Duration::ZERO);
+        progress.failed(Failed { reason: Reason::First, attempts: 1, error, retry_in }, start);
+        let later = start + PATIENCE + Duration::from_millis(1);
+        progress.turned(7, later);
+        assert!(!progress.health().is_alive(later));
     }
 
     #[test]

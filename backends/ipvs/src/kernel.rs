@@ -10,6 +10,7 @@ use ipvs_rs::{Errno, Ipvs, Rejection, Request, ServiceKey, Timeouts};
 use nix::time::{ClockId, clock_gettime};
 use shunt_model::object::ObjectKey;
 use shunt_model::plan::{Plan, PlanDelta, ServicePlan};
+use shunt_netlink::Pulse;
 use shunt_nftables::forwarding::Forwarding;
 use shunt_nftables::kernel::{Nftables, Options, Report};
 
@@ -24,6 +25,8 @@ use crate::sysctl;
 
 /// How often the kernel is read and compared anew in one sync because it refused something.
 const ATTEMPTS: usize = 20;
+/// How many requests are submitted at once: after them it can be told how far it got.
+const PORTION: usize = 2000;
 /// How often real servers that drain are looked at.
 const DRAIN_INTERVAL: Duration = Duration::from_secs(2);
 
@@ -41,6 +44,7 @@ pub struct VirtualServers {
     quarantine: BTreeMap<ObjectKey, (Arc<ServicePlan>, String)>,
     complaints: Vec<String>,
     look_at: Option<Instant>,
+    pulse: Pulse,
 }
 
 impl VirtualServers {
@@ -53,6 +57,7 @@ impl VirtualServers {
         let mut ipvs = Ipvs::open().map_err(Error::Unavailable)?;
         let options = Options { owner: settings.owner, forwarding: Forwarding::VirtualServers };
         let nftables = Nftables::open(options)?;
+        let pulse = nftables.pulse();
         let complaints = sysctl::set_all(settings.strict_arp)?;
         if settings.timeouts != Timeouts::default() {
             ipvs.submit(&[Request::SetTimeouts(settings.timeouts)])?;
@@ -70,6 +75,7 @@ impl VirtualServers {
             quarantine: BTreeMap::new(),
             complaints,
             look_at: None,
+            pulse,
         })
     }
 
@@ -95,14 +101,9 @@ impl VirtualServers {
         result.map(|()| {
             let named = self.quarantine.iter().map(|(key, (_, why))| (key.clone(), why.clone()));
             report.rejected.extend(named);
+            report.degraded = self.lowering.without_scheduler(&self.plan).collect();
             report
         })
-    }
-
-    /// The Services that are served otherwise than they ask, and how.
-    #[must_use]
-    pub fn degraded(&self) -> Vec<(ObjectKey, String)> {
-        self.lowering.without_scheduler(&self.plan).collect()
     }
 
     /// Makes the next sync read the kernel, compare and repair, and try again what the kernel
@@ -166,6 +167,12 @@ impl VirtualServers {
     #[must_use]
     pub fn events(&self) -> Option<BorrowedFd<'_>> {
         self.nftables.events()
+    }
+
+    /// Beats with each portion that is committed.
+    #[must_use]
+    pub fn pulse(&self) -> Pulse {
+        self.pulse.clone()
     }
 
     /// The record of what is installed, unless it was forgotten.
@@ -256,9 +263,19 @@ impl VirtualServers {
         requests: &[Request],
         report: &mut Report,
     ) -> Result<Option<(Request, Errno)>, Error> {
-        if requests.is_empty() {
-            return Ok(None);
+        for portion in requests.chunks(PORTION) {
+            if let Some(refused) = self.submit_portion(portion, report)? {
+                return Ok(Some(refused));
+            }
         }
+        Ok(None)
+    }
+
+    fn submit_portion(
+        &mut self,
+        requests: &[Request],
+        report: &mut Report,
+    ) -> Result<Option<(Request, Errno)>, Error> {
         let rejections = match self.ipvs.submit(requests) {
             Ok(()) => Vec::new(),
             Err(ipvs_rs::Error::Rejected(rejections)) => rejections,
@@ -267,6 +284,7 @@ impl VirtualServers {
         report.transactions += 1;
         report.operations += requests.len() - rejections.len();
         let Some(Rejection { index, errno }) = rejections.first() else {
+            self.pulse.beat();
             if let Some(installed) = &mut self.installed {
                 requests.iter().for_each(|request| installed.apply(request));
             }

@@ -7,10 +7,12 @@ mod attribute;
 mod batch;
 mod error;
 mod message;
+mod pulse;
 mod socket;
 
 pub use attribute::{Attribute, attributes};
 pub use batch::{Batch, BatchOutcome, Rejection};
 pub use error::{Error, Result};
 pub use message::{Mark, Message, nfnetlink};
+pub use pulse::Pulse;
 pub use socket::Socket;

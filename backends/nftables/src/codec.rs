@@ -8,6 +8,7 @@ pub use crate::error::Error;
 pub use crate::expression::{Expression, Register, Rejection, Verdict};
 pub use crate::message::{Elements, Table, kind};
 pub use crate::readback::table;
+pub use crate::report::Report;
 pub use crate::rule::{Chain, Hook, Rule, fingerprint};
 pub use crate::session::{Session, rejected};
 pub use crate::userdata::{concat_map, concat_set, number_set, plain_map, plain_set};

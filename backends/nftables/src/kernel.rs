@@ -5,12 +5,12 @@ pub mod floor;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::errno::Errno;
 use shunt_model::object::ObjectKey;
 use shunt_model::plan::{Plan, PlanDelta, ServicePlan};
-use shunt_netlink::Rejection;
+use shunt_netlink::{Pulse, Rejection};
 
 use crate::declaration::capacities;
 use crate::diff::{Operation, Steps, diff};
@@ -23,6 +23,7 @@ use crate::lower::{References, Wanted, counts, portions};
 use crate::message::OURS;
 use crate::pool::PoolChain;
 use crate::readback::{self, ReadBack};
+pub use crate::report::Report;
 use crate::session::{Session, rejected};
 use crate::transaction::{Transaction, chunks};
 
@@ -45,29 +46,6 @@ pub struct Nftables {
     references: References,
     installed: Option<Installed>,
     quarantine: BTreeMap<ObjectKey, (Arc<ServicePlan>, String)>,
-}
-
-/// What a sync did.
-#[derive(Clone, Debug, Default)]
-pub struct Report {
-    /// The kernel was read, because there was no record.
-    pub read_back: bool,
-    /// The table was made, or replaced, and why.
-    pub rebuilt: Option<&'static str>,
-    /// Operations committed; chains that are tidied away are none.
-    pub operations: usize,
-    /// Transactions committed.
-    pub transactions: usize,
-    /// Bytes sent.
-    pub bytes: usize,
-    /// Services that the kernel refuses, and its reason.
-    pub rejected: Vec<(ObjectKey, String)>,
-    /// Time spent reading the kernel.
-    pub read: Duration,
-    /// Time spent on lowering and comparing.
-    pub diff: Duration,
-    /// Time spent writing.
-    pub commit: Duration,
 }
 
 impl Nftables {
@@ -137,6 +115,12 @@ impl Nftables {
     #[must_use]
     pub fn events(&self) -> Option<BorrowedFd<'_>> {
         self.session.events()
+    }
+
+    /// Beats with each transaction that is committed.
+    #[must_use]
+    pub fn pulse(&self) -> Pulse {
+        self.session.pulse.clone()
     }
 
     /// The record of what is installed, unless it was forgotten.

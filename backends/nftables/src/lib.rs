@@ -22,6 +22,7 @@ mod message;
 pub mod name;
 pub mod pool;
 mod readback;
+mod report;
 mod rule;
 pub mod ruleset;
 mod session;

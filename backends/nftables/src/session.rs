@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
 use nix::libc::NETLINK_NETFILTER;
-use shunt_netlink::{Batch, BatchOutcome, Message, Rejection, Socket};
+use shunt_netlink::{Batch, BatchOutcome, Message, Pulse, Rejection, Socket};
 
 use crate::answer::{self, TableInfo};
 use crate::error::Error;
@@ -23,6 +23,8 @@ pub struct Session {
     pub table: Table,
     /// What it is written and read by.
     pub socket: Socket,
+    /// Beats with each transaction that is committed.
+    pub pulse: Pulse,
     /// Listens only while the table has no owner: a subscription costs the kernel a message for
     /// each element written, and what is owned cannot be changed by others.
     events: Socket,
@@ -41,6 +43,7 @@ impl Session {
         let mut session = Self {
             table,
             socket: Socket::open(NETLINK_NETFILTER)?,
+            pulse: Pulse::default(),
             events: Socket::open(NETLINK_NETFILTER)?,
             listening: false,
             generation: 0,
@@ -125,6 +128,7 @@ impl Session {
             let bytes = batch.len();
             match batch.send(&mut self.socket, SUBSYSTEM)? {
                 BatchOutcome::Committed => {
+                    self.pulse.beat();
                     self.generation = self.read_generation()?;
                     return Ok(Ok(bytes));
                 }

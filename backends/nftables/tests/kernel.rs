@@ -195,6 +195,18 @@ fn changes_write_only_what_changes() {
 }
 
 #[test]
+fn each_transaction_is_a_beat() {
+    let node = Node::new();
+    let mut nftables = node.open(OWNER);
+    let pulse = nftables.pulse();
+    // More than one transaction takes.
+    let plan = plan_of((0..8000).map(|n| service(n, &[1, 2, 3])));
+    let report = sync(&mut nftables, all(&plan));
+    assert!(report.transactions > 3, "{report:?}");
+    assert_eq!(pulse.beats(), report.transactions as u64);
+}
+
+#[test]
 fn sets_grow_in_one_transaction() {
     let plan = plan_of([service(1, &[1, 2])]);
     let node = Node::new();

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::libc::NETLINK_NETFILTER;
-use shunt_netlink::Socket;
+use shunt_netlink::{Pulse, Socket};
 use shunt_netpolicy::table::{Delta, Table};
-pub use shunt_nftables::codec::Error;
+pub use shunt_nftables::codec::{Error, Report};
 use shunt_nftables::codec::{Session, rejected};
 
 use crate::element::Key;
@@ -46,25 +46,6 @@ pub struct PolicyTable {
     beside: Beside,
     /// What is installed; nothing in it: no table.
     installed: Option<Option<Installed>>,
-}
-
-/// What a sync did.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Report {
-    /// The kernel was read, because there was no record.
-    pub read_back: bool,
-    /// The table was made, or replaced, and why.
-    pub rebuilt: Option<&'static str>,
-    /// Operations committed.
-    pub operations: usize,
-    /// Transactions committed.
-    pub transactions: usize,
-    /// Time spent reading the kernel.
-    pub read: Duration,
-    /// Time spent on lowering and comparing.
-    pub diff: Duration,
-    /// Time spent writing.
-    pub commit: Duration,
 }
 
 impl PolicyTable {
@@ -126,6 +107,12 @@ impl PolicyTable {
     pub fn events(&self) -> Option<BorrowedFd<'_>> {
         let there = self.installed.as_ref().is_some_and(Option::is_some);
         self.session.events().filter(|_| there)
+    }
+
+    /// Beats with each transaction that is committed.
+    #[must_use]
+    pub fn pulse(&self) -> Pulse {
+        self.session.pulse.clone()
     }
 
     /// The record of what is installed; `None` if there is no table, or it was forgotten.

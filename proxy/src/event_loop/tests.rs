@@ -15,12 +15,20 @@ use crate::backend::SyncReport;
 use crate::source::FileProblem;
 
 fn event_loop(start: Instant) -> EventLoop {
+    event_loop_with(start, PATIENCE, watch::channel(Health::STARTING).0)
+}
+
+pub(super) fn event_loop_with(
+    start: Instant,
+    patience: Duration,
+    health: watch::Sender<Health>,
+) -> EventLoop {
     let identity = Identity {
         started: start,
         started_at: Timestamp::UNIX_EPOCH,
         node: "n1".into(),
         source: "literals".into(),
-        patience: PATIENCE,
+        patience,
         has_node: true,
     };
     let settings = Settings {
@@ -31,7 +39,7 @@ fn event_loop(start: Instant) -> EventLoop {
         external_ips: true,
         reset_tcp: false,
     };
-    EventLoop::new(identity, settings, Metrics::new().0, watch::channel(Health::STARTING).0)
+    EventLoop::new(identity, settings, Metrics::new().0, health)
 }
 
 fn service(name: &str, last: u8) -> Service {
@@ -95,7 +103,7 @@ fn take(state: &mut EventLoop, changes: impl IntoIterator<Item = Change>, now: I
 }
 
 /// The first lists: two Services, one of which has endpoints.
-fn lists() -> Vec<Change> {
+pub(super) fn lists() -> Vec<Change> {
     vec![
         Change::ListStarted(Kind::Service),
         applied(Object::Service(service("a", 1)), Vec::new()),

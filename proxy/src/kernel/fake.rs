@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use shunt_model::object::{ObjectKey, ServiceType};
 use shunt_model::plan::{Plan, PlanDelta, ServicePlan};
+use shunt_netlink::Pulse;
 
 use crate::backend::{Backend, BackendError, SyncReport};
 
@@ -71,6 +72,10 @@ impl Backend for Fake {
     fn foreign_change(&mut self) -> Result<bool, BackendError> {
         let _ = self.events.read();
         Ok(std::mem::take(&mut self.memory().foreign))
+    }
+
+    fn pulse(&self) -> Pulse {
+        Pulse::default()
     }
 
     fn last_writer(&self) -> Option<String> {

@@ -1,0 +1,99 @@
+//! Health while the kernel thread is at work: the loop, its thread, and a backend that takes long.
+
+use std::os::fd::BorrowedFd;
+use std::thread;
+
+use shunt_netlink::Pulse;
+use tokio::sync::mpsc;
+
+use super::tests::{event_loop_with, lists};
+use super::*;
+use crate::backend::{Backend, BackendError, SyncReport};
+use crate::kernel::Policy;
+
+const PATIENCE: Duration = Duration::from_millis(600);
+/// A programming lasts so many of these, and commits a portion after each.
+const PORTION: Duration = Duration::from_millis(50);
+const PORTIONS: u32 = 40;
+
+/// What commits portion by portion, or hangs.
+struct Slow {
+    pulse: Pulse,
+    hangs: bool,
+}
+
+impl Backend for Slow {
+    type Delta = PlanDelta;
+
+    fn sync(&mut self, _: PlanDelta) -> Result<SyncReport, BackendError> {
+        for _ in 0..PORTIONS {
+            thread::sleep(PORTION);
+            if !self.hangs {
+                self.pulse.beat();
+            }
+        }
+        Ok(SyncReport::default())
+    }
+
+    fn forget(&mut self) {}
+
+    fn foreign_change(&mut self) -> Result<bool, BackendError> {
+        Ok(false)
+    }
+
+    fn last_writer(&self) -> Option<String> {
+        None
+    }
+
+    fn events(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    fn pulse(&self) -> Pulse {
+        self.pulse.clone()
+    }
+}
+
+/// What health said during a programming of several times the patience: whether the loop was
+/// always alive, and how long it took.
+async fn program(hangs: bool) -> (bool, Duration) {
+    let (health, mut seen) = watch::channel(Health::STARTING);
+    let began = Instant::now();
+    let state = event_loop_with(began, PATIENCE, health);
+    let (reports, kernel_reports) = mpsc::unbounded_channel();
+    let backend = Slow { pulse: Pulse::default(), hangs };
+    let policy = Policy { verify_every: None };
+    let kernel = Kernel::start("kernel", backend, None, policy, reports).unwrap();
+    let (changes, sources) = mpsc::channel(64);
+    for change in lists() {
+        changes.send(SourceEvent::Change(change)).await.unwrap();
+    }
+    let (_questions, questions) = mpsc::channel(1);
+    let (_listening, listening) = mpsc::unbounded_channel();
+    let inputs = Inputs { sources, kernel: kernel_reports, policy: None, questions, listening };
+    let watched = async {
+        let mut alive = true;
+        while !seen.borrow_and_update().synced {
+            alive &= seen.borrow().is_alive(Instant::now());
+            tokio::time::sleep(PORTION).await;
+        }
+        (alive, began.elapsed())
+    };
+    tokio::select! {
+        stopped = state.run(inputs, &kernel, None) => panic!("{stopped:?}"),
+        watched = watched => watched,
+    }
+}
+
+#[tokio::test]
+async fn a_long_programming_is_no_standstill() {
+    let (alive, took) = program(false).await;
+    assert!(took > PATIENCE * 3, "{took:?}");
+    assert!(alive);
+}
+
+#[tokio::test]
+async fn a_kernel_that_does_nothing_is() {
+    let (alive, _) = program(true).await;
+    assert!(!alive);
+}
