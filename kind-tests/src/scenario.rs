@@ -6,7 +6,7 @@
 //! to plan: against mistakes in that, only the flows stand, which a person has written.
 
 mod binary;
-pub(crate) mod daemon;
+pub mod daemon;
 mod difference;
 mod flow;
 mod lab;

@@ -21,7 +21,7 @@ const FAREWELL: Duration = Duration::from_secs(10);
 const LOG_LINES: usize = 25;
 
 /// A running daemon. It is killed when dropped, and also when this process is killed.
-pub(crate) struct Daemon {
+pub struct Daemon {
     process: Process,
     netns: Netns,
     log: PathBuf,
@@ -29,12 +29,7 @@ pub(crate) struct Daemon {
 
 impl Daemon {
     /// Starts it; its log is added to a file.
-    pub(crate) fn start(
-        binary: &Path,
-        arguments: &[String],
-        netns: &Netns,
-        log: &Path,
-    ) -> Result<Self> {
+    pub fn start(binary: &Path, arguments: &[String], netns: &Netns, log: &Path) -> Result<Self> {
         let output = File::options().create(true).append(true).open(log)?;
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]).arg(binary).args(arguments);
@@ -44,7 +39,7 @@ impl Daemon {
     }
 
     /// What it says of itself; none while it does not listen yet.
-    pub(crate) fn status(&mut self) -> Result<Option<Status>> {
+    pub fn status(&mut self) -> Result<Option<Status>> {
         ensure!(self.process.is_running(), "the daemon has ended; its log:\n{}", self.log_tail());
         let Ok(body) = get(&self.netns, "/status") else { return Ok(None) };
         let status: Status =
@@ -53,7 +48,7 @@ impl Daemon {
     }
 
     /// Kills it, as a crash would.
-    pub(crate) fn kill(mut self) -> Result<()> {
+    pub fn kill(mut self) -> Result<()> {
         self.process.signal(Signal::SIGKILL)?;
         let ended = self.process.wait_timeout(FAREWELL)?;
         ensure!(ended.is_some(), "the daemon outlives SIGKILL");
@@ -61,7 +56,7 @@ impl Daemon {
     }
 
     /// Asks it to end, which it must do without a complaint.
-    pub(crate) fn stop(mut self) -> Result<()> {
+    pub fn stop(mut self) -> Result<()> {
         self.process.signal(Signal::SIGTERM)?;
         match self.process.wait_timeout(FAREWELL)? {
             Some(status) if status.success() => Ok(()),
@@ -73,7 +68,7 @@ impl Daemon {
     }
 
     /// The end of its log.
-    pub(crate) fn log_tail(&self) -> String {
+    pub fn log_tail(&self) -> String {
         let log = fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<_> = log.lines().collect();
         lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")

@@ -1,0 +1,26 @@
+//! The IPVS backend in the guest kernel: draining, switching between the backends, settings, hours. Needs root.
+//!
+//! Each test runs in a guest; the two at the end of this file start one for all of a clock.
+
+mod drain;
+mod rig;
+
+use anyhow::Result;
+use shunt_kind_tests::guest::{self, Clock};
+
+/// Those in modules named `travels` need a clock that jumps.
+const TRAVELS: &str = "::travels::";
+
+#[test]
+fn in_the_guest() -> Result<()> {
+    println!("{}", guest::run_tests(Clock::Running, &["--ignored", "--skip", TRAVELS])?);
+    Ok(())
+}
+
+#[test]
+fn in_the_guest_where_hours_pass() -> Result<()> {
+    // One at a time: the clock stands still while any of them does something.
+    let arguments = ["--ignored", TRAVELS, "--test-threads", "1"];
+    println!("{}", guest::run_tests(Clock::TimeTravel, &arguments)?);
+    Ok(())
+}

@@ -1,0 +1,213 @@
+//! A node with three pods, a client outside, and a daemon that follows a directory of manifests.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use shunt_cluster::{
+    Cluster, ClusterSpec, Connection, EchoServer, NodeSpec, ProbeOptions, Protocol, UdpFlow, probe,
+};
+use shunt_kind_tests::scenario::daemon::Daemon;
+use shunt_kind_tests::scenario::shunt_binary;
+use tempfile::TempDir;
+
+pub(crate) const NODE: &str = "node-1";
+/// A pod that serves nobody.
+pub(crate) const POD: &str = "dns-1";
+pub(crate) const CLIENT: &str = "client";
+/// The ClusterIP: port 80 over TCP and port 53 over UDP; NodePorts 30080 and 30053.
+pub(crate) const VIP: &str = "10.96.0.11";
+pub(crate) const WEB: &str = "TCP  10.96.0.11:80";
+pub(crate) const DNS: &str = "UDP  10.96.0.11:53";
+/// How long anything may take that takes no time.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A real server as `ipvsadm` shows it: weight, active and inactive connections.
+pub(crate) type Server = (u32, u32, u32);
+
+pub(crate) struct Rig {
+    binary: PathBuf,
+    daemon: Option<Daemon>,
+    files: TempDir,
+    _servers: Vec<EchoServer>,
+    pub(crate) cluster: Cluster,
+}
+
+impl Rig {
+    /// Everything but the daemon.
+    pub(crate) fn new() -> Result<Self> {
+        let cluster = Cluster::build(&ClusterSpec {
+            nodes: vec![NodeSpec::new(NODE, &["web-1", "web-2", POD])],
+            clients: vec![CLIENT.to_owned()],
+            ..ClusterSpec::default()
+        })?;
+        let servers = ["web-1", "web-2"].map(|pod| {
+            let host = cluster.host(pod)?;
+            EchoServer::start(host.netns(), pod, &[8080])
+        });
+        let files = tempfile::Builder::new().prefix("shunt-ipvs-").tempdir()?;
+        fs::create_dir(files.path().join("manifests"))?;
+        Ok(Self {
+            binary: shunt_binary()?,
+            daemon: None,
+            files,
+            _servers: servers.into_iter().collect::<Result<_>>()?,
+            cluster,
+        })
+    }
+
+    /// Starts the daemon and waits until it has done what there is to do.
+    pub(crate) fn start(&mut self, flags: &[&str]) -> Result<()> {
+        let manifests = self.files.path().join("manifests").display().to_string();
+        let fixed = ["run", "--manifests", &manifests, "--node-name", NODE];
+        let arguments: Vec<_> = fixed.iter().chain(flags).map(|word| (*word).to_owned()).collect();
+        let netns = self.cluster.host(NODE)?.netns();
+        let log = self.files.path().join("log");
+        self.daemon = Some(Daemon::start(&self.binary, &arguments, netns, &log)?);
+        let daemon = self.daemon.as_mut();
+        let daemon = daemon.context("it was started")?;
+        until(|| match daemon.status()? {
+            Some(status) if status.synced && status.waiting_ms.is_none() => Ok(()),
+            status => bail!("the daemon is at work: {status:?}"),
+        })
+    }
+
+    /// Kills the daemon as a crash would.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        self.daemon.take().context("no daemon runs")?.kill()
+    }
+
+    /// What the daemon has said, lately.
+    pub(crate) fn log(&self) -> String {
+        self.daemon.as_ref().map(Daemon::log_tail).unwrap_or_default()
+    }
+
+    /// The Service, with annotations (`a: b, c: d`) and the pods that serve it.
+    pub(crate) fn write(&self, annotations: &str, pods: &[&str]) -> Result<()> {
+        let mut addresses = Vec::new();
+        for pod in pods {
+            let ip = self.cluster.host(pod)?.ip();
+            addresses.push(format!("{{addresses: [{ip}], nodeName: {NODE}}}"));
+        }
+        let text = format!(
+            "apiVersion: v1
+kind: Service
+metadata: {{name: web, namespace: default, annotations: {{{annotations}}}}}
+spec:
+  type: NodePort
+  clusterIPs: [{VIP}]
+  ports:
+  - {{name: web, port: 80, targetPort: 8080, nodePort: 30080}}
+  - {{name: dns, port: 53, protocol: UDP, targetPort: 8080, nodePort: 30053}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: web-v4, namespace: default, labels: {{kubernetes.io/service-name: web}}}}
+addressType: IPv4
+ports: [{{name: web, port: 8080}}, {{name: dns, port: 8080, protocol: UDP}}]
+endpoints: [{}]
+",
+            addresses.join(", ")
+        );
+        self.write_text(&text)
+    }
+
+    /// Replaces the manifests at once.
+    pub(crate) fn write_text(&self, text: &str) -> Result<()> {
+        let aside = self.files.path().join("aside");
+        fs::write(&aside, text)?;
+        Ok(fs::rename(aside, self.files.path().join("manifests/all.yaml"))?)
+    }
+
+    /// What a program prints that is run on the node.
+    pub(crate) fn on_node(&self, words: &[&str]) -> Result<String> {
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]);
+        let output = self.cluster.host(NODE)?.netns().run(move || command.output())?;
+        let error = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{words:?}: {error}");
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// All virtual servers with their real servers, by stock `ipvsadm`.
+    pub(crate) fn virtual_servers(&self) -> Result<BTreeMap<String, BTreeMap<String, Server>>> {
+        let mut found: BTreeMap<String, BTreeMap<String, Server>> = BTreeMap::new();
+        let mut last = String::new();
+        for line in self.on_node(&["ipvsadm", "-L", "-n"])?.lines().skip(3) {
+            let words: Vec<_> = line.split_whitespace().collect();
+            if words[0] != "->" {
+                last = format!("{}  {}", words[0], words[1]);
+                found.entry(last.clone()).or_default();
+                continue;
+            }
+            let numbers: Vec<u32> =
+                words[3..].iter().map(|word| word.parse()).collect::<Result<_, _>>()?;
+            let server = (numbers[0], numbers[1], numbers[2]);
+            found.entry(last.clone()).or_default().insert(words[1].to_owned(), server);
+        }
+        Ok(found)
+    }
+
+    /// The weights of a virtual server's real servers, by the pods' names.
+    pub(crate) fn weights(&self, server: &str) -> Result<BTreeMap<String, u32>> {
+        let all = self.virtual_servers()?;
+        let found = all.get(server).with_context(|| format!("no {server} in {all:?}"))?;
+        let pods = self.cluster.pods().map(|pod| (format!("{}:8080", pod.ip()), pod.name()));
+        let name = |(address, pod): (String, &str)| Some((pod.to_owned(), found.get(&address)?.0));
+        Ok(pods.filter_map(name).collect())
+    }
+
+    /// Waits until a virtual server has just these weights.
+    pub(crate) fn expect(&self, server: &str, weights: &[(&str, u32)]) -> Result<()> {
+        let wanted: BTreeMap<_, _> =
+            weights.iter().map(|(pod, weight)| ((*pod).to_owned(), *weight)).collect();
+        until(|| {
+            let held = self.weights(server)?;
+            ensure!(held == wanted, "{server} has {held:?}, not {wanted:?}\n{}", self.log());
+            Ok(())
+        })
+    }
+
+    /// A TCP connection that stays.
+    pub(crate) fn connect(&self, from: &str, to: &str) -> Result<Connection> {
+        let netns = self.cluster.host(from)?.netns();
+        Connection::open(netns, to.parse()?, &ProbeOptions::within(Duration::from_secs(5)))
+    }
+
+    /// A UDP socket whose datagrams are one flow.
+    pub(crate) fn flow(&self, from: &str, to: &str) -> Result<UdpFlow> {
+        let netns = self.cluster.host(from)?.netns();
+        Ok(UdpFlow::open(netns, to.parse()?, &ProbeOptions::default())?)
+    }
+
+    /// Who answers a new connection.
+    pub(crate) fn asks(&self, from: &str, to: &str) -> Result<String> {
+        let to: SocketAddr = to.parse()?;
+        let outcome =
+            probe(self.cluster.host(from)?.netns(), Protocol::Tcp, to, &ProbeOptions::default());
+        outcome.by().map(str::to_owned).with_context(|| format!("{from} to {to}: {outcome}"))
+    }
+}
+
+/// Who answers a datagram of a flow.
+pub(crate) fn by(flow: &UdpFlow) -> Result<String> {
+    let outcome = flow.exchange("?", Duration::from_secs(1));
+    outcome.by().map(str::to_owned).with_context(|| outcome.to_string())
+}
+
+/// Waits until it succeeds.
+pub(crate) fn until(mut is_so: impl FnMut() -> Result<()>) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match is_so() {
+            Err(error) if Instant::now() > deadline => return Err(error),
+            Err(_) => thread::sleep(Duration::from_millis(50)),
+            Ok(()) => return Ok(()),
+        }
+    }
+}
