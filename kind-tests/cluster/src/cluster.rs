@@ -1,14 +1,15 @@
-//! Builds a cluster and changes it while it runs. How packets travel in it is the subject of `routed.rs`.
+//! Builds a cluster and changes it while it runs. How packets travel in it is the subject of `network`.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+use crate::fabric::Fabric;
 use crate::host::{Families, Host, Role};
 use crate::netns::Netns;
+use crate::network::Network;
 use crate::numbering;
-use crate::routed::Fabric;
 
 /// The name of the API server's machine.
 pub const CONTROL_PLANE: &str = "control-plane";
@@ -53,6 +54,8 @@ pub struct ClusterSpec {
     pub families: Families,
     /// A machine for an API server.
     pub control_plane: ControlPlane,
+    /// How packets travel.
+    pub network: Network,
 }
 
 /// A running cluster. Dropping it ends its namespaces and with them all that is in them.
@@ -78,7 +81,7 @@ impl Cluster {
         allow_files()?;
         let mut cluster = Self {
             families: spec.families,
-            fabric: Fabric::new(spec.families)?,
+            fabric: Fabric::new(spec.families, spec.network)?,
             hosts: BTreeMap::new(),
             nodes: Vec::new(),
             clients: Vec::new(),
@@ -191,10 +194,11 @@ impl Cluster {
     /// Ends a pod: its device and route are gone from the node when this returns. Its namespace lives on as long as
     /// the returned host, its processes and its sockets do.
     pub fn remove_pod(&mut self, name: &str) -> Result<Host> {
-        let Role::Pod { node, device } = &self.host(name)?.role else {
+        let host = self.host(name)?;
+        let Role::Pod { node, .. } = &host.role else {
             bail!("{name} is not a pod");
         };
-        self.host(node)?.netns.links().remove(device)?;
+        self.fabric.disconnect_pod(self.host(node)?, host)?;
         let pod = self.hosts.remove(name);
         pod.ok_or_else(|| anyhow!("the cluster has no host named {name}"))
     }

@@ -1,8 +1,8 @@
 //! A Kubernetes-like cluster made of network namespaces: nodes, pods, clients and a place for an API server, with
 //! servers to ask and traffic to count.
 //!
-//! Everything is done by this process over netlink and system calls; no program is run and nothing is written to the
-//! file system. Namespaces have no names: they end with their handles, also when the process is killed. All traffic
+//! Everything is done by this process over netlink and system calls; no program is run (but for Flannel's rules, which
+//! `nft` writes) and nothing is written to the file system. Namespaces have no names: they end with their handles, also when the process is killed. All traffic
 //! stays between them.
 //!
 //! # Addresses
@@ -17,9 +17,12 @@
 //! | control plane | 192.168.77.200 | fd00:77::200 |
 //! | pods of node i | 10.77.i.0/24 | fd00:10:77:i::/64 |
 //! | pod j of node i, from 1 | 10.77.i.(10+j) | fd00:10:77:i::(10+j) |
-//! | gateway of pods | 169.254.1.1 | fe80::1 |
+//! | gateway of routed pods | 169.254.1.1 | fe80::1 |
+//! | gateway of other pods, on their node: `cni0`, `shim0` | 10.77.i.1 | fd00:10:77:i::1 |
+//! | node i in the tunnel: `flannel.1`, `flannel0` | 10.77.i.0 | fd00:10:77:i:: |
 //!
-//! Every host has its addresses on `eth0`. The node's end of the veth pair of pod j is `veth(10+j)`.
+//! Every host has its addresses on `eth0`. The node's end of the veth pair of pod j is `veth(10+j)`. How pods are
+//! connected is a choice: [`Network`].
 //!
 //! # Example
 //! ```no_run
@@ -46,17 +49,19 @@
 mod cluster;
 mod connection;
 mod datagram;
+mod devices;
 mod echo;
+mod fabric;
 mod host;
 mod latency;
 mod link;
 mod load;
 mod netlink;
 mod netns;
+mod network;
 mod numbering;
 mod probe;
 mod process;
-mod routed;
 mod socket;
 mod userns;
 mod volley;
@@ -69,6 +74,7 @@ pub use latency::connect_times;
 pub use link::{Hop, Links, Peer, Route};
 pub use load::{Load, LoadSpec, Report};
 pub use netns::Netns;
+pub use network::Network;
 pub use probe::{Outcome, ProbeOptions, Protocol, UdpFlow, probe};
 pub use process::{Process, Signal, die_with_parent};
 pub use socket::has_sctp;

@@ -11,13 +11,13 @@ use nix::libc;
 use crate::netlink::{Message, Socket, link_index};
 
 // From linux/if_link.h and linux/veth.h; libc does not carry them all.
-const IFLA_ADDRESS: u16 = 1;
-const IFLA_IFNAME: u16 = 3;
+pub(crate) const IFLA_ADDRESS: u16 = 1;
+pub(crate) const IFLA_IFNAME: u16 = 3;
 const IFLA_MASTER: u16 = 10;
-const IFLA_LINKINFO: u16 = 18;
-const IFLA_NET_NS_FD: u16 = 28;
-const IFLA_INFO_KIND: u16 = 1;
-const IFLA_INFO_DATA: u16 = 2;
+pub(crate) const IFLA_LINKINFO: u16 = 18;
+pub(crate) const IFLA_NET_NS_FD: u16 = 28;
+pub(crate) const IFLA_INFO_KIND: u16 = 1;
+pub(crate) const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
@@ -32,8 +32,8 @@ const RT_SCOPE_LINK: u8 = 253;
 const RTN_UNICAST: u8 = 1;
 const RTNH_F_ONLINK: u32 = 4;
 
-const CREATE: i32 = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
-const REPLACE: i32 = libc::NLM_F_CREATE | libc::NLM_F_REPLACE;
+pub(crate) const CREATE: i32 = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
+pub(crate) const REPLACE: i32 = libc::NLM_F_CREATE | libc::NLM_F_REPLACE;
 
 /// A route: where to, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -212,14 +212,14 @@ impl Links {
         Ok(message)
     }
 
-    fn tell(&mut self, message: Message, what: impl Fn() -> String) -> Result<()> {
+    pub(crate) fn tell(&mut self, message: Message, what: impl Fn() -> String) -> Result<()> {
         let done: io::Result<()> = self.socket.request(message);
         done.with_context(what)
     }
 }
 
 /// `struct ifinfomsg`: family, type, index, flags, and the mask of the flags to change.
-fn ifinfo(index: u32, flags: i32) -> [u8; 16] {
+pub(crate) fn ifinfo(index: u32, flags: i32) -> [u8; 16] {
     let mut header = [0; 16];
     header[4..8].copy_from_slice(&index.to_ne_bytes());
     header[8..12].copy_from_slice(&flags.to_ne_bytes());
@@ -227,7 +227,7 @@ fn ifinfo(index: u32, flags: i32) -> [u8; 16] {
     header
 }
 
-fn family(address: IpAddr) -> u8 {
+pub(crate) fn family(address: IpAddr) -> u8 {
     let family = match address {
         IpAddr::V4(_) => libc::AF_INET,
         IpAddr::V6(_) => libc::AF_INET6,
@@ -235,7 +235,7 @@ fn family(address: IpAddr) -> u8 {
     u8::try_from(family).unwrap_or(0)
 }
 
-fn octets(address: IpAddr) -> Vec<u8> {
+pub(crate) fn octets(address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(address) => address.octets().to_vec(),
         IpAddr::V6(address) => address.octets().to_vec(),

@@ -7,8 +7,10 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::host::{Families, Family};
 
-/// The number of the gateway on the underlay.
+/// The number of the gateway on the underlay, and of the node in the network of its pods where it has an address there.
 pub(crate) const GATEWAY: u8 = 1;
+/// The number of a node's tunnel device in the network of its pods, as with Flannel.
+pub(crate) const VTEP: u8 = 0;
 /// The number of the control plane on the underlay.
 pub(crate) const CONTROL_PLANE: u8 = 200;
 /// Nodes and pods are numbered from above this.
@@ -62,7 +64,33 @@ pub(crate) fn pod_networks(families: Families, node: u8) -> Vec<IpNet> {
     addresses.map(|a| in_underlay(a).trunc()).collect()
 }
 
-/// The gateway of pods, in the family of this address.
+/// A pod's or node's address with the length of the node's pod network.
+pub(crate) fn in_pod_network(address: IpAddr) -> IpNet {
+    in_underlay(address)
+}
+
+/// A pod's or node's address with the length of the network of all pods.
+pub(crate) fn in_all_pods(address: IpAddr) -> IpNet {
+    match address {
+        IpAddr::V4(a) => IpNet::V4(Ipv4Net::new_assert(a, 16)),
+        IpAddr::V6(a) => IpNet::V6(Ipv6Net::new_assert(a, 48)),
+    }
+}
+
+/// The address with this number in a node's pod network.
+pub(crate) fn in_network(network: IpNet, number: u8) -> IpAddr {
+    match network.network() {
+        IpAddr::V4(a) => Ipv4Addr::from(u32::from(a) | u32::from(number)).into(),
+        IpAddr::V6(a) => Ipv6Addr::from(u128::from(a) | u128::from(digits(number))).into(),
+    }
+}
+
+/// The gateway of a pod where that is an address of its node.
+pub(crate) fn own_gateway(pod: IpAddr) -> IpAddr {
+    in_network(in_pod_network(pod).trunc(), GATEWAY)
+}
+
+/// The gateway of routed pods, in the family of this address.
 pub(crate) fn pod_gateway(like: IpAddr) -> IpAddr {
     match like {
         IpAddr::V4(_) => POD_GATEWAY_V4.into(),

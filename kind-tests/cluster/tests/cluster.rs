@@ -20,6 +20,7 @@ fn spec(families: Families) -> ClusterSpec {
         clients: vec!["client".to_owned()],
         families,
         control_plane: ControlPlane::Present,
+        ..ClusterSpec::default()
     }
 }
 

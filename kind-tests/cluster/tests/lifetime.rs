@@ -30,6 +30,7 @@ fn spec() -> ClusterSpec {
         clients: vec!["client".to_owned()],
         families: Families::Dual,
         control_plane: ControlPlane::Absent,
+        ..ClusterSpec::default()
     }
 }
 

@@ -83,6 +83,7 @@ fn ask_around() -> Result<()> {
         clients: vec!["client".to_owned()],
         families: Families::Dual,
         control_plane: ControlPlane::Present,
+        ..ClusterSpec::default()
     })?;
     let server = cluster.host("b1")?;
     let _echo = EchoServer::start(server.netns(), "b1", &[80])?;

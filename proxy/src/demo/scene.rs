@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use shunt_cluster::{
-    Cluster, ClusterSpec, ControlPlane, EchoServer, Families, Family, Host, NodeSpec, Privilege,
-    Protocol,
+    Cluster, ClusterSpec, EchoServer, Families, Family, Host, NodeSpec, Privilege, Protocol,
 };
 use shunt_nftables::installed::Installed;
 use shunt_nftables::kernel::inventory;
@@ -55,7 +54,7 @@ impl Scene {
             ],
             clients: vec![LAPTOP.to_owned()],
             families: Families::Dual,
-            control_plane: ControlPlane::Absent,
+            ..ClusterSpec::default()
         })
         .context("this machine does not let us build a cluster of network namespaces")
         .map_err(Failure::Machine)?;

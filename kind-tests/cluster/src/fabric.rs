@@ -1,23 +1,31 @@
-//! The data plane: plain routes, as Calico without an overlay lays them.
-//!
-//! A pod has one address of full length and a default route to a gateway that its node answers for: 169.254.1.1 by
-//! proxy ARP, fe80::1 as an address of the node's end of the veth pair. A node has one route per pod, and one per
-//! other node for that node's pods. Nodes, clients and control plane share one bridge, the underlay, in a namespace of
-//! its own that nobody else is in.
+//! The underlay, and who is connected to it and how: nodes, clients and control plane share one bridge, in a namespace of
+//! its own that nobody else is in. How pods are connected to their nodes and nodes to one another is the subject of
+//! `network`.
 
+#[cfg(feature = "tun")]
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::Path;
+#[cfg(feature = "tun")]
+use std::sync::Mutex;
 
 use anyhow::{Context, Result, ensure};
+use ipnet::IpNet;
 
 use crate::host::{DEVICE, Families, Family, Host, Role};
-use crate::link::{Hop, Peer, Route, alone, everything};
+use crate::link::{Peer, everything};
+#[cfg(feature = "tun")]
+use crate::netns::lock;
 use crate::netns::{Netns, write_sysctl};
+#[cfg(feature = "tun")]
+use crate::network::udp::Forwarder;
+use crate::network::{
+    Between, Network, Pods, bridge, ipip, macvlan, masquerade, ptp, routed, vxlan,
+};
 use crate::numbering;
 
 /// The bridge that is the underlay.
 const BRIDGE: &str = "underlay";
-/// The hardware address of the node's end of every pod's veth pair, as Calico has it.
-const NODE_END: [u8; 6] = [0xee; 6];
 
 type Sysctls = &'static [(&'static str, &'static str)];
 
@@ -58,11 +66,15 @@ const FORWARD_V6: Sysctls = &[("net.ipv6.conf.all.forwarding", "1")];
 /// The underlay, and the knowledge of how to connect hosts to it and pods to their node.
 pub(crate) struct Fabric {
     families: Families,
+    network: Network,
     netns: Netns,
+    /// By the node's name.
+    #[cfg(feature = "tun")]
+    forwarders: Mutex<BTreeMap<String, Forwarder>>,
 }
 
 impl Fabric {
-    pub(crate) fn new(families: Families) -> Result<Self> {
+    pub(crate) fn new(families: Families, network: Network) -> Result<Self> {
         let v6 = families.each().contains(&Family::V6);
         ensure!(
             !v6 || Path::new("/proc/sys/net/ipv6").exists(),
@@ -78,7 +90,13 @@ impl Fabric {
             }
             links.set_up(BRIDGE)?;
         }
-        Ok(Self { families, netns })
+        Ok(Self {
+            families,
+            network,
+            netns,
+            #[cfg(feature = "tun")]
+            forwarders: Mutex::default(),
+        })
     }
 
     /// Connects a node, a client or the control plane to the underlay.
@@ -114,81 +132,107 @@ impl Fabric {
                 host.add_route(everything(gateway), gateway)?;
             }
         }
+        self.prepare_node(host)
+    }
+
+    /// Gives a node the devices of its network.
+    fn prepare_node(&self, host: &Host) -> Result<()> {
+        let Role::Node { pod_networks } = &host.role else { return Ok(()) };
+        let numbered = |number: u8| -> Vec<_> {
+            let of_node = |network: &IpNet| numbering::in_network(*network, number);
+            pod_networks.iter().map(of_node).collect()
+        };
+        let gateways = numbered(numbering::GATEWAY);
+        match self.network.pods() {
+            Pods::Bridge { seen } => bridge::prepare(host, &gateways, seen)?,
+            Pods::Macvlan => macvlan::prepare(host, &gateways)?,
+            Pods::Routed | Pods::Ptp => {}
+        }
+        let mtu = self.network.mtu();
+        match self.network.between() {
+            Between::Ipip => ipip::prepare(host, &gateways, mtu)?,
+            Between::Vxlan => vxlan::prepare(host, &numbered(numbering::VTEP), mtu)?,
+            Between::Udp => self.start_forwarder(host, &numbered(numbering::VTEP), mtu)?,
+            Between::Routes | Between::Nothing => {}
+        }
+        if self.network.masquerades() {
+            masquerade::prepare(host, pod_networks)?;
+        }
         Ok(())
     }
 
-    /// Gives `node` the routes to the pods of `other`.
+    /// Tells `node` the way to the pods of `other`.
     pub(crate) fn introduce(&self, node: &Host, other: &Host) -> Result<()> {
         let Role::Node { pod_networks } = &other.role else {
             return Ok(());
         };
         for (network, via) in pod_networks.iter().zip(&other.addresses) {
-            node.add_route(*network, *via)?;
+            match self.network.between() {
+                Between::Routes => node.add_route(*network, *via)?,
+                Between::Ipip => ipip::introduce(node, *network, *via)?,
+                Between::Vxlan => vxlan::introduce(node, *network, *via)?,
+                Between::Udp => self.introduce_forwarder(node, *network, *via)?,
+                Between::Nothing => {}
+            }
         }
         Ok(())
     }
 
     /// Connects a pod to its node.
     pub(crate) fn connect_pod(&self, node: &Host, pod: &Host) -> Result<()> {
-        self.try_connect_pod(node, pod)
-            .with_context(|| format!("connecting the pod {} to {}", pod.name, node.name))
-    }
-
-    fn try_connect_pod(&self, node: &Host, pod: &Host) -> Result<()> {
         let Role::Pod { device, .. } = &pod.role else {
             return Ok(());
         };
-        prepare(&pod.netns, self.families)?;
-        let peer = Peer { name: DEVICE, netns: pod.netns.fd() };
-        node.netns.links().add_veth(device, Some(NODE_END), &peer)?;
-        self.answer_as_gateway(node, device)?;
-        self.node_end(node, pod, device)?;
-
-        let mut links = pod.netns.links();
-        for address in &pod.addresses {
-            links.add_address(DEVICE, alone(*address))?;
-        }
-        links.set_up(DEVICE)?;
-        for address in &pod.addresses {
-            links.set_route(&Route {
-                destination: everything(*address),
-                hop: Hop::OnLink {
-                    gateway: numbering::pod_gateway(*address),
-                    device: DEVICE.to_owned(),
-                },
-            })?;
-        }
-        Ok(())
+        let connected = prepare(&pod.netns, self.families).and_then(|()| {
+            match self.network.pods() {
+                Pods::Routed => routed::connect(node, pod, device, self.families)?,
+                Pods::Bridge { .. } => bridge::connect(node, pod, device)?,
+                Pods::Ptp => ptp::connect(node, pod, device)?,
+                Pods::Macvlan => macvlan::connect(node, pod)?,
+            }
+            let mtu = self.network.mtu();
+            pod.netns.links().set_mtu(DEVICE, mtu)?;
+            match self.network.pods() {
+                Pods::Macvlan => Ok(()),
+                _ => node.netns.links().set_mtu(device, mtu),
+            }
+        });
+        connected.with_context(|| format!("connecting the pod {} to {}", pod.name, node.name))
     }
 
-    /// The node's end of the veth pair: up, with the route to the pod.
-    fn node_end(&self, node: &Host, pod: &Host, device: &str) -> Result<()> {
-        let mut links = node.netns.links();
-        if self.families.each().contains(&Family::V6) {
-            let gateway = numbering::POD_GATEWAY_V6.into();
-            links.add_address(device, numbering::in_underlay(gateway))?;
-        }
-        links.set_up(device)?;
-        for address in &pod.addresses {
-            links.set_route(&Route {
-                destination: alone(*address),
-                hop: Hop::Device(device.to_owned()),
-            })?;
-        }
-        Ok(())
-    }
-
-    /// Lets the node answer ARP for 169.254.1.1 on this device, without the pause that proxies make by default.
-    fn answer_as_gateway(&self, node: &Host, device: &str) -> Result<()> {
-        if !self.families.each().contains(&Family::V4) {
+    /// Takes a pod's device away, and with it its routes.
+    pub(crate) fn disconnect_pod(&self, node: &Host, pod: &Host) -> Result<()> {
+        let Role::Pod { device, .. } = &pod.role else {
             return Ok(());
+        };
+        match self.network.pods() {
+            Pods::Macvlan => pod.netns.links().remove(DEVICE),
+            _ => node.netns.links().remove(device),
         }
-        let proxy_arp = format!("net/ipv4/conf/{device}/proxy_arp");
-        let no_delay = format!("net/ipv4/neigh/{device}/proxy_delay");
-        node.netns.run(move || {
-            write_sysctl(&proxy_arp, "1")?;
-            write_sysctl(&no_delay, "0")
-        })
+    }
+
+    #[cfg(feature = "tun")]
+    fn start_forwarder(&self, node: &Host, own: &[IpAddr], mtu: u32) -> Result<()> {
+        let forwarder = Forwarder::start(node, own, mtu)?;
+        lock(&self.forwarders).insert(node.name.clone(), forwarder);
+        Ok(())
+    }
+
+    #[cfg(feature = "tun")]
+    fn introduce_forwarder(&self, node: &Host, network: IpNet, via: IpAddr) -> Result<()> {
+        let forwarders = lock(&self.forwarders);
+        let forwarder = forwarders.get(&node.name).context("a node has a forwarder")?;
+        forwarder.introduce(node, network, via)
+    }
+
+    #[cfg(not(feature = "tun"))]
+    fn start_forwarder(&self, _: &Host, _: &[IpAddr], _: u32) -> Result<()> {
+        anyhow::bail!("{} takes the feature `tun`", self.network.name())
+    }
+
+    #[cfg(not(feature = "tun"))]
+    fn introduce_forwarder(&self, node: &Host, _: IpNet, _: IpAddr) -> Result<()> {
+        anyhow::bail!("{} has no forwarder", node.name)
     }
 }
 

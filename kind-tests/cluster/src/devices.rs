@@ -1,0 +1,128 @@
+//! The devices of overlays, over rtnetlink: tunnels, macvlan, and what goes with them.
+
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use anyhow::Result;
+use nix::libc;
+
+use crate::link::{
+    CREATE, IFLA_ADDRESS, IFLA_IFNAME, IFLA_INFO_DATA, IFLA_INFO_KIND, IFLA_LINKINFO,
+    IFLA_NET_NS_FD, Links, REPLACE, family, ifinfo, octets,
+};
+use crate::netlink::Message;
+
+// From linux/if_link.h.
+const IFLA_MTU: u16 = 4;
+const IFLA_LINK: u16 = 5;
+const IFLA_INFO_SLAVE_KIND: u16 = 4;
+const IFLA_INFO_SLAVE_DATA: u16 = 5;
+const IFLA_BRPORT_MODE: u16 = 4;
+const IFLA_MACVLAN_MODE: u16 = 1;
+const MACVLAN_MODE_BRIDGE: u32 = 4;
+const IFLA_VXLAN_ID: u16 = 1;
+const IFLA_VXLAN_LOCAL: u16 = 4;
+const IFLA_VXLAN_LEARNING: u16 = 7;
+const IFLA_VXLAN_PORT: u16 = 15;
+const IFLA_VXLAN_LOCAL6: u16 = 17;
+// From linux/neighbour.h.
+const NDA_DST: u16 = 1;
+const NDA_LLADDR: u16 = 2;
+const NUD_PERMANENT: u16 = 0x80;
+const NTF_SELF: u8 = 2;
+
+impl Links {
+    /// Sets how long a packet may be, in bytes.
+    pub fn set_mtu(&mut self, name: &str, mtu: u32) -> Result<()> {
+        let index = self.index(name)?;
+        let set = Message::new(libc::RTM_NEWLINK, 0)
+            .raw(&ifinfo(index, 0))
+            .attr(IFLA_MTU, &mtu.to_ne_bytes());
+        self.tell(set, || format!("setting the MTU of {name} to {mtu}"))
+    }
+
+    /// Lets a port of a bridge send what came in through it (hairpin mode).
+    pub fn set_hairpin(&mut self, port: &str) -> Result<()> {
+        let index = self.index(port)?;
+        let set =
+            Message::new(libc::RTM_NEWLINK, 0).raw(&ifinfo(index, 0)).nest(IFLA_LINKINFO, |m| {
+                m.text(IFLA_INFO_SLAVE_KIND, "bridge")
+                    .nest(IFLA_INFO_SLAVE_DATA, |m| m.attr(IFLA_BRPORT_MODE, &[1]))
+            });
+        self.tell(set, || format!("setting {port} to hairpin mode"))
+    }
+
+    /// Creates a macvlan device in bridge mode: `name` in a namespace, on the device `lower` of this one.
+    pub fn add_macvlan(&mut self, name: &str, lower: &str, netns: BorrowedFd<'_>) -> Result<()> {
+        let index = self.index(lower)?;
+        let new = Message::new(libc::RTM_NEWLINK, CREATE)
+            .raw(&ifinfo(0, 0))
+            .text(IFLA_IFNAME, name)
+            .attr(IFLA_LINK, &index.to_ne_bytes())
+            .attr(IFLA_NET_NS_FD, &netns.as_raw_fd().to_ne_bytes())
+            .nest(IFLA_LINKINFO, |m| {
+                m.text(IFLA_INFO_KIND, "macvlan").nest(IFLA_INFO_DATA, |m| {
+                    m.attr(IFLA_MACVLAN_MODE, &MACVLAN_MODE_BRIDGE.to_ne_bytes())
+                })
+            });
+        self.tell(new, || format!("creating the macvlan device {name}"))
+    }
+
+    /// Creates a VXLAN device that learns nothing, with this address on the underlay and this hardware address.
+    pub fn add_vxlan(
+        &mut self,
+        name: &str,
+        id: u32,
+        port: u16,
+        local: IpAddr,
+        hardware: [u8; 6],
+    ) -> Result<()> {
+        let kind = if local.is_ipv4() { IFLA_VXLAN_LOCAL } else { IFLA_VXLAN_LOCAL6 };
+        let new = Message::new(libc::RTM_NEWLINK, CREATE)
+            .raw(&ifinfo(0, 0))
+            .text(IFLA_IFNAME, name)
+            .attr(IFLA_ADDRESS, &hardware)
+            .nest(IFLA_LINKINFO, |m| {
+                m.text(IFLA_INFO_KIND, "vxlan").nest(IFLA_INFO_DATA, |m| {
+                    m.attr(IFLA_VXLAN_ID, &id.to_ne_bytes())
+                        .attr(kind, &octets(local))
+                        .attr(IFLA_VXLAN_LEARNING, &[0])
+                        .attr(IFLA_VXLAN_PORT, &port.to_be_bytes())
+                })
+            });
+        self.tell(new, || format!("creating the VXLAN device {name}"))
+    }
+
+    /// Says for good which hardware address a neighbour has.
+    pub fn set_neighbour(&mut self, device: &str, who: IpAddr, hardware: [u8; 6]) -> Result<()> {
+        let message = self.neighbour(device, family(who), 0, who, hardware)?;
+        self.tell(message, || format!("setting the neighbour {who} on {device}"))
+    }
+
+    /// Says for good behind which address on the underlay a VXLAN device finds a hardware address.
+    pub fn set_forwarding(&mut self, device: &str, hardware: [u8; 6], to: IpAddr) -> Result<()> {
+        let bridge = u8::try_from(libc::AF_BRIDGE)?;
+        let message = self.neighbour(device, bridge, NTF_SELF, to, hardware)?;
+        self.tell(message, || format!("setting the way to {to} on {device}"))
+    }
+
+    fn neighbour(
+        &mut self,
+        device: &str,
+        family: u8,
+        flags: u8,
+        address: IpAddr,
+        hardware: [u8; 6],
+    ) -> Result<Message> {
+        // struct ndmsg: family, two pads, index, state, flags, type.
+        let mut header = [0; 12];
+        header[0] = family;
+        header[4..8].copy_from_slice(&self.index(device)?.to_ne_bytes());
+        header[8..10].copy_from_slice(&NUD_PERMANENT.to_ne_bytes());
+        header[10] = flags;
+        Ok(Message::new(libc::RTM_NEWNEIGH, REPLACE)
+            .raw(&header)
+            .attr(NDA_DST, &octets(address))
+            .attr(NDA_LLADDR, &hardware))
+    }
+}

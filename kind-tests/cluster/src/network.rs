@@ -1,0 +1,218 @@
+//! The kinds of networks that a cluster can have: how a pod is connected to its node, and how packets get to another.
+//!
+//! Each is made of the kernel's own devices, as the CNI it is named for makes them.
+
+pub(crate) mod bridge;
+pub(crate) mod ipip;
+pub(crate) mod macvlan;
+pub(crate) mod masquerade;
+pub(crate) mod ptp;
+pub(crate) mod routed;
+#[cfg(feature = "tun")]
+pub(crate) mod udp;
+pub(crate) mod vxlan;
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use crate::host::{Families, Family};
+use crate::netns::Netns;
+use crate::numbering;
+
+/// The data plane of a cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Network {
+    /// As Calico without an overlay: routed veth pairs, plain routes between nodes.
+    #[default]
+    Routed,
+    /// As Calico with IPIP: the same, and IPv4 between nodes through `tunl0`.
+    Ipip,
+    /// As Docker: pods on a bridge; netfilter sees what is switched (`br_netfilter`).
+    Bridge,
+    /// The same, and netfilter does not see it.
+    BridgeUnseen,
+    /// As Flannel with host-gw: pods on `cni0`, plain routes between nodes, Flannel's masquerade rules.
+    FlannelHostGw,
+    /// As Flannel with VXLAN: pods on `cni0`, the vtep `flannel.1`, Flannel's masquerade rules.
+    FlannelVxlan,
+    /// As Flannel with UDP: pods on `cni0`, the TUN device `flannel0` with a forwarder behind, Flannel's rules.
+    FlannelUdp,
+    /// As the CNI plugin ptp: a veth pair whose node's end has the gateway's address, plain routes between nodes.
+    Ptp,
+    /// Pods are macvlan devices on the underlay, and so is the node's `shim0`, their gateway.
+    Macvlan,
+}
+
+/// How a pod is connected to its node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pods {
+    Routed,
+    Bridge { seen: bool },
+    Ptp,
+    Macvlan,
+}
+
+/// How packets get from node to node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Between {
+    Routes,
+    Ipip,
+    Vxlan,
+    Udp,
+    /// The pods are on one link.
+    Nothing,
+}
+
+impl Network {
+    /// All.
+    pub const ALL: [Self; 9] = [
+        Self::Routed,
+        Self::Ipip,
+        Self::Bridge,
+        Self::BridgeUnseen,
+        Self::FlannelHostGw,
+        Self::FlannelVxlan,
+        Self::FlannelUdp,
+        Self::Ptp,
+        Self::Macvlan,
+    ];
+
+    /// Its name, for people and for tests.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Routed => "routed",
+            Self::Ipip => "ipip",
+            Self::Bridge => "bridge",
+            Self::BridgeUnseen => "bridge-unseen",
+            Self::FlannelHostGw => "flannel-host-gw",
+            Self::FlannelVxlan => "flannel-vxlan",
+            Self::FlannelUdp => "flannel-udp",
+            Self::Ptp => "ptp",
+            Self::Macvlan => "macvlan",
+        }
+    }
+
+    /// The one of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|network| network.name() == name)
+    }
+
+    /// Whether this kernel has the devices.
+    #[must_use]
+    pub fn is_possible_here(self) -> bool {
+        let netfilter_sees = || Path::new("/proc/sys/net/bridge").exists();
+        let has_ipip = || {
+            let netns = Netns::new("tunnels");
+            netns.is_ok_and(|netns| netns.links().add("ipip", "probe").is_ok())
+        };
+        (!matches!(self.pods(), Pods::Bridge { seen: true }) || netfilter_sees())
+            && (self.between() != Between::Ipip || has_ipip())
+    }
+
+    pub(crate) const fn pods(self) -> Pods {
+        match self {
+            Self::Routed | Self::Ipip => Pods::Routed,
+            Self::BridgeUnseen => Pods::Bridge { seen: false },
+            Self::Bridge | Self::FlannelHostGw | Self::FlannelVxlan | Self::FlannelUdp => {
+                Pods::Bridge { seen: true }
+            }
+            Self::Ptp => Pods::Ptp,
+            Self::Macvlan => Pods::Macvlan,
+        }
+    }
+
+    pub(crate) const fn between(self) -> Between {
+        match self {
+            Self::Routed | Self::Bridge | Self::BridgeUnseen | Self::FlannelHostGw | Self::Ptp => {
+                Between::Routes
+            }
+            Self::Ipip => Between::Ipip,
+            Self::FlannelVxlan => Between::Vxlan,
+            Self::FlannelUdp => Between::Udp,
+            Self::Macvlan => Between::Nothing,
+        }
+    }
+
+    /// Whether the network itself gives packets of pods to anyone but pods their node's address.
+    #[must_use]
+    pub const fn masquerades(self) -> bool {
+        matches!(self, Self::FlannelHostGw | Self::FlannelVxlan | Self::FlannelUdp)
+    }
+
+    /// Whether packets between two pods that are on one link pass no netfilter hook of their nodes.
+    #[must_use]
+    pub const fn is_blind(self) -> bool {
+        matches!(self.pods(), Pods::Bridge { seen: false } | Pods::Macvlan)
+    }
+
+    /// Whether that is true of the pods of all nodes, not just of those of the same.
+    #[must_use]
+    pub const fn is_one_link(self) -> bool {
+        matches!(self.pods(), Pods::Macvlan)
+    }
+
+    /// The addresses that node `index` (from 1) has in this network besides those on the underlay.
+    #[must_use]
+    pub fn node_addresses(self, families: Families, index: u8) -> Vec<IpAddr> {
+        let mut addresses = Vec::new();
+        if matches!(self.pods(), Pods::Bridge { .. } | Pods::Ptp | Pods::Macvlan) {
+            addresses.extend(numbering::pod(families, index, numbering::GATEWAY));
+        }
+        match self.between() {
+            Between::Ipip => {
+                let own = numbering::pod(families, index, numbering::GATEWAY).into_iter();
+                addresses.extend(own.filter(|own| Family::of(*own) == Family::V4));
+            }
+            Between::Vxlan | Between::Udp => {
+                addresses.extend(numbering::pod(families, index, numbering::VTEP));
+            }
+            Between::Routes | Between::Nothing => {}
+        }
+        addresses
+    }
+
+    /// The longest packet, in bytes, that a pod sends in one piece: what the underlay's 1500 leave after the tunnel's
+    /// headers.
+    #[must_use]
+    pub const fn mtu(self) -> u32 {
+        match self.between() {
+            Between::Routes | Between::Nothing => 1500,
+            // An IPv4 header.
+            Between::Ipip => 1480,
+            // IPv6, UDP, VXLAN and Ethernet headers.
+            Between::Vxlan => 1430,
+            // IPv6 and UDP headers.
+            Between::Udp => 1452,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_back() {
+        for network in Network::ALL {
+            assert_eq!(Network::named(network.name()), Some(network));
+        }
+        assert_eq!(Network::named("none"), None);
+    }
+
+    #[test]
+    fn a_node_has_an_address_at_each_of_its_devices() {
+        let text = |network: Network| {
+            let addresses = network.node_addresses(Families::Dual, 2).into_iter();
+            addresses.map(|address| address.to_string()).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(text(Network::Routed), "");
+        assert_eq!(text(Network::Ipip), "10.77.2.1");
+        assert_eq!(text(Network::Ptp), "10.77.2.1 fd00:10:77:2::1");
+        assert_eq!(
+            text(Network::FlannelVxlan),
+            "10.77.2.1 fd00:10:77:2::1 10.77.2.0 fd00:10:77:2::"
+        );
+    }
+}

@@ -1,0 +1,35 @@
+//! Pods that are on the underlay themselves, as macvlan devices on their node's `eth0`. A node cannot talk with those
+//! through `eth0`, so it has such a device, too: `shim0`, which is the pods' gateway.
+
+use std::net::IpAddr;
+
+use anyhow::Result;
+
+use crate::host::{DEVICE, Host};
+use crate::link::everything;
+use crate::numbering;
+
+const SHIM: &str = "shim0";
+
+pub(crate) fn prepare(node: &Host, gateways: &[IpAddr]) -> Result<()> {
+    let mut links = node.netns.links();
+    links.add_macvlan(SHIM, DEVICE, node.netns.fd())?;
+    for gateway in gateways {
+        links.add_address(SHIM, numbering::in_all_pods(*gateway))?;
+    }
+    links.set_up(SHIM)
+}
+
+pub(crate) fn connect(node: &Host, pod: &Host) -> Result<()> {
+    node.netns.links().add_macvlan(DEVICE, DEVICE, pod.netns.fd())?;
+    let mut links = pod.netns.links();
+    for address in &pod.addresses {
+        links.add_address(DEVICE, numbering::in_all_pods(*address))?;
+    }
+    links.set_up(DEVICE)?;
+    drop(links);
+    for address in &pod.addresses {
+        pod.add_route(everything(*address), numbering::own_gateway(*address))?;
+    }
+    Ok(())
+}
