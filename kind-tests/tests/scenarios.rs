@@ -125,6 +125,7 @@ scenarios! {
     udp_flow_older_than_its_service
     udp_flow_stale_after_restart
     udp_service
+    unallocated_addresses_are_dropped
     undefined_port_of_cluster_ip_is_refused
     weights
 }

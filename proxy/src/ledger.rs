@@ -34,6 +34,7 @@ impl Origin {
             Self::Object(Kind::Service, _) | Self::Plan(_) | Self::HealthCheck(..) => "Service",
             Self::Object(Kind::EndpointSlice, _) => "EndpointSlice",
             Self::Object(Kind::Node, _) => "Node",
+            Self::Object(Kind::ServiceCidr, _) => "ServiceCIDR",
             Self::Object(Kind::Pod, _) => "Pod",
             Self::Object(Kind::Namespace, _) => "Namespace",
             Self::Object(Kind::NetworkPolicy, _) => "NetworkPolicy",
@@ -45,10 +46,11 @@ impl Origin {
     }
 
     /// All values of that label.
-    pub const KINDS: [&'static str; 10] = [
+    pub const KINDS: [&'static str; 11] = [
         "Service",
         "EndpointSlice",
         "Node",
+        "ServiceCIDR",
         "Pod",
         "Namespace",
         "NetworkPolicy",

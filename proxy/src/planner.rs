@@ -122,6 +122,7 @@ impl Planner {
             (self.snapshot.has_listed(Kind::Service), "Services"),
             (self.snapshot.has_listed(Kind::EndpointSlice), "EndpointSlices"),
             (self.snapshot.has_listed(Kind::Node), "the Node"),
+            (self.snapshot.has_listed(Kind::ServiceCidr), "the ServiceCIDRs"),
             (self.machine_known, "the local addresses"),
         ];
         parts.into_iter().filter(|(known, _)| !known).map(|(_, what)| what).collect()
@@ -155,8 +156,7 @@ impl Planner {
         let Some(from) = self.served_from else {
             return false;
         };
-        let node_known = self.snapshot.has_listed(Kind::Node) && self.machine_known;
-        node_known || now >= from + NODE_GRACE
+        self.missing().is_empty() || now >= from + NODE_GRACE
     }
 
     fn count(&mut self, delta: &PlanDelta) {

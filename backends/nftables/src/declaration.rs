@@ -137,6 +137,7 @@ pub(crate) fn set_type(set: SetId) -> SetType {
         | Kind::ClusterIps
         | Kind::LocalSources
         | Kind::LocalPods
+        | Kind::ServiceNetworks
         | Kind::VirtualAddresses
         | Kind::OwnAddresses => {
             let (address, name, width) = address_type(set.family);

@@ -350,6 +350,7 @@ pub fn decode_key(set: SetId, bytes: &[u8], end: Option<&[u8]>) -> Option<Key> {
         | SetKind::ClusterIps
         | SetKind::LocalSources
         | SetKind::LocalPods
+        | SetKind::ServiceNetworks
         | SetKind::VirtualAddresses
         | SetKind::OwnAddresses => Key::Address(reader.address(set.family)?),
         SetKind::Hairpins => {

@@ -80,6 +80,8 @@ pub enum Expression<S = SetId> {
     DestinationTranslated,
     /// `fib saddr type local`: an address of this machine.
     SourceIsLocal,
+    /// `fib daddr type != local`: no address of this machine.
+    DestinationIsForeign,
     /// `meta l4proto`
     LoadProtocol(Register),
     /// `ip saddr`, `ip6 saddr`
@@ -240,7 +242,8 @@ impl<S: Display> Expression<S> {
                 });
             }
             Self::DestinationTranslated => translated(message),
-            Self::SourceIsLocal => source_is_local(message),
+            Self::SourceIsLocal => address_is_local(message, FIB_SOURCE, EQUAL),
+            Self::DestinationIsForeign => address_is_local(message, FIB_DESTINATION, NOT_EQUAL),
             Self::LoadProtocol(register) => meta(message, META_L4PROTO, *register),
             Self::LoadSource(Family::V4, register) => payload(message, NETWORK, (12, 4), *register),
             Self::LoadSource(Family::V6, register) => payload(message, NETWORK, (8, 16), *register),
@@ -428,6 +431,7 @@ const HOST_TO_NETWORK: u32 = 1;
 const NG_RANDOM: u32 = 1;
 const FIB_ADDRESS_TYPE: u32 = 3;
 const FIB_SOURCE: u32 = 1;
+const FIB_DESTINATION: u32 = 2;
 /// `RTN_LOCAL` of rtnetlink.
 const RTN_LOCAL: u32 = 2;
 const LOOKUP_INVERTED: u32 = 1;
@@ -578,12 +582,13 @@ fn not_first_of_tcp(message: &mut Message) {
     compare(message, NOT_EQUAL, &[SYN]);
 }
 
-/// The kind of route that leads to the source address; a number in host order.
-fn source_is_local(message: &mut Message) {
+/// Whether the kind of route that leads to an address is the machine's own; a number in host
+/// order.
+fn address_is_local(message: &mut Message, address: u32, operator: u32) {
     element(message, "fib", |message| {
         message.u32(1, SCRATCH.number());
         message.u32(2, FIB_ADDRESS_TYPE);
-        message.u32(3, FIB_SOURCE);
+        message.u32(3, address);
     });
-    compare(message, EQUAL, &RTN_LOCAL.to_ne_bytes());
+    compare(message, operator, &RTN_LOCAL.to_ne_bytes());
 }

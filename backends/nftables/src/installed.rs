@@ -54,7 +54,7 @@ pub struct Installed {
     pub frontends: HashMap<Place, InstalledFrontend>,
     /// Members of the plain sets.
     pub members: HashMap<SetId, HashSet<Key>>,
-    /// The networks in the sets of intervals, sorted and disjoint.
+    /// The networks in the sets of intervals, sorted and disjoint; none for an empty one.
     pub networks: BTreeMap<SetId, Vec<IpNet>>,
     /// Chains for pools.
     pub pools: BTreeSet<PoolChain>,
@@ -78,8 +78,17 @@ impl Installed {
             Operation::Delete(set, key) => self.delete(*set, key),
             Operation::ReplaceNetworks(set, networks) => {
                 self.count.insert(*set, interval_elements(networks.len()));
-                self.networks.insert(*set, networks.clone());
+                self.set_networks(*set, networks.clone());
             }
+        }
+    }
+
+    /// Records the networks of a set of intervals.
+    pub(crate) fn set_networks(&mut self, set: SetId, networks: Vec<IpNet>) {
+        if networks.is_empty() {
+            self.networks.remove(&set);
+        } else {
+            self.networks.insert(set, networks);
         }
     }
 

@@ -155,7 +155,7 @@ fn lost() -> Rule {
 }
 
 /// From a new connection's destination to its frontend: the exact address first, then what is
-/// undefined on a ClusterIP, then NodePorts.
+/// undefined on a ClusterIP, then NodePorts, then what no Service has.
 fn services(family: Family) -> Chain {
     let ip = ip(family);
     let set = |kind| SetId::new(kind, family);
@@ -190,8 +190,28 @@ fn services(family: Family) -> Chain {
             format!("{ip} daddr @{addresses} meta l4proto . th dport vmap @{ports}"),
             node_ports,
         ),
+        unallocated(family),
     ];
     Chain { name: name::services(family), hook: None, rules }
+}
+
+/// What could be a ClusterIP and is none belongs to no one, and must not wander off to a default
+/// route. An address that the machine has by itself keeps what it has.
+fn unallocated(family: Family) -> Rule {
+    let key = Register(0);
+    let networks = SetId::new(SetKind::ServiceNetworks, family);
+    let ip = ip(family);
+    let text =
+        format!("{ip} daddr @{networks} fib daddr type != local counter packets 0 bytes 0 drop");
+    let expressions = [
+        Expression::FamilyIs(family),
+        Expression::LoadDestination(family, key),
+        Expression::In { set: networks, key, inverted: false },
+        Expression::DestinationIsForeign,
+        Expression::Counter,
+        Expression::End(Verdict::Drop),
+    ];
+    Rule::new(text, expressions)
 }
 
 /// Whose source address is hidden, decided by the connection's original destination: no packet

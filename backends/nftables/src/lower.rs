@@ -404,6 +404,8 @@ fn networks(node: &NodePlan) -> BTreeMap<SetId, Vec<IpNet>> {
         let sources = local_sources(node, family, &pods);
         networks.insert(SetId::new(SetKind::LocalSources, family), sources);
         networks.insert(SetId::new(SetKind::LocalPods, family), pods);
+        let services = node.service_cidrs.iter().filter(|network| family_of(network) == family);
+        networks.insert(SetId::new(SetKind::ServiceNetworks, family), services.copied().collect());
     }
     networks
 }

@@ -64,6 +64,8 @@ pub enum SetKind {
     LocalSources,
     /// Networks of local pods, as far as they are known.
     LocalPods,
+    /// Networks that ClusterIPs are taken from: what no Service has there is dropped.
+    ServiceNetworks,
     /// Pairs address . address: an endpoint that reached itself.
     Hairpins,
     /// Frontends whose clients are masqueraded.
@@ -86,7 +88,7 @@ pub enum SetKind {
 
 impl SetKind {
     /// All kinds, in the order of the listing.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 35] = [
         Self::Endpoints,
         Self::NodePortEndpoints,
         Self::Frontends,
@@ -112,6 +114,7 @@ impl SetKind {
         Self::ClusterIps,
         Self::LocalSources,
         Self::LocalPods,
+        Self::ServiceNetworks,
         Self::Hairpins,
         Self::Masquerade,
         Self::MasqueradeNodePorts,
@@ -150,6 +153,7 @@ impl SetKind {
             Self::ClusterIps => "cluster_ips",
             Self::LocalSources => "local_sources",
             Self::LocalPods => "local_pods",
+            Self::ServiceNetworks => "service_networks",
             Self::Hairpins => "hairpins",
             Self::Masquerade => "masquerade",
             Self::MasqueradeNodePorts => "masquerade_node_ports",
@@ -182,7 +186,7 @@ impl SetId {
     /// Whether it is a set of intervals.
     #[must_use]
     pub const fn holds_networks(self) -> bool {
-        matches!(self.kind, SetKind::LocalSources | SetKind::LocalPods)
+        matches!(self.kind, SetKind::LocalSources | SetKind::LocalPods | SetKind::ServiceNetworks)
     }
 
     /// Whether its values are groups or ids of session affinity.

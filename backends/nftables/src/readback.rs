@@ -176,7 +176,7 @@ fn elements(
     if set.holds_networks() {
         let bounds = u32::try_from(read.bounds.len()).unwrap_or(u32::MAX);
         installed.count.insert(set, bounds);
-        installed.networks.insert(set, networks(read.bounds));
+        installed.set_networks(set, networks(read.bounds));
     }
     Ok(())
 }

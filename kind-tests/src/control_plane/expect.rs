@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use futures::future::try_join3;
+use futures::future::try_join4;
 use kube::Client;
 use kube::api::ListParams;
 use serde::de::DeserializeOwned;
@@ -32,16 +32,22 @@ const SETTLED: Duration = Duration::from_secs(30);
 /// What the API server holds. Nothing is left out when it is asked: what shunt's selectors keep
 /// away, conversion must leave out as well.
 pub fn snapshot(api: &Api) -> Result<Snapshot> {
-    let (services, slices, nodes) = api.run(|client| async move {
-        let converted = try_join3(
+    let (services, slices, nodes, cidrs) = api.run(|client| async move {
+        let converted = try_join4(
             list::<wire::Service>(&client),
             list::<wire::EndpointSlice>(&client),
             list::<wire::Node>(&client),
+            list::<wire::ServiceCidr>(&client),
         );
         converted.await
     })?;
     let mut snapshot = Snapshot::new();
-    let lists = [(Kind::Service, services), (Kind::EndpointSlice, slices), (Kind::Node, nodes)];
+    let lists = [
+        (Kind::Service, services),
+        (Kind::EndpointSlice, slices),
+        (Kind::Node, nodes),
+        (Kind::ServiceCidr, cidrs),
+    ];
     for (kind, changes) in lists {
         snapshot.apply(Change::ListStarted(kind));
         for change in changes {

@@ -53,7 +53,11 @@ pub(super) fn leftovers(held: &Inventory) -> Vec<String> {
 fn is_of_the_node(kind: SetKind) -> bool {
     matches!(
         kind,
-        SetKind::NodeAddresses | SetKind::OwnAddresses | SetKind::LocalSources | SetKind::LocalPods
+        SetKind::NodeAddresses
+            | SetKind::OwnAddresses
+            | SetKind::LocalSources
+            | SetKind::LocalPods
+            | SetKind::ServiceNetworks
     )
 }
 

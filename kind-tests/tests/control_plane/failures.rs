@@ -40,6 +40,8 @@ fn the_account_may_read_what_is_watched(plane: &Plane) -> Result<()> {
         ("watch", "", "services", true),
         ("watch", "discovery.k8s.io", "endpointslices", true),
         ("watch", "", "nodes", true),
+        ("list", "networking.k8s.io", "servicecidrs", true),
+        ("watch", "networking.k8s.io", "servicecidrs", true),
         ("update", "", "services", false),
         ("patch", "", "nodes", false),
         ("delete", "discovery.k8s.io", "endpointslices", false),

@@ -44,11 +44,12 @@ fn paths(requests: &[Request], verb: &str) -> BTreeSet<String> {
 }
 
 /// Pods and Namespaces are not among them: there is no policy.
-const ALL: [&str; 4] = [
+const ALL: [&str; 5] = [
     "/api/v1/nodes",
     "/api/v1/services",
     "/apis/discovery.k8s.io/v1/endpointslices",
     "/apis/networking.k8s.io/v1/networkpolicies",
+    "/apis/networking.k8s.io/v1/servicecidrs",
 ];
 
 #[test]

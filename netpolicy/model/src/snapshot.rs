@@ -146,7 +146,7 @@ impl Snapshot {
                 names.map(|name| ObjectKey::new("", name)).collect()
             }
             Kind::NetworkPolicy => self.store.policies().map(|policy| policy.key.clone()).collect(),
-            Kind::Service | Kind::EndpointSlice | Kind::Node => BTreeSet::new(),
+            Kind::Service | Kind::EndpointSlice | Kind::Node | Kind::ServiceCidr => BTreeSet::new(),
         }
     }
 
@@ -155,7 +155,9 @@ impl Snapshot {
             Kind::Pod => self.store.remove_pod(key),
             Kind::Namespace => self.store.remove_namespace(&key.name),
             Kind::NetworkPolicy => self.store.remove_policy(key),
-            Kind::Service | Kind::EndpointSlice | Kind::Node => Dirty::default(),
+            Kind::Service | Kind::EndpointSlice | Kind::Node | Kind::ServiceCidr => {
+                Dirty::default()
+            }
         }
     }
 }

@@ -223,3 +223,12 @@ pub struct Node {
     /// send nothing new.
     pub leaving: bool,
 }
+
+/// A ServiceCIDR: networks that ClusterIPs are taken from (KEP-1880).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceCidr {
+    /// `metadata.name`.
+    pub name: Arc<str>,
+    /// `spec.cidrs`.
+    pub cidrs: Vec<IpNet>,
+}

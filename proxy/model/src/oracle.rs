@@ -101,10 +101,7 @@ impl<'a> Oracle<'a> {
     #[must_use]
     pub fn verdict(&self, packet: &Packet) -> Verdict {
         let Some(found) = self.find(packet) else {
-            return match self.cluster_ips.contains(&packet.destination) {
-                true => Verdict::Reject,
-                false => Verdict::Pass,
-            };
+            return self.without_frontend(packet.destination);
         };
         if let Some(sources) = &found.frontend.sources
             && !sources.iter().any(|net| net.contains(&packet.source))
@@ -118,6 +115,21 @@ impl<'a> Oracle<'a> {
                 let masqueraded = |endpoint: &Endpoint| self.masqueraded(found, packet, endpoint);
                 Verdict::Forward(pool.iter().map(|each| (*each, masqueraded(each))).collect())
             }
+        }
+    }
+
+    /// What happens where no frontend is: ClusterIPs have no other ports, and what could be one
+    /// belongs to no one else. An address that the machine has remains the machine's.
+    fn without_frontend(&self, destination: IpAddr) -> Verdict {
+        let networks = &self.node.service_cidrs;
+        if self.cluster_ips.contains(&destination) {
+            Verdict::Reject
+        } else if networks.iter().any(|net| net.contains(&destination))
+            && !self.node.own_addresses.contains(&destination)
+        {
+            Verdict::Drop
+        } else {
+            Verdict::Pass
         }
     }
 

@@ -32,6 +32,9 @@ pub struct NodePlan {
     /// an external traffic policy is not for them.
     /// Empty: no such rule (nothing is known about who is local).
     pub local_sources: BTreeSet<IpNet>,
+    /// Networks that ClusterIPs are taken from, disjoint: what goes to an address there that no
+    /// Service has is dropped, unless the machine itself has it.
+    pub service_cidrs: BTreeSet<IpNet>,
     /// Masquerade all traffic to ClusterIPs.
     pub masquerade_all: bool,
 }

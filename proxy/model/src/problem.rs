@@ -13,6 +13,8 @@ pub enum Kind {
     EndpointSlice,
     /// `v1/Node`.
     Node,
+    /// `networking.k8s.io/v1/ServiceCIDR`.
+    ServiceCidr,
     /// `v1/Pod`.
     Pod,
     /// `v1/Namespace`.
@@ -35,6 +37,7 @@ impl fmt::Display for Kind {
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
             Self::Node => "Node",
+            Self::ServiceCidr => "ServiceCIDR",
             Self::Pod => "Pod",
             Self::Namespace => "Namespace",
             Self::NetworkPolicy => "NetworkPolicy",

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::object::{EndpointSlice, Node, ObjectKey, Service};
+use crate::object::{EndpointSlice, Node, ObjectKey, Service, ServiceCidr};
 use crate::problem::{Kind, Problem};
 
 /// One object of any kind.
@@ -19,6 +19,8 @@ pub enum Object {
     EndpointSlice(EndpointSlice),
     /// A Node.
     Node(Node),
+    /// A ServiceCIDR.
+    ServiceCidr(ServiceCidr),
 }
 
 impl Object {
@@ -29,6 +31,7 @@ impl Object {
             Self::Service(_) => Kind::Service,
             Self::EndpointSlice(_) => Kind::EndpointSlice,
             Self::Node(_) => Kind::Node,
+            Self::ServiceCidr(_) => Kind::ServiceCidr,
         }
     }
 
@@ -38,7 +41,8 @@ impl Object {
         match self {
             Self::Service(service) => service.key.clone(),
             Self::EndpointSlice(slice) => slice.key.clone(),
-            Self::Node(node) => node_key(node),
+            Self::Node(node) => cluster_wide(&node.name),
+            Self::ServiceCidr(cidr) => cluster_wide(&cidr.name),
         }
     }
 }
@@ -121,6 +125,7 @@ pub struct Snapshot {
     /// The Service under which a slice stands in `slices`.
     slice_services: BTreeMap<ObjectKey, ObjectKey>,
     nodes: BTreeMap<ObjectKey, Node>,
+    service_cidrs: BTreeMap<ObjectKey, ServiceCidr>,
     local_addresses: BTreeSet<IpAddr>,
     /// What conversion found, for served and rejected objects alike.
     problems: BTreeMap<(Kind, ObjectKey), Box<[Problem]>>,
@@ -151,6 +156,7 @@ impl Snapshot {
                     Object::Service(service) => self.put_service(service),
                     Object::EndpointSlice(slice) => self.put_slice(slice),
                     Object::Node(node) => self.put_node(node),
+                    Object::ServiceCidr(cidr) => self.put_service_cidr(cidr),
                 }
             }
             Change::Rejected { kind, key, problems } => {
@@ -223,6 +229,11 @@ impl Snapshot {
         self.nodes.values()
     }
 
+    /// All ServiceCIDRs, sorted by name.
+    pub fn service_cidrs(&self) -> impl Iterator<Item = &ServiceCidr> {
+        self.service_cidrs.values()
+    }
+
     /// The addresses on this machine's interfaces.
     #[must_use]
     pub const fn local_addresses(&self) -> &BTreeSet<IpAddr> {
@@ -240,6 +251,7 @@ impl Snapshot {
             Kind::Service => self.services.keys().cloned().collect(),
             Kind::EndpointSlice => self.slice_services.keys().cloned().collect(),
             Kind::Node => self.nodes.keys().cloned().collect(),
+            Kind::ServiceCidr => self.service_cidrs.keys().cloned().collect(),
             Kind::Pod | Kind::Namespace | Kind::NetworkPolicy => BTreeSet::new(),
         };
         let troubled = self.problems.keys().filter(|(of, _)| *of == kind);
@@ -316,7 +328,7 @@ impl Snapshot {
     }
 
     fn put_node(&mut self, node: Node) -> Dirty {
-        let key = node_key(&node);
+        let key = cluster_wide(&node.name);
         if self.nodes.get(&key) == Some(&node) {
             return Dirty::default();
         }
@@ -334,6 +346,15 @@ impl Snapshot {
         Dirty { node: true, services: services.map(|(service, _)| service.clone()).collect() }
     }
 
+    fn put_service_cidr(&mut self, cidr: ServiceCidr) -> Dirty {
+        let key = cluster_wide(&cidr.name);
+        if self.service_cidrs.get(&key) == Some(&cidr) {
+            return Dirty::default();
+        }
+        self.service_cidrs.insert(key, cidr);
+        Dirty::node()
+    }
+
     fn remove(&mut self, kind: Kind, key: &ObjectKey) -> Dirty {
         match kind {
             Kind::Service => match self.services.remove(key) {
@@ -343,6 +364,10 @@ impl Snapshot {
             Kind::EndpointSlice => self.remove_slice(key),
             Kind::Node => match self.nodes.remove(key) {
                 Some(node) => self.moved(node.zone.is_some()),
+                None => Dirty::default(),
+            },
+            Kind::ServiceCidr => match self.service_cidrs.remove(key) {
+                Some(_) => Dirty::node(),
                 None => Dirty::default(),
             },
             Kind::Pod | Kind::Namespace | Kind::NetworkPolicy => Dirty::default(),
@@ -363,8 +388,9 @@ impl Snapshot {
     }
 }
 
-fn node_key(node: &Node) -> ObjectKey {
-    ObjectKey::of("".into(), Arc::clone(&node.name))
+/// The key of an object that is in no namespace.
+fn cluster_wide(name: &Arc<str>) -> ObjectKey {
+    ObjectKey::of("".into(), Arc::clone(name))
 }
 
 /// Gives back what the lists of a Service have set aside in vain; it is held for long.

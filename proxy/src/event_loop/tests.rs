@@ -114,6 +114,8 @@ pub(super) fn lists() -> Vec<Change> {
         Change::ListDone(Kind::EndpointSlice),
         Change::ListStarted(Kind::Node),
         Change::ListDone(Kind::Node),
+        Change::ListStarted(Kind::ServiceCidr),
+        Change::ListDone(Kind::ServiceCidr),
         Change::LocalAddresses(BTreeSet::new()),
     ]
 }
@@ -173,7 +175,7 @@ fn a_node_that_never_shows_up_holds_services_back_for_a_while_only() {
 fn the_first_order_is_given_also_if_there_is_nothing_in_it() {
     let now = Instant::now();
     let mut state = event_loop(now);
-    for kind in [Kind::Service, Kind::EndpointSlice, Kind::Node] {
+    for kind in [Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::ServiceCidr] {
         take(&mut state, [Change::ListStarted(kind), Change::ListDone(kind)], now);
     }
     take(&mut state, [Change::LocalAddresses(BTreeSet::new())], now);
@@ -409,7 +411,7 @@ fn the_status_is_stable_json() {
             "max": 300
           },
           "counters": {
-            "events": 13,
+            "events": 15,
             "orders": 2,
             "syncs": 2,
             "failures": 0,

@@ -12,6 +12,10 @@ use super::yaml::Yaml;
 pub(super) fn print(snapshot: &Snapshot) -> String {
     let mut yaml = Yaml::default();
     yaml.list("nodes", snapshot.nodes(), print_node);
+    yaml.list("serviceCIDRs", snapshot.service_cidrs(), |yaml, object| {
+        yaml.field("serviceCIDR", &object.name);
+        yaml.words("cidrs", &object.cidrs);
+    });
     yaml.words("localAddresses", snapshot.local_addresses());
     yaml.list("services", snapshot.services(), print_service);
     yaml.list("endpointSlices", snapshot.slices(), print_slice);

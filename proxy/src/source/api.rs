@@ -36,7 +36,7 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{debug, info, warn};
 
 use self::complaints::{Backoff, Complaints, reason};
-use self::tracker::{Reaction, Tracker, reaction};
+use self::tracker::{Lack, Reaction, Tracker, lack, reaction};
 use crate::source::SourceEvent;
 use crate::source::convert::{Converted, Converter, Wire};
 use crate::source::wire::{self, policy};
@@ -45,10 +45,12 @@ use crate::source::wire::{self, policy};
 const SILENCE: Duration = Duration::from_secs(10);
 /// How long a streaming list may take in all.
 const LONGEST_LIST: Duration = Duration::from_secs(90);
+/// How often a server is asked for a resource that it has not got.
+const WITHOUT: Duration = Duration::from_secs(300);
 /// Objects on a page, where lists are paged.
 const PAGE: u32 = 500;
 
-/// Watches Services, EndpointSlices and the Node of that name; returns when nobody listens. With a
+/// Watches Services, EndpointSlices, ServiceCIDRs and the Node of that name; returns when nobody listens. With a
 /// `pods_wanted`, NetworkPolicies too, and Pods and Namespaces for as long as it says so.
 pub async fn watch(
     client: Client,
@@ -68,6 +70,7 @@ pub async fn watch(
         follow::<wire::Service>(&client, selectors.services, &converter, &out),
         follow::<wire::EndpointSlice>(&client, selectors.slices, &converter, &out),
         follow::<wire::Node>(&client, selectors.node, &converter, &out),
+        follow::<wire::ServiceCidr>(&client, selectors.service_cidrs, &converter, &out),
         policy,
     );
 }
@@ -105,6 +108,7 @@ struct Selectors {
     services: watcher::Config,
     slices: watcher::Config,
     node: watcher::Config,
+    service_cidrs: watcher::Config,
 }
 
 impl Selectors {
@@ -116,6 +120,7 @@ impl Selectors {
                 .labels("!service.kubernetes.io/service-proxy-name")
                 .fields("spec.clusterIP!=None"),
             slices: all.clone().labels("!service.kubernetes.io/headless"),
+            service_cidrs: all.clone(),
             node: all.fields(&format!("metadata.name={node_name}")),
         }
     }
@@ -145,6 +150,7 @@ async fn follow<K>(
     let mut watch = Watch {
         kind: K::KIND,
         out,
+        listed: false,
         complaints: Complaints::default(),
         backoff: Backoff::default(),
     };
@@ -178,6 +184,8 @@ fn locked(converter: &Mutex<Converter>) -> MutexGuard<'_, Converter> {
 struct Watch<'a> {
     kind: Kind,
     out: &'a Sender<SourceEvent>,
+    /// A list has been told.
+    listed: bool,
     complaints: Complaints,
     backoff: Backoff,
 }
@@ -254,6 +262,7 @@ impl Watch<'_> {
         }
         // Not before: a list that breaks off half-way each time is no success.
         if tracker.is_watching() {
+            self.listed = true;
             self.backoff.reset();
             if let Some(outage) = self.complaints.recovered() {
                 info!(kind = %self.kind, failures = outage.failures, "the watch works again");
@@ -277,7 +286,34 @@ impl Watch<'_> {
             }
             None => debug!(kind = %self.kind, reason, "the watch fails"),
         }
+        if self.kind == Kind::ServiceCidr
+            && let Some(lack) = lack(error)
+        {
+            return self.do_without(lack, end).await;
+        }
         let delay = self.backoff.next();
+        self.wait(delay, end).await
+    }
+
+    /// Goes on without a resource that old servers have not got, or that an account made for an
+    /// older release may not read: as long as nothing was listed it counts as empty.
+    async fn do_without(&mut self, lack: Lack, end: Option<End>) -> Option<End> {
+        if !self.listed {
+            self.listed = true;
+            for event in [SourceEvent::list_started(self.kind), SourceEvent::list_done(self.kind)] {
+                if self.out.send(event).await.is_err() {
+                    return Some(End::Closed);
+                }
+            }
+        }
+        let delay = match lack {
+            Lack::Resource => WITHOUT,
+            Lack::Right => self.backoff.next(),
+        };
+        self.wait(delay, end).await
+    }
+
+    async fn wait(&self, delay: Duration, end: Option<End>) -> Option<End> {
         tokio::select! {
             () = tokio::time::sleep(delay) => end,
             () = self.out.closed() => Some(End::Closed),

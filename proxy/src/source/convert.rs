@@ -19,9 +19,10 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
-use shunt_model::object::{Node, ObjectKey};
+use shunt_model::object::{Node, ObjectKey, ServiceCidr};
 use shunt_model::problem::{Kind, Problem};
 use shunt_model::snapshot::{Change, Object};
 use shunt_netpolicy::snapshot as of_policy;
@@ -118,6 +119,15 @@ impl Wire for wire::Node {
     }
 }
 
+impl Wire for wire::ServiceCidr {
+    type Object = Object;
+    const KIND: Kind = Kind::ServiceCidr;
+
+    fn convert(&self, converter: &mut Converter) -> Converted {
+        converter.service_cidr(self)
+    }
+}
+
 /// Converts objects. Keeps nothing but the names that objects share.
 #[derive(Debug, Default)]
 pub struct Converter {
@@ -135,13 +145,22 @@ impl Converter {
     /// Namespace and name of an object; objects of a namespace without one are in `default`.
     pub fn key(&mut self, kind: Kind, metadata: &ObjectMeta) -> ObjectKey {
         let namespace = match kind {
-            Kind::Node | Kind::Namespace => "",
+            Kind::Node | Kind::ServiceCidr | Kind::Namespace => "",
             Kind::Service | Kind::EndpointSlice | Kind::Pod | Kind::NetworkPolicy => {
                 metadata.namespace.as_deref().filter(|name| !name.is_empty()).unwrap_or("default")
             }
         };
         let name = metadata.name.as_deref().unwrap_or_default();
         ObjectKey::of(self.names.shared(namespace), name.into())
+    }
+
+    /// Converts a ServiceCIDR.
+    pub fn service_cidr(&mut self, wire: &wire::ServiceCidr) -> Converted {
+        let key = self.key(Kind::ServiceCidr, &wire.metadata);
+        let mut report = Report::new(Kind::ServiceCidr, key.clone());
+        let cidrs = cidrs(&wire.spec.cidrs, "spec.cidrs", &mut report);
+        let object = ServiceCidr { name: Arc::clone(&key.name), cidrs };
+        report.converted(Some(Object::ServiceCidr(object)))
     }
 
     /// Converts a Node.
@@ -183,20 +202,28 @@ fn node_address(text: &str, field: impl FnOnce() -> String, report: &mut Report)
         .ok()
 }
 
-fn pod_cidrs(spec: &wire::NodeSpec, report: &mut Report) -> Vec<ipnet::IpNet> {
-    let mut pod_cidrs = Vec::new();
-    let mut read = |field: String, text: &str| match cidr(text) {
-        Ok(cidr) => push_new(&mut pod_cidrs, Some(cidr)),
-        Err(reason) => report.add(field, format!("{reason}; this range is skipped")),
-    };
-    for (index, text) in spec.pod_cidrs.iter().enumerate() {
-        read(format!("spec.podCIDRs[{index}]"), text);
-    }
+fn pod_cidrs(spec: &wire::NodeSpec, report: &mut Report) -> Vec<IpNet> {
+    let mut pod_cidrs = cidrs(&spec.pod_cidrs, "spec.podCIDRs", report);
     let single = spec.pod_cidr.as_deref().filter(|text| !text.is_empty());
     if let Some(text) = single.filter(|_| spec.pod_cidrs.is_empty()) {
-        read("spec.podCIDR".to_owned(), text);
+        pod_cidrs.extend(usable_cidr(text, || "spec.podCIDR".to_owned(), report));
     }
     pod_cidrs
+}
+
+/// The networks of a list, each once.
+fn cidrs(texts: &[String], field: &str, report: &mut Report) -> Vec<IpNet> {
+    let mut cidrs = Vec::new();
+    for (index, text) in texts.iter().enumerate() {
+        push_new(&mut cidrs, usable_cidr(text, || format!("{field}[{index}]"), report));
+    }
+    cidrs
+}
+
+fn usable_cidr(text: &str, field: impl FnOnce() -> String, report: &mut Report) -> Option<IpNet> {
+    cidr(text)
+        .map_err(|reason| report.add(field(), format!("{reason}; this range is skipped")))
+        .ok()
 }
 
 /// Adds a value unless it is there already.

@@ -256,6 +256,26 @@ pub struct NodeAddress {
     pub address: Option<String>,
 }
 
+/// `networking.k8s.io/v1` ServiceCIDR.
+#[derive(Clone, Debug, Default, serde::Deserialize)]
+pub struct ServiceCidr {
+    /// `metadata`, reduced.
+    #[serde(default, deserialize_with = "metadata")]
+    pub metadata: ObjectMeta,
+    /// `spec`.
+    #[serde(default, deserialize_with = "nullable")]
+    pub spec: ServiceCidrSpec,
+}
+
+/// `spec` of a ServiceCIDR.
+#[derive(Clone, Debug, Default, serde::Deserialize)]
+#[serde(default)]
+pub struct ServiceCidrSpec {
+    /// `cidrs`.
+    #[serde(deserialize_with = "nullable")]
+    pub cidrs: Vec<String>,
+}
+
 /// What is kept of `metadata`.
 #[derive(Default, serde::Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -296,12 +316,15 @@ where
 /// What kube must know to ask for objects of a type.
 macro_rules! resource {
     ($type:ident, $scope:ty, $group:literal, $plural:literal) => {
+        resource!($type, stringify!($type), $scope, $group, $plural);
+    };
+    ($type:ident, $kind:expr, $scope:ty, $group:literal, $plural:literal) => {
         impl kube::Resource for $type {
             type DynamicType = ();
             type Scope = $scope;
 
             fn kind((): &()) -> std::borrow::Cow<'_, str> {
-                stringify!($type).into()
+                $kind.into()
             }
 
             fn group((): &()) -> std::borrow::Cow<'_, str> {
@@ -332,3 +355,4 @@ pub(super) use resource;
 resource!(Service, NamespaceResourceScope, "", "services");
 resource!(EndpointSlice, NamespaceResourceScope, "discovery.k8s.io", "endpointslices");
 resource!(Node, ClusterResourceScope, "", "nodes");
+resource!(ServiceCidr, "ServiceCIDR", ClusterResourceScope, "networking.k8s.io", "servicecidrs");

@@ -135,7 +135,13 @@ pub(crate) fn node() -> Arc<NodePlan> {
         [[192, 168, 77, 11].into(), "fd00:77::11".parse().unwrap()].into();
     let local_sources =
         ["10.77.1.0/24", "fd00:10:77:1::/64"].map(|net| net.parse().unwrap()).into();
-    Arc::new(NodePlan { node_port_addresses: addresses, local_sources, ..NodePlan::default() })
+    let service_cidrs = ["10.96.0.0/16", "fd00:10:96::/112"].map(|net| net.parse().unwrap()).into();
+    Arc::new(NodePlan {
+        node_port_addresses: addresses,
+        local_sources,
+        service_cidrs,
+        ..NodePlan::default()
+    })
 }
 
 /// The delta from one plan to another.

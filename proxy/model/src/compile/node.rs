@@ -25,6 +25,7 @@ pub(super) fn plan(settings: &Settings, snapshot: &Snapshot) -> NodePlan {
                 .node(&settings.node_name)
                 .map_or_else(BTreeSet::new, |node| disjoint(&node.pod_cidrs)),
         },
+        service_cidrs: disjoint(snapshot.service_cidrs().flat_map(|object| &object.cidrs)),
         masquerade_all: settings.masquerade_all,
     }
 }
@@ -71,6 +72,7 @@ const fn is_link_local(ip: IpAddr) -> bool {
 
 /// The same addresses as networks that do not overlap: an nftables set of intervals refuses
 /// others, and two ways to write one set must not make two plans.
-fn disjoint(networks: &[IpNet]) -> BTreeSet<IpNet> {
-    IpNet::aggregate(&networks.to_vec()).into_iter().collect()
+fn disjoint<'a>(networks: impl IntoIterator<Item = &'a IpNet>) -> BTreeSet<IpNet> {
+    let networks: Vec<_> = networks.into_iter().map(IpNet::trunc).collect();
+    IpNet::aggregate(&networks).into_iter().collect()
 }

@@ -14,7 +14,7 @@ use crate::plan::PlanDelta;
 use crate::problem::Kind;
 use crate::snapshot::{Change, Dirty, Object, Snapshot};
 
-const KINDS: [Kind; 3] = [Kind::Service, Kind::EndpointSlice, Kind::Node];
+const KINDS: [Kind; 4] = [Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::ServiceCidr];
 
 /// The last of the objects with each key.
 fn newest(objects: Vec<Object>) -> Vec<Object> {

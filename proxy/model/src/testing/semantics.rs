@@ -39,7 +39,11 @@ fn meaning(snapshot: &Snapshot, settings: &Settings, node: &NodePlan, packet: &P
     {
         return outcome(snapshot, settings, node, packet, found);
     }
-    Verdict::Pass
+    let mut networks = snapshot.service_cidrs().flat_map(|object| &object.cidrs);
+    match networks.any(|net| net.contains(&packet.destination)) {
+        true if !node.own_addresses.contains(&packet.destination) => Verdict::Drop,
+        _ => Verdict::Pass,
+    }
 }
 
 /// The Service that wants the packet: whose ClusterIP it goes to, else the oldest; and the first

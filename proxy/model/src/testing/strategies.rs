@@ -13,8 +13,8 @@ use crate::address::{Family, Protocol};
 use crate::balancing::{Affinity, AffinityScope, Balancing, Method};
 use crate::compile::{LocalSources, NodePortAddresses, Settings};
 use crate::object::{
-    EndpointSlice, Hints, Node, Service, ServicePort, ServiceType, SliceEndpoint, SlicePort,
-    TrafficPolicy,
+    EndpointSlice, Hints, Node, Service, ServiceCidr, ServicePort, ServiceType, SliceEndpoint,
+    SlicePort, TrafficPolicy,
 };
 use crate::oracle::Packet;
 use crate::problem::Kind;
@@ -23,6 +23,7 @@ use crate::snapshot::{Change, Object};
 const SERVICES: [&str; 4] = ["a/a", "a/b", "b/a", "c/c"];
 const SLICES: [&str; 5] = ["a/a-1", "a/a-2", "a/b-1", "b/a-1", "c/c-1"];
 const NODES: [&str; 2] = [HERE, "there"];
+const SERVICE_CIDRS: [&str; 4] = ["10.0.0.0/30", "10.0.0.0/24", "fd02::/64", "192.168.0.0/24"];
 const ZONES: [&str; 2] = ["a", "b"];
 const CLUSTER_IPS: [&str; 4] = ["10.0.0.1", "10.0.0.2", "fd02::1", "fd02::2"];
 const EXTERNAL_IPS: [&str; 5] =
@@ -162,23 +163,35 @@ prop_compose! {
     }
 }
 
+prop_compose! {
+    fn service_cidr()(
+        name in select(&NODES),
+        cidrs in subsequence(&SERVICE_CIDRS, 0..=2),
+    ) -> ServiceCidr {
+        ServiceCidr { name: name.into(), cidrs: nets(&cidrs) }
+    }
+}
+
 pub(super) fn object() -> impl Strategy<Value = Object> {
     prop_oneof![
         5 => service().prop_map(Object::Service),
         5 => slice().prop_map(Object::EndpointSlice),
         1 => node().prop_map(Object::Node),
+        1 => service_cidr().prop_map(Object::ServiceCidr),
     ]
 }
 
 fn kind() -> impl Strategy<Value = Kind> {
-    select(&[Kind::Service, Kind::EndpointSlice, Kind::Node])
+    select(&[Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::ServiceCidr])
 }
 
 fn names(kind: Kind) -> &'static [&'static str] {
     match kind {
         Kind::Service => &SERVICES,
         Kind::EndpointSlice => &SLICES,
-        Kind::Node | Kind::Pod | Kind::Namespace | Kind::NetworkPolicy => &NODES,
+        Kind::Node | Kind::ServiceCidr | Kind::Pod | Kind::Namespace | Kind::NetworkPolicy => {
+            &NODES
+        }
     }
 }
 

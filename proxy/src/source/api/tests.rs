@@ -36,19 +36,23 @@ async fn feed(streaming: bool, events: Vec<Told>) -> (Vec<String>, Option<End>) 
     feed_then(streaming, stream::iter(events).chain(stream::pending())).await
 }
 
-async fn feed_then(
+async fn feed_then<K: Wire>(
     streaming: bool,
-    events: impl Stream<Item = Told>,
-) -> (Vec<String>, Option<End>) {
+    events: impl Stream<Item = watcher::Result<Event<K>>>,
+) -> (Vec<String>, Option<End>)
+where
+    Converted<K::Object>: Into<SourceEvent>,
+{
     let (out, mut received) = mpsc::channel(100);
     let converter = Mutex::new(Converter::new());
     let mut watch = Watch {
-        kind: Kind::Service,
+        kind: K::KIND,
         out: &out,
+        listed: false,
         complaints: Complaints::default(),
         backoff: Backoff::default(),
     };
-    let tracker = Tracker::new(Kind::Service, streaming);
+    let tracker = Tracker::new(K::KIND, streaming);
     let follow = watch.follow(Box::pin(events), &converter, tracker);
     // Time is paused: this takes no time, and is longer than anything that follow waits for.
     let end = tokio::time::timeout(Duration::from_secs(3600), follow).await.ok();
@@ -103,6 +107,21 @@ async fn a_server_that_is_away_says_nothing() {
     assert_eq!((told.len(), end), (0, None));
     let (told, end) = feed(true, vec![Err(connection_refused()), Err(connection_refused())]).await;
     assert_eq!((told.len(), end), (0, None));
+}
+
+/// Servers before 1.31 have no ServiceCIDRs, and an account of an older release may not read them.
+#[tokio::test(start_paused = true)]
+async fn service_cidrs_that_cannot_be_had_are_none() {
+    for code in [403, 404] {
+        let failed = || Err(watcher::Error::WatchStartFailed(kube::Error::Api(status(code))));
+        let events = || stream::iter([failed(), failed()]).chain(stream::pending());
+        let (told, end) = feed_then::<wire::ServiceCidr>(true, events()).await;
+        assert_eq!((told, end), (vec!["[ ServiceCIDR".into(), "] ServiceCIDR".into()], None));
+
+        let failed = || Err(watcher::Error::WatchStartFailed(kube::Error::Api(status(code))));
+        let (told, end) = feed(true, vec![failed(), failed()]).await;
+        assert_eq!((told.len(), end), (0, None), "without Services nothing can be done");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -217,6 +236,7 @@ async fn it_ends_when_nobody_listens() {
     let mut watch = Watch {
         kind: Kind::Service,
         out: &out,
+        listed: false,
         complaints: Complaints::default(),
         backoff: Backoff::default(),
     };

@@ -132,3 +132,26 @@ pub(super) fn reaction(error: &Error, tracker: &Tracker) -> Reaction {
         _ => Reaction::Resume,
     }
 }
+
+/// Why a resource cannot be had at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lack {
+    /// The server does not have it (404).
+    Resource,
+    /// We may not read it (403).
+    Right,
+}
+
+/// What a failed list or watch says is lacking, if it says so.
+pub(super) fn lack(error: &Error) -> Option<Lack> {
+    let (Error::InitialListFailed(kube::Error::Api(status))
+    | Error::WatchStartFailed(kube::Error::Api(status))) = error
+    else {
+        return None;
+    };
+    match status.code {
+        403 => Some(Lack::Right),
+        404 => Some(Lack::Resource),
+        _ => None,
+    }
+}

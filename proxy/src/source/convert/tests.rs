@@ -54,6 +54,23 @@ fn what_becomes_of_an_object_decides_the_change() {
 }
 
 #[test]
+fn networks_of_a_service_cidr_that_are_none_are_left_out() {
+    let object: wire::ServiceCidr = serde_json::from_value(json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",
+        "metadata": {"name": "more"},
+        "spec": {"cidrs": ["10.97.0.0/16", "10.98.0.0/33", "10.97.0.0/16", "fd00::/112"]},
+    }))
+    .unwrap();
+    let converted = object.convert(&mut Converter::new());
+    let problems = problems(&converted);
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(problems[0].starts_with("spec.cidrs[1]: "), "{problems:?}");
+    let cidrs = cidrs(&["10.97.0.0/16", "fd00::/112"]);
+    let expected = ServiceCidr { name: "more".into(), cidrs };
+    assert_eq!(converted.object, Some(Object::ServiceCidr(expected)));
+}
+
+#[test]
 fn metadata_is_reduced_while_it_is_read() {
     let service: wire::Service = serde_json::from_value(json!({
         "apiVersion": "v1", "kind": "Service",

@@ -15,10 +15,11 @@ use crate::source::convert::Converter;
 use crate::source::{FileProblem, SourceEvent};
 
 /// The kinds, in the order in which they are listed.
-const KINDS: [Kind; 6] = [
+const KINDS: [Kind; 7] = [
     Kind::Service,
     Kind::EndpointSlice,
     Kind::Node,
+    Kind::ServiceCidr,
     Kind::NetworkPolicy,
     Kind::Namespace,
     Kind::Pod,

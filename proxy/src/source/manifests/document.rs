@@ -223,6 +223,7 @@ enum Single {
     Service,
     EndpointSlice,
     Node,
+    ServiceCidr,
     Pod,
     Namespace,
     NetworkPolicy,
@@ -236,6 +237,7 @@ impl Single {
             ("v1", "Pod") => Self::Pod,
             ("v1", "Namespace") => Self::Namespace,
             ("discovery.k8s.io/v1", "EndpointSlice") => Self::EndpointSlice,
+            ("networking.k8s.io/v1", "ServiceCIDR") => Self::ServiceCidr,
             ("networking.k8s.io/v1", "NetworkPolicy") => Self::NetworkPolicy,
             _ => return None,
         })
@@ -374,6 +376,7 @@ impl Objects<'_> {
                 Single::Service => self.keep::<wire::Service, D>(deserializer),
                 Single::EndpointSlice => self.keep::<wire::EndpointSlice, D>(deserializer),
                 Single::Node => self.keep::<wire::Node, D>(deserializer),
+                Single::ServiceCidr => self.keep::<wire::ServiceCidr, D>(deserializer),
                 Single::Pod => self.keep::<policy::Pod, D>(deserializer),
                 Single::Namespace => self.keep::<policy::Namespace, D>(deserializer),
                 Single::NetworkPolicy => self.keep::<policy::NetworkPolicy, D>(deserializer),

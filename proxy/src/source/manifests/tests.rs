@@ -28,11 +28,11 @@ fn service(name: &str, port: i64) -> String {
 fn told(directory: &TempDir) -> Vec<String> {
     let events = load_once(directory.path()).unwrap();
     let mut lines: Vec<_> = events.iter().flat_map(told_event).collect();
-    assert_eq!(lines[..3], ["[ Service", "[ EndpointSlice", "[ Node"]);
-    let end = lines.len() - 3;
-    assert_eq!(lines[end..], ["] Service", "] EndpointSlice", "] Node"]);
+    assert_eq!(lines[..4], ["[ Service", "[ EndpointSlice", "[ Node", "[ ServiceCIDR"]);
+    let end = lines.len() - 4;
+    assert_eq!(lines[end..], ["] Service", "] EndpointSlice", "] Node", "] ServiceCIDR"]);
     lines.truncate(end);
-    lines.split_off(3)
+    lines.split_off(4)
 }
 
 fn check(files: &[(&str, &str)], expected: &Expect) {

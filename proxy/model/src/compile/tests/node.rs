@@ -1,8 +1,12 @@
 //! The node's part of the plan.
 
 use crate::compile::{LocalSources, NodePortAddresses, Settings};
+use crate::object::ServiceCidr;
 use crate::problem::Kind;
-use crate::testing::{HERE, World, deleted, local_addresses, nets, node, settings};
+use crate::snapshot::Object;
+use crate::testing::{
+    HERE, World, applied, deleted, local_addresses, nets, node, service, settings,
+};
 
 fn node_port_addresses(world: &World) -> Vec<String> {
     world.plan.node.node_port_addresses.iter().map(ToString::to_string).collect()
@@ -90,4 +94,26 @@ fn a_change_of_the_pod_networks_reaches_the_plan() {
     assert_eq!(local_sources(&world), ["10.244.9.0/24"]);
     assert!(world.apply(deleted(Kind::Node, HERE)).node.is_some());
     assert!(local_sources(&world).is_empty());
+}
+
+#[test]
+fn what_no_service_has_in_a_service_cidr_is_dropped() {
+    let cidr = |name: &str, cidrs: &[&str]| {
+        applied(Object::ServiceCidr(ServiceCidr { name: name.into(), cidrs: nets(cidrs) }))
+    };
+    let mut world = World::new();
+    world.apply(service("ns/web").cluster_ip("10.0.0.1").port("http", 80));
+    assert_eq!(world.flow("10.244.0.1", "10.0.0.2:80"), "pass");
+    world.apply(cidr("kubernetes", &["10.0.0.0/24", "fd02::/64"]));
+    world.apply(cidr("more", &["10.0.1.0/24"]));
+    assert_eq!(world.flow("10.244.0.1", "10.0.0.2:80"), "drop");
+    assert_eq!(world.flow("10.244.0.1", "10.0.1.2:80"), "drop");
+    assert_eq!(world.flow("fd01::1", "[fd02::9]:80"), "drop");
+    assert_eq!(world.flow("10.244.0.1", "10.0.0.1:80"), "reject", "it is a Service's");
+    world.apply(deleted(Kind::ServiceCidr, "kubernetes"));
+    assert_eq!(world.flow("10.244.0.1", "10.0.0.2:80"), "pass");
+    world.apply(cidr("more", &["192.168.0.0/24"]));
+    world.apply(local_addresses(&["192.168.0.1"]));
+    assert_eq!(world.flow("10.244.0.1", "192.168.0.1:22"), "pass", "the machine has it");
+    assert_eq!(world.flow("10.244.0.1", "192.168.0.2:22"), "drop");
 }

@@ -12,8 +12,16 @@ struct Live {
     events: Receiver<SourceEvent>,
 }
 
-const LISTED: [&str; 6] =
-    ["[ Service", "[ EndpointSlice", "[ Node", "] Service", "] EndpointSlice", "] Node"];
+const LISTED: [&str; 8] = [
+    "[ Service",
+    "[ EndpointSlice",
+    "[ Node",
+    "[ ServiceCIDR",
+    "] Service",
+    "] EndpointSlice",
+    "] Node",
+    "] ServiceCIDR",
+];
 
 impl Live {
     /// Watches a directory of these files; `expected` is told at first.
@@ -22,7 +30,7 @@ impl Live {
         let (out, events) = mpsc::channel(4);
         tokio::spawn(watch(directory.path().to_owned(), out));
         let mut live = Self { directory, events };
-        let whole = [&LISTED[..3], expected, &LISTED[3..]].concat();
+        let whole = [&LISTED[..4], expected, &LISTED[4..]].concat();
         live.tells(&whole).await;
         live
     }
@@ -163,7 +171,7 @@ async fn a_config_maps_mount_is_swapped() {
     let (out, events) = mpsc::channel(4);
     tokio::spawn(watch(live.path().to_owned(), out));
     let mut live = Live { directory: live, events };
-    live.tells(&[&LISTED[..3], &["+ Service default/a"], &LISTED[3..]].concat()).await;
+    live.tells(&[&LISTED[..4], &["+ Service default/a"], &LISTED[4..]].concat()).await;
     symlink("..v2", live.path("..data_tmp")).unwrap();
     fs::rename(live.path("..data_tmp"), live.path("..data")).unwrap();
     live.tells(&["+ Service default/a"]).await;
@@ -181,7 +189,7 @@ async fn a_directory_that_is_lost_keeps_its_objects() {
     let (out, events) = mpsc::channel(4);
     tokio::spawn(watch(path.clone(), out));
     let mut live = Live { directory: parent, events };
-    live.tells(&[&LISTED[..3], &["+ Service default/a"], &LISTED[3..]].concat()).await;
+    live.tells(&[&LISTED[..4], &["+ Service default/a"], &LISTED[4..]].concat()).await;
 
     fs::remove_dir_all(&path).unwrap();
     let lost = "manifests: cannot be read: No such file or directory (os error 2); everything stays as it was";
