@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
+use crate::ask::PolicyCommand;
 use crate::config::{self, Effective, GoDuration, KubeProxyArgs, PlanArgs};
 use crate::demo::{self, DemoArgs};
 use crate::failure::{EXIT_CODES, Failure};
@@ -28,6 +29,9 @@ pub enum Command {
     Render(RenderArgs),
     /// Show what the running daemon and the kernel hold
     Status(StatusArgs),
+    /// Ask what policy says of connections; needs neither a kernel nor root
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// Remove all that shunt has installed, and nothing else
     Cleanup,
     /// Look for what on this machine keeps Services from working; changes nothing
@@ -228,6 +232,7 @@ impl Command {
             Self::Run(args) => run::run(args),
             Self::Render(args) => render::render(args),
             Self::Status(args) => status::show::show(args),
+            Self::Policy(asked) => asked.execute(),
             Self::Cleanup => rivals::cleanup(),
             Self::Doctor(args) => doctor::doctor(args),
             Self::Config(ConfigCommand::Check { file }) => config::check::check(file),

@@ -49,7 +49,7 @@ pub fn render(args: &RenderArgs) -> Result<(), Failure> {
     }
 }
 
-/// The objects of a directory.
+/// The objects of a directory, or of an API server.
 #[derive(Default)]
 pub(crate) struct Loaded {
     /// Those that Services are made of.
@@ -65,21 +65,27 @@ pub(crate) struct Loaded {
 /// Reads a directory.
 pub(crate) fn load(directory: &Path) -> Result<Loaded, Failure> {
     let mut loaded = Loaded::default();
-    for event in manifests::load_once(directory).map_err(Failure::usage)? {
+    let events = manifests::load_once(directory).map_err(Failure::usage)?;
+    events.into_iter().for_each(|event| loaded.take(event));
+    Ok(loaded)
+}
+
+impl Loaded {
+    /// Takes in what a source says.
+    pub(crate) fn take(&mut self, event: SourceEvent) {
         match event {
-            SourceEvent::Change(change) => drop(loaded.snapshot.apply(change)),
+            SourceEvent::Change(change) => drop(self.snapshot.apply(change)),
             SourceEvent::Policy(change) => {
                 if let policy::Change::Applied { problems, .. } = &change {
-                    loaded.policy_problems.extend(problems.iter().cloned());
+                    self.policy_problems.extend(problems.iter().cloned());
                 }
-                drop(loaded.policy.apply(change));
+                drop(self.policy.apply(change));
             }
             // Only the API server tells it.
             SourceEvent::Triggered(_) => {}
-            SourceEvent::FileProblems { problems, .. } => loaded.file_problems.extend(problems),
+            SourceEvent::FileProblems { problems, .. } => self.file_problems.extend(problems),
         }
     }
-    Ok(loaded)
 }
 
 #[cfg(test)]

@@ -1,0 +1,230 @@
+//! What policy says of a connection, in words.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+use shunt_netpolicy::object::Direction;
+use shunt_netpolicy::oracle::{Ruling, explain};
+use shunt_netpolicy::table::Packet;
+
+use super::Port;
+use super::world::{End, World};
+
+/// What policy says of one packet.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Decision {
+    pub(super) allowed: bool,
+    /// Why the policies of whom connects allow it or not, in one clause.
+    pub(super) egress: String,
+    /// The same of whom is reached.
+    pub(super) ingress: String,
+}
+
+/// What is asked of policy, and what it says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Connection {
+    from: String,
+    to: String,
+    port: Port,
+    families: Vec<&'static str>,
+    decision: Decision,
+}
+
+/// The answer for all endpoints and address families that a question comes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Answer {
+    from: String,
+    to: String,
+    port: Port,
+    connections: Vec<Connection>,
+}
+
+/// Asks by the words of a question.
+///
+/// # Errors
+/// If a word stands for nothing, or the ends have no address family in common.
+pub(super) fn ask(world: &World, from: &str, to: &str, port: Port) -> Result<Answer> {
+    let sources = world.ends(from).context("who connects")?;
+    let targets = world.targets(to, port).context("to whom")?;
+    let mut connections: Vec<Connection> = Vec::new();
+    for source in &sources {
+        for (target, port) in &targets {
+            for (a, b) in pairs(source, target) {
+                let question = Question { protocol: port.protocol.number(), port: port.number };
+                let decision = decide(world, (source, a), (target, b), question);
+                let family = if a.is_ipv4() { "IPv4" } else { "IPv6" };
+                let (from, to) = (source.name.clone(), target.name.clone());
+                let one = Connection { from, to, port: *port, families: Vec::new(), decision };
+                let held = connections.iter().position(|held| held.differs_by_family(&one));
+                let held = held.unwrap_or_else(|| {
+                    connections.push(one);
+                    connections.len() - 1
+                });
+                connections[held].families.push(family);
+            }
+        }
+    }
+    let Some(first) = connections.first() else {
+        bail!("{from} and {to} have no address family in common");
+    };
+    // An address is told with who has it.
+    let named = |word: &str, name: &str| {
+        if name.starts_with(word) { name.to_owned() } else { word.to_owned() }
+    };
+    let (from, to) = (named(from, &first.from), named(to, &first.to));
+    Ok(Answer { from, to, port, connections })
+}
+
+/// The pairs of addresses of one family, the first of each.
+pub(super) fn pairs(from: &End, to: &End) -> Vec<(IpAddr, IpAddr)> {
+    let of = |end: &End, v4: bool| end.addresses.iter().copied().find(|at| at.is_ipv4() == v4);
+    [true, false].into_iter().filter_map(|v4| Some((of(from, v4)?, of(to, v4)?))).collect()
+}
+
+/// To what.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Question {
+    /// The number of the protocol.
+    pub(super) protocol: u8,
+    /// The port, of protocols that have any.
+    pub(super) port: u16,
+}
+
+/// What policy says of a packet between two addresses.
+pub(super) fn decide(
+    world: &World,
+    (from, source): (&End, IpAddr),
+    (to, destination): (&End, IpAddr),
+    question: Question,
+) -> Decision {
+    let node_of = |address| {
+        let pod = world.store.pod_at(address);
+        pod.and_then(|pod| pod.node.as_ref()).map(ToString::to_string)
+    };
+    if to.node.is_some() && node_of(source) == to.node {
+        let egress = "allowed: to its own node".to_owned();
+        return Decision { allowed: true, egress, ingress: of_no_pod() };
+    }
+    let packet = Packet {
+        source,
+        destination,
+        protocol: question.protocol,
+        port: question.port,
+        from_node: from.node.is_some() && from.node == node_of(destination),
+    };
+    let [egress, ingress] = explain(&world.store, &packet);
+    Decision {
+        allowed: egress.1.accepts() && ingress.1.accepts(),
+        egress: why(egress.0, &egress.1),
+        ingress: why(ingress.0, &ingress.1),
+    }
+}
+
+fn of_no_pod() -> String {
+    "no policy is for it: it is no pod of the cluster's network".to_owned()
+}
+
+/// Why, in one clause.
+fn why(direction: Direction, ruling: &Ruling) -> String {
+    match ruling {
+        Ruling::NoPod => of_no_pod(),
+        Ruling::NotIsolated => "allowed: no policy selects it".to_owned(),
+        Ruling::Itself => "allowed: a pod reaches itself".to_owned(),
+        Ruling::OwnNode => "allowed: from its own node".to_owned(),
+        Ruling::Allowed { policy, rule } => {
+            format!("allowed by NetworkPolicy {policy}, spec.{}[{rule}]", direction.word())
+        }
+        Ruling::Denied { policies } => {
+            let names: Vec<_> = policies.iter().map(ToString::to_string).collect();
+            let policies = if names.len() == 1 { "NetworkPolicy" } else { "NetworkPolicies" };
+            format!("denied: isolated by {policies} {}, no rule allows it", names.join(", "))
+        }
+    }
+}
+
+impl Connection {
+    /// Whether another one is the same, whatever its address family.
+    fn differs_by_family(&self, other: &Self) -> bool {
+        let same = (&self.from, &self.to, self.port) == (&other.from, &other.to, other.port);
+        same && self.decision == other.decision
+    }
+
+    /// Why, in two lines.
+    fn reasons(&self, indent: &str) -> String {
+        let Decision { egress, ingress, .. } = &self.decision;
+        let (from, to) = (&self.from, &self.to);
+        format!("{indent}egress of {from}: {egress}\n{indent}ingress of {to}: {ingress}\n")
+    }
+}
+
+impl Answer {
+    /// Whether all of it is allowed, or nothing; `None`: it depends.
+    pub(super) fn verdict(&self) -> Option<bool> {
+        let first = self.connections.first()?.decision.allowed;
+        self.connections.iter().all(|one| one.decision.allowed == first).then_some(first)
+    }
+
+    /// For people.
+    pub(super) fn text(&self) -> String {
+        let allowed = self.connections.iter().filter(|one| one.decision.allowed).count();
+        let verdict = match self.verdict() {
+            Some(true) => "allowed".to_owned(),
+            Some(false) => "denied".to_owned(),
+            None => format!("{allowed} of {} allowed", self.connections.len()),
+        };
+        let mut out = format!("{} -> {} {}: {verdict}\n", self.from, self.to, self.port);
+        let plain = matches!(self.connections.as_slice(), [one] if one.to == self.to && one.from == self.from);
+        for one in &self.connections {
+            if plain {
+                out.push_str(&one.reasons("  "));
+                continue;
+            }
+            let verdict = if one.decision.allowed { "allowed" } else { "denied" };
+            let (from, to, port, families) =
+                (&one.from, &one.to, one.port, one.families.join(", "));
+            let _ = writeln!(out, "  {from} -> {to} {port} ({families}): {verdict}");
+            out.push_str(&one.reasons("    "));
+        }
+        out
+    }
+
+    /// Why those are decided as they are that are not as expected.
+    pub(super) fn reasons_against(&self, expected: bool) -> String {
+        let wrong = self.connections.iter().filter(|one| one.decision.allowed != expected);
+        wrong.map(|one| one.reasons("    ")).collect()
+    }
+
+    /// For programs.
+    pub(super) fn json(&self) -> Value {
+        let connections: Vec<_> = self
+            .connections
+            .iter()
+            .map(|one| {
+                json!({
+                    "from": one.from,
+                    "to": one.to,
+                    "port": one.port.number,
+                    "protocol": one.port.protocol.to_string(),
+                    "families": one.families,
+                    "allowed": one.decision.allowed,
+                    "egress": one.decision.egress,
+                    "ingress": one.decision.ingress,
+                })
+            })
+            .collect();
+        json!({
+            "from": self.from,
+            "to": self.to,
+            "port": self.port.number,
+            "protocol": self.port.protocol.to_string(),
+            "verdict": match self.verdict() {
+                Some(true) => "allowed",
+                Some(false) => "denied",
+                None => "depends",
+            },
+            "connections": connections,
+        })
+    }
+}

@@ -1,0 +1,241 @@
+//! The objects that are asked about, and what names in a question stand for.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use shunt_model::object::{ObjectKey, Service, SlicePort};
+use shunt_model::problem::Kind;
+use shunt_model::snapshot::Snapshot;
+use shunt_netpolicy::object::Pod;
+use shunt_netpolicy::store::Store;
+use tokio::runtime;
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+
+use super::{Objects, Port};
+use crate::failure::Failure;
+use crate::logging::{self, Format, LogArgs};
+use crate::render::{Loaded, load};
+use crate::source::{api, client};
+
+/// How long an API server may take to list everything.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Of whom there must be a list.
+const NEEDED: [Kind; 3] = [Kind::NetworkPolicy, Kind::Pod, Kind::Namespace];
+const SERVICES: [Kind; 2] = [Kind::Service, Kind::EndpointSlice];
+
+/// The objects.
+pub(super) struct World {
+    pub(super) store: Store,
+    services: Snapshot,
+}
+
+/// One end of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct End {
+    pub(super) name: String,
+    pub(super) addresses: Vec<IpAddr>,
+    /// The node that these are addresses of, if they are no pod's.
+    pub(super) node: Option<String>,
+}
+
+impl World {
+    /// Reads the objects; what is wrong with them goes to standard error.
+    ///
+    /// # Errors
+    /// If they cannot be read, or some file cannot.
+    pub(super) fn load(from: &Objects) -> Result<Self, Failure> {
+        let loaded = match (&from.manifests, &from.kubeconfig) {
+            (Some(directory), _) => load(directory)?,
+            (None, Some(kubeconfig)) => listed(kubeconfig)?,
+            (None, None) => {
+                return Err(Failure::usage(anyhow!("neither --manifests nor --kubeconfig")));
+            }
+        };
+        loaded.policy_problems.iter().for_each(|problem| eprintln!("{problem}"));
+        loaded.file_problems.iter().for_each(|problem| eprintln!("{problem}"));
+        // An answer from half of the manifests would be no answer.
+        if !loaded.file_problems.is_empty() {
+            return Err(anyhow!("the manifests cannot be read in full").into());
+        }
+        let mut world = Self { store: loaded.policy.store().clone(), services: loaded.snapshot };
+        if from.manifests.is_some() {
+            world.place_pods();
+        }
+        Ok(world)
+    }
+
+    /// Gives an address to each pod that has not run yet, so that it can be asked about: one out of
+    /// the ranges for benchmarks (RFC 2544) and for documentation (RFC 3849).
+    pub(super) fn place_pods(&mut self) {
+        let waiting: Vec<Pod> = self
+            .store
+            .pods()
+            // One that has a node and no address has ended.
+            .filter(|pod| pod.addresses.is_empty() && pod.node.is_none() && !pod.host_network)
+            .map(|pod| Pod::clone(pod))
+            .collect();
+        let taken: BTreeSet<IpAddr> = self.store.addresses().map(|(address, _)| address).collect();
+        let mut free = (1..0x1_ffff_u32)
+            .map(|number| {
+                let v4 = Ipv4Addr::from(u32::from(Ipv4Addr::new(198, 18, 0, 0)) + number);
+                let v6 = u128::from(Ipv6Addr::new(0x2001, 0xdb8, 0x7070, 0, 0, 0, 0, 0));
+                [IpAddr::from(v4), IpAddr::from(Ipv6Addr::from(v6 + u128::from(number)))]
+            })
+            .filter(|pair| !pair.iter().any(|address| taken.contains(address)));
+        for pod in waiting {
+            let addresses = free.next().map_or_else(Vec::new, Vec::from);
+            drop(self.store.put_pod(Pod { addresses, ..pod }));
+        }
+    }
+
+    /// Adds a pod of a file of expectations.
+    pub(super) fn add(&mut self, pod: Pod) {
+        drop(self.store.put_pod(pod));
+        self.place_pods();
+    }
+
+    /// Who connects, by a word: an address, a pod, or all pods whose names begin so.
+    pub(super) fn ends(&self, word: &str) -> Result<Vec<End>> {
+        if let Ok(address) = word.parse::<IpAddr>() {
+            return Ok(vec![self.at(address)]);
+        }
+        let key = key(word)?;
+        if let Some(start) = key.name.strip_suffix('*') {
+            let alike = self.store.pods().filter(|pod| {
+                pod.key.namespace == key.namespace
+                    && pod.key.name.starts_with(start)
+                    && !pod.addresses.is_empty()
+            });
+            let ends: Vec<_> = alike.map(|pod| End::of_pod(pod)).collect();
+            if ends.is_empty() {
+                bail!("there is no pod {key}");
+            }
+            return Ok(ends);
+        }
+        let pod = self.store.pod(&key).with_context(|| format!("there is no pod {key}"))?;
+        if pod.addresses.is_empty() {
+            bail!("the pod {key} has no address: it does not run yet, or has ended");
+        }
+        Ok(vec![End::of_pod(pod)])
+    }
+
+    /// To whom and to which port, by a word; the endpoints of a Service.
+    pub(super) fn targets(&self, word: &str, port: Port) -> Result<Vec<(End, Port)>> {
+        let service = match (word.strip_prefix("service:"), word.parse::<IpAddr>()) {
+            (Some(name), _) => {
+                let key = key(name)?;
+                let service = self.services.service(&key);
+                Some(service.with_context(|| format!("there is no Service {key}"))?)
+            }
+            (None, Ok(address)) => {
+                self.services.services().find(|service| service.cluster_ips.contains(&address))
+            }
+            (None, Err(_)) => None,
+        };
+        match service {
+            Some(service) => self.endpoints(service, port),
+            None => Ok(self.ends(word)?.into_iter().map(|end| (end, port)).collect()),
+        }
+    }
+
+    fn endpoints(&self, service: &Service, port: Port) -> Result<Vec<(End, Port)>> {
+        let mut ports = service.ports.iter();
+        let own = ports.find(|own| own.protocol == port.protocol && own.port == port.number);
+        let own = own.with_context(|| format!("the Service {} has no port {port}", service.key))?;
+        let mut found = Vec::new();
+        for slice in self.services.slices_of(&service.key) {
+            let named = |of: &&SlicePort| of.name == own.name && of.protocol == own.protocol;
+            let Some(target) = slice.ports.iter().find(named) else { continue };
+            let used = slice.endpoints.iter().filter(|endpoint| endpoint.ready || endpoint.serving);
+            let target = Port { protocol: port.protocol, number: target.port };
+            found.extend(used.map(|endpoint| (self.at(endpoint.address), target)));
+        }
+        if found.is_empty() {
+            bail!("the Service {} has no endpoint for {port}", service.key);
+        }
+        Ok(found)
+    }
+
+    /// Who has an address.
+    pub(super) fn at(&self, address: IpAddr) -> End {
+        let pod = self.store.pod_at(address);
+        let node = if pod.is_some() { None } else { self.node_at(address) };
+        let name = match (pod, &node) {
+            (Some(pod), _) => format!("{address} ({})", pod.key),
+            (None, Some(node)) => format!("{address} (node {node})"),
+            (None, None) => address.to_string(),
+        };
+        End { name, addresses: vec![address], node }
+    }
+
+    fn node_at(&self, address: IpAddr) -> Option<String> {
+        let mut nodes = self.services.nodes();
+        if let Some(node) = nodes.find(|node| node.addresses.contains(&address)) {
+            return Some(node.name.to_string());
+        }
+        let mut pods = self.store.pods();
+        let on_host = pods.find(|pod| pod.host_network && pod.addresses.contains(&address))?;
+        on_host.node.as_ref().map(ToString::to_string)
+    }
+}
+
+impl End {
+    pub(super) fn of_pod(pod: &Pod) -> Self {
+        let node = pod.node.as_ref().filter(|_| pod.host_network).map(ToString::to_string);
+        Self { name: pod.key.to_string(), addresses: pod.addresses.clone(), node }
+    }
+}
+
+/// NAMESPACE/NAME, or NAME.
+fn key(word: &str) -> Result<ObjectKey> {
+    let (namespace, name) = word.split_once('/').unwrap_or(("default", word));
+    if namespace.is_empty() || name.is_empty() || name.contains('/') {
+        bail!("{word:?} is neither NAMESPACE/NAME nor an address");
+    }
+    Ok(ObjectKey::new(namespace, name))
+}
+
+/// What an API server lists.
+fn listed(kubeconfig: &Path) -> Result<Loaded, Failure> {
+    let log_level = Some("warn".to_owned());
+    logging::start(&LogArgs { verbosity: 0, log_level, logging_format: Format::Text })?;
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let client = client::client(Some(kubeconfig), None).await.map_err(Failure::usage)?;
+        let (out, mut events) = mpsc::channel(1024);
+        let (_wanted, pods_wanted) = watch::channel(true);
+        let mut loaded = Loaded::default();
+        let listing = async {
+            while !missing(&loaded).is_empty() {
+                match events.recv().await {
+                    Some(event) => loaded.take(event),
+                    None => break,
+                }
+            }
+        };
+        tokio::select! {
+            // Ends only when nobody listens.
+            () = api::watch(client, "", Some(pods_wanted), out) => {}
+            _ = timeout(PATIENCE, listing) => {}
+        }
+        match missing(&loaded).as_slice() {
+            [] => Ok(loaded),
+            missing => Err(anyhow!(
+                "the API server has not listed {} within {} s",
+                missing.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+                PATIENCE.as_secs()
+            )
+            .into()),
+        }
+    })
+}
+
+fn missing(loaded: &Loaded) -> Vec<Kind> {
+    let policy = NEEDED.into_iter().filter(|kind| !loaded.policy.has_listed(*kind));
+    let services = SERVICES.into_iter().filter(|kind| !loaded.snapshot.has_listed(*kind));
+    policy.chain(services).collect()
+}
