@@ -1,24 +1,27 @@
 //! What the kernel thread needs of a backend, and the backends there are.
 
+mod successor;
+
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
-use anyhow::anyhow;
+use anyhow::{Context, anyhow};
 use ipvs_rs::Timeouts;
-use shunt_ipvs::Settings;
 use shunt_ipvs::kernel::VirtualServers;
+use shunt_ipvs::{Former, Settings};
 use shunt_model::plan::PlanDelta;
 use shunt_netlink::Pulse;
 use shunt_netpolicy_nftables::kernel::{Change, PolicyTable};
 pub use shunt_nftables::codec::Report as SyncReport;
 use shunt_nftables::forwarding::Forwarding;
 use shunt_nftables::kernel::{Nftables, Options};
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::cli::TableOwner;
 use crate::config::kube_proxy::Ipvs;
 use crate::config::{Effective, GoDuration, Mode};
 use crate::failure::Failure;
+use successor::Successor;
 
 /// What went wrong in a backend.
 pub type BackendError = Box<dyn std::error::Error + Send + Sync>;
@@ -145,14 +148,27 @@ pub type Services = Box<dyn Backend<Delta = PlanDelta> + Send>;
 /// If the configuration is wrong, or the kernel lacks what the backend needs.
 pub fn open(effective: &Effective) -> Result<Services, Failure> {
     let owner = effective.table_owner == TableOwner::Auto;
-    if effective.mode != Mode::Ipvs {
-        let options = Options { owner, forwarding: Forwarding::Translate };
-        return Ok(Box::new(Nftables::open(options).map_err(Failure::machine)?));
-    }
     let settings = ipvs_settings(&effective.configuration.ipvs, owner)?;
+    if effective.mode != Mode::Ipvs {
+        return open_nftables(settings);
+    }
     let backend = VirtualServers::open(settings).map_err(Failure::machine)?;
     backend.complaints().iter().for_each(|complaint| warn!("{complaint}"));
     Ok(Box::new(backend))
+}
+
+/// nftables; and beside it what IPVS mode has left, if it has.
+fn open_nftables(of_ipvs: Settings) -> Result<Services, Failure> {
+    let owner = of_ipvs.owner;
+    let open = |forwarding| Nftables::open(Options { owner, forwarding }).map_err(Failure::machine);
+    let former = Former::find(of_ipvs).context("what IPVS mode has left cannot be read");
+    Ok(match former.map_err(Failure::machine)? {
+        None => Box::new(open(Forwarding::Translate)?),
+        Some(former) => {
+            info!("IPVS mode was here: its connections go on, and what has none is removed");
+            Box::new(Successor::new(open(Forwarding::BesideVirtualServers)?, former))
+        }
+    })
 }
 
 fn ipvs_settings(given: &Ipvs, owner: bool) -> Result<Settings, Failure> {

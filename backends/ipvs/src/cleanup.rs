@@ -1,9 +1,12 @@
 //! Taking away all that is ours.
 
+use std::net::IpAddr;
+
 use ipvs_rs::{Ipvs, Request};
 
 use crate::addresses::Addresses;
 use crate::error::Error;
+use crate::former::is_loaded;
 use crate::readback;
 
 /// What was taken away.
@@ -25,7 +28,8 @@ pub struct Removed {
 pub fn cleanup() -> Result<Removed, Error> {
     let mut addresses = Addresses::open()?;
     let mut removed = Removed::default();
-    if let Ok(mut ipvs) = Ipvs::open() {
+    if is_loaded() {
+        let mut ipvs = Ipvs::open().map_err(Error::Unavailable)?;
         let installed = readback::read(&mut ipvs, &mut addresses, |_| false)?;
         let ours = installed.virtuals.iter().filter(|(_, server)| server.ours());
         let requests: Vec<_> = ours.map(|(key, _)| Request::DeleteService(*key)).collect();
@@ -34,12 +38,18 @@ pub fn cleanup() -> Result<Removed, Error> {
     }
     let held = addresses.read()?;
     let ours: Vec<_> = held.iter().filter(|(_, ours)| **ours).map(|(ip, _)| *ip).collect();
-    addresses.remove(&ours)?;
     removed.addresses = ours.len();
-    // A device without addresses that were ours may be someone else's.
-    if !ours.is_empty() && ours.len() == held.len() {
-        addresses.remove_device()?;
-        removed.device = true;
-    }
+    removed.device = remove_addresses(&mut addresses, &ours)?;
     Ok(removed)
+}
+
+/// Removes addresses, and the device if no other was on it; tells whether it went.
+pub(crate) fn remove_addresses(addresses: &mut Addresses, gone: &[IpAddr]) -> Result<bool, Error> {
+    addresses.remove(gone)?;
+    // A device without addresses that were ours may be someone else's.
+    let last = !gone.is_empty() && addresses.read()?.is_empty();
+    if last {
+        addresses.remove_device()?;
+    }
+    Ok(last)
 }

@@ -67,7 +67,7 @@ pub fn diff(wanted: &Wanted, installed: &Installed, settings: &Settings, now: u3
 }
 
 /// Whether a virtual server is in a network that the operator keeps for himself.
-fn excluded(settings: &Settings, key: &ServiceKey) -> bool {
+pub(crate) fn excluded(settings: &Settings, key: &ServiceKey) -> bool {
     match key {
         ServiceKey::Address { address, .. } => {
             settings.exclude.iter().any(|network| network.contains(address))

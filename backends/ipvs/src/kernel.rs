@@ -243,6 +243,15 @@ impl VirtualServers {
             return Ok(Some(refused));
         }
         self.addresses.remove(&steps.withdraw)?;
+        // A table that translates by itself does so until IPVS has all that it needs.
+        let held =
+            self.nftables.installed().is_none().then(|| self.nftables.forwarding_in_kernel());
+        if held.transpose()?.flatten().is_some_and(Forwarding::translates) {
+            self.nftables.set_forwarding(Forwarding::BesideVirtualServers);
+            add(report, self.nftables.sync(std::mem::take(&mut self.pending))?);
+            self.addresses.add(&steps.announce)?;
+            self.nftables.set_forwarding(Forwarding::VirtualServers);
+        }
         let table = self.nftables.sync(std::mem::take(&mut self.pending))?;
         self.addresses.add(&steps.announce)?;
         report.operations += steps.withdraw.len() + steps.announce.len();
@@ -373,7 +382,7 @@ fn describe(request: &Request) -> String {
 
 /// Seconds since the machine started, sleep included: the only clock that a deadline in the kernel
 /// shares with the next daemon.
-fn uptime() -> u32 {
+pub(crate) fn uptime() -> u32 {
     let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map(|time| time.tv_sec()).unwrap_or_default();
     u32::try_from(now).unwrap_or(u32::MAX)
 }

@@ -9,6 +9,7 @@ mod addresses;
 mod cleanup;
 pub mod diff;
 mod error;
+mod former;
 pub mod installed;
 pub mod kernel;
 pub mod lower;
@@ -18,6 +19,7 @@ mod sysctl;
 
 pub use cleanup::{Removed, cleanup};
 pub use error::Error;
+pub use former::Former;
 pub use readback::{Inventory, inventory};
 pub use settings::{OURS, Settings};
 pub use sysctl::set_all as set_sysctls;

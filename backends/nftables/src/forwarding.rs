@@ -10,9 +10,25 @@ pub enum Forwarding {
     /// sources, and translates only for clients inside of the cluster where an external traffic
     /// policy is not for them.
     VirtualServers,
+    /// This table, and IPVS what it has forwarded before, or will soon: the addresses of frontends
+    /// are this machine's.
+    BesideVirtualServers,
 }
 
 impl Forwarding {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Translate, Self::VirtualServers];
+    /// All.
+    pub const ALL: [Self; 3] = [Self::Translate, Self::VirtualServers, Self::BesideVirtualServers];
+
+    /// Whether this table translates the destination of packets to frontends.
+    #[must_use]
+    pub const fn translates(self) -> bool {
+        !matches!(self, Self::VirtualServers)
+    }
+
+    /// Whether the addresses of frontends are this machine's: guarded, and the source of what it
+    /// sends to them itself.
+    #[must_use]
+    pub const fn has_local_addresses(self) -> bool {
+        !matches!(self, Self::Translate)
+    }
 }

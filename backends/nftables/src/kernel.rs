@@ -84,6 +84,26 @@ impl Nftables {
         })
     }
 
+    /// From the next sync on another one forwards packets: the table is replaced, in one
+    /// transaction.
+    pub fn set_forwarding(&mut self, forwarding: Forwarding) {
+        if self.options.forwarding != forwarding {
+            self.options.forwarding = forwarding;
+            self.references = References::new(forwarding);
+            self.installed = None;
+        }
+    }
+
+    /// Who forwards packets by the table that the kernel holds; `None` where there is none of this
+    /// release's layout.
+    ///
+    /// # Errors
+    /// If the kernel cannot be asked.
+    pub fn forwarding_in_kernel(&mut self) -> Result<Option<Forwarding>, Error> {
+        let table = readback::table(&mut self.session.socket, OURS)?;
+        Ok(table.as_ref().and_then(readback::forwarding))
+    }
+
     /// Makes the next sync read the kernel, compare and repair, and try again what the kernel
     /// rejected before.
     pub fn forget(&mut self) {

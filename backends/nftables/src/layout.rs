@@ -20,7 +20,8 @@ const SOURCES: i32 = 100;
 
 /// The fixed chains, each after those that it goes to.
 pub(crate) fn chains(forwarding: Forwarding) -> Vec<Chain> {
-    let by_ipvs = forwarding == Forwarding::VirtualServers;
+    let by_ipvs = !forwarding.translates();
+    let local = forwarding.has_local_addresses();
     let mut chains = vec![refuse()];
     if by_ipvs {
         chains.push(ipvs::leave());
@@ -30,7 +31,7 @@ pub(crate) fn chains(forwarding: Forwarding) -> Vec<Chain> {
         chains.push(guard(family));
         let mut services = services(family);
         let mut sources = sources(family);
-        if by_ipvs {
+        if local {
             // After the ClusterIPs, before NodePorts.
             services.rules.insert(2, ipvs::undefined(family));
             sources.rules.insert(0, ipvs::own_source(family));
@@ -38,7 +39,7 @@ pub(crate) fn chains(forwarding: Forwarding) -> Vec<Chain> {
         chains.extend([services, sources]);
     }
     for (name, number, priority_text) in [("prerouting", 0, "dstnat"), ("output", 3, "-100")] {
-        let condition = by_ipvs.then_some(Condition::New);
+        let condition = local.then_some(Condition::New);
         let rules = Family::ALL.map(|family| dispatch(family, name::services(family), condition));
         let hook = Hook { kind: "nat", name, number, priority: DESTINATIONS, priority_text };
         chains.push(base(hook, rules.to_vec()));

@@ -92,7 +92,7 @@ impl References {
 
     /// Numbers what a Service needs for session affinity. IPVS has its own.
     fn number(&mut self, key: &ObjectKey, service: Option<&ServicePlan>) {
-        if self.forwarding == Forwarding::Translate {
+        if self.forwarding.translates() {
             self.numbers.update(key, service);
         }
     }
@@ -363,13 +363,16 @@ fn service_members(
     });
     let cluster_ips = service.cluster_ips.iter().map(of_address(SetKind::ClusterIps));
     let hairpins = service.hairpins.iter().map(of_address(SetKind::Hairpins));
-    let by_ipvs = forwarding == Forwarding::VirtualServers;
-    let virtuals = service.frontends.iter().filter(move |_| by_ipvs).flat_map(virtual_members);
+    let virtuals = service.frontends.iter().filter(move |_| forwarding.has_local_addresses());
+    let virtuals = virtuals.flat_map(move |plan| virtual_members(plan, forwarding));
     masqueraded.chain(allowed).chain(cluster_ips).chain(hairpins).chain(virtuals)
 }
 
 /// What IPVS needs beside it for a frontend: its address guarded, and its connections known.
-fn virtual_members(plan: &FrontendPlan) -> impl Iterator<Item = (SetId, Key)> + use<> {
+fn virtual_members(
+    plan: &FrontendPlan,
+    forwarding: Forwarding,
+) -> impl Iterator<Item = (SetId, Key)> + use<> {
     let address = match plan.frontend.address {
         FrontendAddress::Ip(address) => {
             let set = SetId::new(SetKind::VirtualAddresses, Family::of(address));
@@ -377,7 +380,7 @@ fn virtual_members(plan: &FrontendPlan) -> impl Iterator<Item = (SetId, Key)> + 
         }
         FrontendAddress::Node(_) => None,
     };
-    let forwarded = matches!(plan.action, Action::Forward(_));
+    let forwarded = !forwarding.translates() && matches!(plan.action, Action::Forward(_));
     let server = forwarded.then(|| (virtual_set(&plan.frontend), Key::Frontend(plan.frontend)));
     address.into_iter().chain(server)
 }
@@ -389,7 +392,7 @@ fn node_members(
     let member = |kind| {
         move |address: &IpAddr| (SetId::new(kind, Family::of(*address)), Key::Address(*address))
     };
-    let own = node.own_addresses.iter().filter(move |_| forwarding == Forwarding::VirtualServers);
+    let own = node.own_addresses.iter().filter(move |_| forwarding.has_local_addresses());
     let node_ports = node.node_port_addresses.iter().map(member(SetKind::NodeAddresses));
     node_ports.chain(own.map(member(SetKind::OwnAddresses)))
 }

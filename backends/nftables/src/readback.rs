@@ -27,13 +27,18 @@ pub(crate) enum ReadBack {
     Ours(Box<Installed>, Vec<Stranger>, TableInfo),
 }
 
+/// Who forwards packets by a table of ours; `None` if it is of another release's layout.
+pub(crate) fn forwarding(table: &TableInfo) -> Option<Forwarding> {
+    let of_layout = |forwarding: &Forwarding| table.comment == message::table_comment(*forwarding);
+    Forwarding::ALL.into_iter().find(of_layout)
+}
+
 /// Reads the whole table.
 pub(crate) fn read(socket: &mut Socket) -> Result<ReadBack, Error> {
     let Some(table) = table(socket, OURS)? else {
         return Ok(ReadBack::Nothing);
     };
-    let of_layout = |forwarding: &Forwarding| table.comment == message::table_comment(*forwarding);
-    let Some(forwarding) = Forwarding::ALL.into_iter().find(of_layout) else {
+    let Some(forwarding) = forwarding(&table) else {
         return Ok(ReadBack::Unfit("it has another layout", table));
     };
     let mut installed = Installed { forwarding, ..Installed::default() };

@@ -4,6 +4,7 @@
 
 mod drain;
 mod rig;
+mod switch;
 
 use anyhow::Result;
 use shunt_kind_tests::guest::{self, Clock};

@@ -29,7 +29,7 @@ pub(super) fn read() -> anyhow::Result<InKernel> {
     let inventory = inventory()?;
     let installed = &inventory.installed;
     let servers = match installed.forwarding {
-        Forwarding::Translate => Servers::default(),
+        Forwarding::Translate | Forwarding::BesideVirtualServers => Servers::default(),
         Forwarding::VirtualServers => virtual_servers()?,
     };
     let mut rows: Vec<_> =
