@@ -33,11 +33,12 @@ impl Origin {
         match self {
             Self::Object(Kind::Service, _) | Self::Plan(_) | Self::HealthCheck(..) => "Service",
             Self::Object(Kind::EndpointSlice, _) => "EndpointSlice",
-            Self::Object(Kind::Node, _) => "Node",
+            Self::Object(Kind::Node | Kind::PeerNode, _) => "Node",
             Self::Object(Kind::ServiceCidr, _) => "ServiceCIDR",
             Self::Object(Kind::Pod, _) => "Pod",
             Self::Object(Kind::Namespace, _) => "Namespace",
             Self::Object(Kind::NetworkPolicy, _) => "NetworkPolicy",
+            Self::Object(Kind::ClusterNetworkPolicy, _) => "ClusterNetworkPolicy",
             Self::File(_) => "file",
             Self::Kernel => "kernel",
             Self::Policy => "policy",
@@ -46,7 +47,7 @@ impl Origin {
     }
 
     /// All values of that label.
-    pub const KINDS: [&'static str; 11] = [
+    pub const KINDS: [&'static str; 12] = [
         "Service",
         "EndpointSlice",
         "Node",
@@ -54,6 +55,7 @@ impl Origin {
         "Pod",
         "Namespace",
         "NetworkPolicy",
+        "ClusterNetworkPolicy",
         "file",
         "kernel",
         "policy",

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use shunt_model::object::ObjectKey;
@@ -28,6 +29,7 @@ pub enum Pods {
 /// Owns the objects of network policy and the table made of them.
 #[derive(Debug)]
 pub struct PolicyPlanner {
+    node: Arc<str>,
     snapshot: Snapshot,
     compiler: Compiler,
     pods: Pods,
@@ -56,6 +58,7 @@ impl PolicyPlanner {
     #[must_use]
     pub fn new(node: &str, pods: Pods) -> Self {
         Self {
+            node: node.into(),
             snapshot: Snapshot::new(),
             compiler: Compiler::new(node),
             pods,
@@ -91,6 +94,7 @@ impl PolicyPlanner {
         if self.own.as_ref() != Some(addresses) {
             self.own = Some(addresses.clone());
             self.own_is_new = true;
+            self.dirty.merge(self.snapshot.put_machine(&self.node, addresses.clone()));
             self.oldest.get_or_insert(received);
         }
     }
@@ -102,6 +106,7 @@ impl PolicyPlanner {
         match kind {
             Kind::Pod => store.pod(key).is_some(),
             Kind::NetworkPolicy => store.policies().any(|policy| policy.key == *key),
+            Kind::ClusterNetworkPolicy => store.cluster_policies().any(|p| p.name == key.name),
             _ => store.namespaces().any(|namespace| namespace.name == key.name),
         }
     }

@@ -4,6 +4,7 @@ mod plan;
 mod snapshot;
 mod yaml;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::anyhow;
@@ -24,7 +25,7 @@ use crate::source::{FileProblem, SourceEvent, manifests};
 /// If the directory or a file in it cannot be read.
 pub fn render(args: &RenderArgs) -> Result<(), Failure> {
     let settings = args.plan.settings()?;
-    let Loaded { snapshot, policy, policy_problems, file_problems } = load(&args.manifests)?;
+    let Loaded { snapshot, mut policy, policy_problems, file_problems } = load(&args.manifests)?;
     let plan = compile::full(&settings, &snapshot);
     file_problems.iter().for_each(|problem| eprintln!("{problem}"));
     let of_services = plan.services.values().flat_map(|service| &service.problems);
@@ -35,10 +36,12 @@ pub fn render(args: &RenderArgs) -> Result<(), Failure> {
         Stage::Plan => plan::print(&plan),
         Stage::Nft => shunt_nftables::text::render(&plan),
         Stage::Policy => {
-            let table = shunt_netpolicy::compile::full(&settings.node_name, policy.store());
             let node = snapshot.node(&settings.node_name);
             let own = node.map(|node| node.addresses.iter().copied().collect());
-            let beside = Beside { own: own.unwrap_or_default(), ..Beside::default() };
+            let own: BTreeSet<_> = own.unwrap_or_default();
+            policy.put_machine(&settings.node_name, own.clone());
+            let table = shunt_netpolicy::compile::full(&settings.node_name, policy.store());
+            let beside = Beside { own, ..Beside::default() };
             text::render(&text::fresh(&table, &beside))
         }
     })?;

@@ -57,6 +57,7 @@ pub(super) fn plan(node: &str, directory: &Path, setup: &Setup) -> Result<NodeSt
         }
     }
     let local: BTreeSet<IpAddr> = setup.addresses_of(node).collect();
+    of_policy.put_machine(&node.into(), local.clone());
     drop(snapshot.apply(Change::LocalAddresses(local)));
     Ok(NodeState { plan: compile::full(&settings, &snapshot), policy: of_policy })
 }

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result};
+use shunt::source::local::addresses;
 use shunt_cluster::{Netns, Protocol};
 use shunt_model::address::{self, Endpoint};
 use shunt_netpolicy::compile::full;
@@ -55,12 +56,6 @@ pub(super) fn denies(
     };
     let ends =
         [(Direction::Egress, setup.node_of(from), source), (Direction::Ingress, target, seen)];
-    // A pod may always reach the node that it runs on.
-    if target == setup.node_of(from)
-        && target.is_some_and(|node| setup.addresses_of(node).any(|own| own == endpoint.address))
-    {
-        return Ok(None);
-    }
     for (direction, node, source) in ends {
         let Some(state) = node.and_then(|node| plans.get(node)) else { continue };
         let rulings = explain(state.policy.store(), &packet(source, node));
@@ -74,15 +69,23 @@ pub(super) fn denies(
 }
 
 fn describe(direction: Direction, ruling: &Ruling) -> String {
-    let Ruling::Denied { policies } = ruling else { return format!("{ruling:?}") };
-    let names: Vec<_> = policies.iter().map(ToString::to_string).collect();
-    format!("{} is denied by {}", direction.word(), names.join(", "))
+    let by = match ruling {
+        Ruling::Denied { policies } => {
+            policies.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+        }
+        Ruling::Decided { policy, rule, .. } => format!("rule {rule} of {policy}"),
+        ruling => return format!("{ruling:?}"),
+    };
+    format!("{} is denied by {by}", direction.word())
 }
 
 /// What differs between policy and what the kernel of a node holds of it.
 pub(super) fn differences(node: &str, policy: &Snapshot, netns: &Netns) -> Result<Vec<String>> {
     let held = netns.run(inventory).with_context(|| format!("reading the policy of {node}"))?;
     let mut held = held.unwrap_or_default();
+    let own = netns.run(addresses).with_context(|| format!("reading the addresses of {node}"))?;
+    let mut policy = policy.clone();
+    policy.put_machine(&node.into(), own);
     let table = full(node, policy.store());
     let wanted = if table.locals.is_empty() {
         Installed::default()

@@ -1,8 +1,8 @@
 //! From objects to the decision table.
 //!
 //! Only what concerns this node is compiled. The policies that select its pods are *in force*; what
-//! their peers ask of an address are *features* (a selector that matches its pod, a block that holds
-//! it, the number of a named port). Peers with the same features are one atom, and what a local pod's
+//! their peers ask of an address are *features* (a selector that matches its pod or node, a block
+//! that holds it, the number of a named port). Peers with the same features are one atom, and what a local pod's
 //! *program* (its policies' rules) accepts of an atom is a row. Programs are shared by all pods that
 //! the same policies select.
 
@@ -11,7 +11,7 @@ mod number;
 mod program;
 mod tighten;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -96,7 +96,7 @@ impl Compiler {
         for address in &dirty.addresses {
             let pod = store.pod_at(*address);
             let programs = pod.map(|pod| self.programs_of(store, pod)).unwrap_or_default();
-            if !programs.iter().all(|program| self.features.cover(program)) {
+            if !self.features.cover(&programs) {
                 return None;
             }
             if programs.is_empty() {
@@ -104,7 +104,7 @@ impl Compiler {
             } else {
                 locals.insert(*address, programs);
             }
-            let atom = pod.and_then(|pod| self.peer(store, *address, pod));
+            let atom = self.peer(store, *address, pod);
             if self.table.peers.get(address) != atom.as_ref() {
                 delta.peers.insert(*address, atom);
             }
@@ -119,7 +119,7 @@ impl Compiler {
         let mut features = Features::default();
         for (address, pod) in store.addresses() {
             let programs = self.programs_of(store, pod);
-            programs.iter().for_each(|program| features.add(program));
+            features.add(&programs);
             if !programs.is_empty() {
                 self.locals.insert(address, programs);
             }
@@ -136,6 +136,10 @@ impl Compiler {
         let mut peers = HashMap::new();
         if !self.locals.is_empty() {
             for (address, pod) in store.addresses() {
+                peers.extend(self.peer(store, address, Some(pod)).map(|atom| (address, atom)));
+            }
+            for address in self.others(store) {
+                let pod = store.pod_at(address);
                 peers.extend(self.peer(store, address, pod).map(|atom| (address, atom)));
             }
         }
@@ -153,9 +157,22 @@ impl Compiler {
         delta
     }
 
-    /// The class of a pod's address, unless its network tells it.
-    fn peer(&mut self, store: &Store, address: IpAddr, pod: &Arc<Pod>) -> Option<Atom> {
-        let signature = self.features.of_pod(store, address, pod)?;
+    /// Addresses beside those of pods that may be told apart: of nodes, and the machine's own.
+    fn others(&self, store: &Store) -> BTreeSet<IpAddr> {
+        let mut others = BTreeSet::new();
+        if self.features.ask_for_nodes() {
+            others.extend(store.node_addresses());
+        }
+        if self.features.ask_for_own_node() {
+            others.extend(store.machine(&self.node).into_iter().flatten());
+        }
+        others
+    }
+
+    /// The class of an address, unless its network tells it.
+    fn peer(&mut self, store: &Store, address: IpAddr, pod: Option<&Arc<Pod>>) -> Option<Atom> {
+        let own = store.machine(&self.node).is_some_and(|machine| machine.contains(&address));
+        let signature = self.features.of(store, address, pod, own)?;
         Some(Atom(self.atoms.number(signature)))
     }
 
@@ -185,7 +202,8 @@ impl Compiler {
             };
             let ingress = of.ingress.as_ref().map(&mut decide);
             let egress = of.egress.as_ref().map(&mut decide);
-            locals.insert(*address, Local { ingress, egress });
+            let to_node = of.egress.as_ref().is_some_and(|program| program.has_tiers());
+            locals.insert(*address, Local { ingress, egress, to_node });
         }
         self.programs = programs;
         let mut rows = BTreeMap::new();

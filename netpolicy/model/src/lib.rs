@@ -1,9 +1,10 @@
 //! Who may reach whom.
 //!
-//! Pods, Namespaces and NetworkPolicies go in ([`object`]), the [`store`] holds the newest of each,
+//! Pods, Namespaces, NetworkPolicies ([`object`]), ClusterNetworkPolicies and Nodes ([`cluster`]) go in, the [`store`] holds the newest of each,
 //! [`compile`] resolves them to the [`table`] that a node needs, and the [`oracle`] answers the same
 //! questions from the objects alone, without the compiler. Nothing here does I/O.
 
+pub mod cluster;
 pub mod compile;
 pub mod object;
 pub mod oracle;

@@ -140,6 +140,8 @@ pub enum Peer {
     },
     /// Addresses.
     Block(Block),
+    /// Nodes, by their labels; only ClusterNetworkPolicies have it.
+    Nodes(Selector),
 }
 
 /// A range of addresses with holes.

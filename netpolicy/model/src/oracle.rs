@@ -8,6 +8,7 @@ use std::sync::Arc;
 use shunt_model::address::Protocol;
 use shunt_model::object::ObjectKey;
 
+use crate::cluster::{Action, ClusterNetworkPolicy, Tier};
 use crate::object::{Direction, NetworkPolicy, Peer, Pod, PortMatch, PortNumber, Rule};
 use crate::store::Store;
 use crate::table::{Packet, Verdict};
@@ -17,13 +18,24 @@ use crate::table::{Packet, Verdict};
 pub enum Ruling {
     /// The address is no pod's that policy knows: a node, a pod on the host's network, a stranger.
     NoPod,
-    /// No policy selects the pod for this direction.
+    /// No policy decides; without any, all pods reach each other.
     NotIsolated,
     /// A pod reaches itself.
     Itself,
-    /// It comes from the node that the pod runs on.
+    /// It comes from the node that the pod runs on, or goes to it.
     OwnNode,
-    /// A rule allows it.
+    /// A rule of a ClusterNetworkPolicy decides.
+    Decided {
+        /// Its tier.
+        tier: Tier,
+        /// The policy's name.
+        policy: Arc<str>,
+        /// Which of its rules for this direction, from 0.
+        rule: usize,
+        /// Whether it accepts or denies.
+        accepts: bool,
+    },
+    /// A rule of a NetworkPolicy allows it.
     Allowed {
         /// The policy.
         policy: ObjectKey,
@@ -41,7 +53,7 @@ impl Ruling {
     /// Whether the connection passes.
     #[must_use]
     pub const fn accepts(&self) -> bool {
-        !matches!(self, Self::Denied { .. })
+        !matches!(self, Self::Denied { .. } | Self::Decided { accepts: false, .. })
     }
 }
 
@@ -88,32 +100,19 @@ fn ruling(
     if subject == peer {
         return Ruling::Itself;
     }
-    let concerned: Vec<&Arc<NetworkPolicy>> = store
-        .policies()
-        .filter(|policy| policy.key.namespace == pod.key.namespace)
-        .filter(|policy| policy.pods.selects(&pod.labels))
-        .filter(|policy| policy.rules(direction).is_some())
-        .collect();
-    if concerned.is_empty() {
-        return Ruling::NotIsolated;
-    }
-    for policy in &concerned {
-        for (index, rule) in policy.rules(direction).unwrap_or_default().iter().enumerate() {
-            let question = Question { store, direction, policy, pod, peer, packet };
-            if question.allows(rule) {
-                return Ruling::Allowed { policy: policy.key.clone(), rule: index };
-            }
-        }
-    }
-    Ruling::Denied { policies: concerned.iter().map(|policy| policy.key.clone()).collect() }
+    let question = Question { store, direction, pod, peer, packet };
+    question
+        .tier(Tier::Admin)
+        .or_else(|| question.network_policies())
+        .or_else(|| question.tier(Tier::Baseline))
+        .unwrap_or(Ruling::NotIsolated)
 }
 
-/// Whether a rule allows a connection.
+/// A connection of a pod in one direction.
 struct Question<'a> {
     store: &'a Store,
     direction: Direction,
-    policy: &'a NetworkPolicy,
-    /// Whom the policy selects.
+    /// Whom policies select.
     pod: &'a Pod,
     /// The other end.
     peer: IpAddr,
@@ -121,10 +120,66 @@ struct Question<'a> {
 }
 
 impl Question<'_> {
-    fn allows(&self, rule: &Rule) -> bool {
+    /// What a tier of ClusterNetworkPolicies decides, if it does.
+    fn tier(&self, tier: Tier) -> Option<Ruling> {
+        let namespace = self.store.namespace_labels(&self.pod.key.namespace);
+        let concerned = |policy: &&Arc<ClusterNetworkPolicy>| {
+            policy.tier == tier
+                && policy.namespaces.selects(&namespace)
+                && policy.pods.selects(&self.pod.labels)
+        };
+        let mut policies: Vec<_> = self.store.cluster_policies().filter(concerned).collect();
+        policies.sort_by_key(|policy| (policy.priority, Arc::clone(&policy.name)));
+        for policy in policies {
+            for (rule, of_policy) in policy.rules(self.direction).iter().enumerate() {
+                if !self.matches(&of_policy.on, "") {
+                    continue;
+                }
+                let accepts = match of_policy.action {
+                    Action::Pass => return None,
+                    Action::Accept => true,
+                    Action::Deny => false,
+                };
+                let policy = Arc::clone(&policy.name);
+                return Some(Ruling::Decided { tier, policy, rule, accepts });
+            }
+        }
+        None
+    }
+
+    /// What NetworkPolicies decide, if any isolates the pod in this direction.
+    fn network_policies(&self) -> Option<Ruling> {
+        let concerned: Vec<&Arc<NetworkPolicy>> = self
+            .store
+            .policies()
+            .filter(|policy| policy.key.namespace == self.pod.key.namespace)
+            .filter(|policy| policy.pods.selects(&self.pod.labels))
+            .filter(|policy| policy.rules(self.direction).is_some())
+            .collect();
+        if concerned.is_empty() {
+            return None;
+        }
+        let node = self.pod.node.as_deref().and_then(|node| self.store.machine(node));
+        if node.is_some_and(|node| node.contains(&self.peer)) {
+            return Some(Ruling::OwnNode);
+        }
+        for policy in &concerned {
+            for (index, rule) in policy.rules(self.direction).unwrap_or_default().iter().enumerate()
+            {
+                if self.matches(rule, &policy.key.namespace) {
+                    return Some(Ruling::Allowed { policy: policy.key.clone(), rule: index });
+                }
+            }
+        }
+        let policies = concerned.iter().map(|policy| policy.key.clone()).collect();
+        Some(Ruling::Denied { policies })
+    }
+
+    /// Whether a rule of a policy in this namespace matches.
+    fn matches(&self, rule: &Rule, namespace: &str) -> bool {
         let peer = match &rule.peers {
             None => true,
-            Some(peers) => peers.iter().any(|peer| self.is_peer(peer)),
+            Some(peers) => peers.iter().any(|peer| self.is_peer(peer, namespace)),
         };
         let port = match &rule.ports {
             None => true,
@@ -133,13 +188,17 @@ impl Question<'_> {
         peer && port
     }
 
-    fn is_peer(&self, peer: &Peer) -> bool {
+    fn is_peer(&self, peer: &Peer, own_namespace: &str) -> bool {
         match peer {
+            Peer::Nodes(selector) => {
+                let mut nodes = self.store.nodes_at(self.peer);
+                nodes.any(|node| selector.selects(&node.labels))
+            }
             Peer::Block(block) => block.contains(self.peer),
             Peer::Pods { namespaces, pods } => {
                 let Some(other) = self.store.pod_at(self.peer) else { return false };
                 let namespace = match namespaces {
-                    None => other.key.namespace == self.policy.key.namespace,
+                    None => *other.key.namespace == *own_namespace,
                     Some(selector) => {
                         selector.selects(&self.store.namespace_labels(&other.key.namespace))
                     }

@@ -70,6 +70,12 @@ impl Ports {
         }
     }
 
+    /// Those that are among others, too.
+    #[must_use]
+    pub fn within(&self, others: &Self) -> Self {
+        if others.is_all() { self.clone() } else { self.without(&self.without(others)) }
+    }
+
     /// Those that are not among others.
     #[must_use]
     pub fn without(&self, others: &Self) -> Self {
@@ -139,11 +145,12 @@ mod tests {
             let (a, b) = (set(&a), set(&b));
             let mut both = a.clone();
             both.extend(&b);
-            let difference = a.without(&b);
+            let (difference, shared) = (a.without(&b), a.within(&b));
             let edges = a.ranges().iter().chain(b.ranges()).flat_map(|(f, l)| [*f, *l]);
             for port in edges.flat_map(|p| [p.saturating_sub(1), p, p.saturating_add(1)]).chain([edge]) {
                 prop_assert_eq!(both.contains(port), a.contains(port) || b.contains(port));
                 prop_assert_eq!(difference.contains(port), a.contains(port) && !b.contains(port));
+                prop_assert_eq!(shared.contains(port), a.contains(port) && b.contains(port));
             }
         }
     }

@@ -1,10 +1,13 @@
 //! Changes as a source tells them, and the objects they amount to.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
 
 use shunt_model::object::ObjectKey;
 use shunt_model::problem::{Kind, Problem};
 
+use crate::cluster::{ClusterNetworkPolicy, PeerNode};
 use crate::object::{Namespace, NetworkPolicy, Pod};
 use crate::store::{Dirty, Store};
 
@@ -17,6 +20,10 @@ pub enum Object {
     Namespace(Namespace),
     /// A NetworkPolicy.
     Policy(NetworkPolicy),
+    /// A ClusterNetworkPolicy.
+    ClusterPolicy(ClusterNetworkPolicy),
+    /// A Node.
+    Node(PeerNode),
 }
 
 impl Object {
@@ -27,6 +34,8 @@ impl Object {
             Self::Pod(_) => Kind::Pod,
             Self::Namespace(_) => Kind::Namespace,
             Self::Policy(_) => Kind::NetworkPolicy,
+            Self::ClusterPolicy(_) => Kind::ClusterNetworkPolicy,
+            Self::Node(_) => Kind::PeerNode,
         }
     }
 
@@ -37,6 +46,8 @@ impl Object {
             Self::Pod(pod) => pod.key.clone(),
             Self::Namespace(namespace) => ObjectKey::new("", &namespace.name),
             Self::Policy(policy) => policy.key.clone(),
+            Self::ClusterPolicy(policy) => ObjectKey::new("", &policy.name),
+            Self::Node(node) => ObjectKey::new("", &node.name),
         }
     }
 }
@@ -117,6 +128,8 @@ impl Snapshot {
                     Object::Pod(pod) => self.store.put_pod(pod),
                     Object::Namespace(namespace) => self.store.put_namespace(namespace),
                     Object::Policy(policy) => self.store.put_policy(policy),
+                    Object::ClusterPolicy(policy) => self.store.put_cluster_policy(policy),
+                    Object::Node(node) => self.store.put_node(node),
                 }
             }
             Change::Deleted { kind, key } => {
@@ -138,6 +151,18 @@ impl Snapshot {
         self.store.forget_pods()
     }
 
+    /// Forgets Nodes and that they were listed: nothing needs them while no policy speaks of nodes.
+    pub fn forget_nodes(&mut self) -> Dirty {
+        self.listed.remove(&Kind::PeerNode);
+        self.unlisted.remove(&Kind::PeerNode);
+        self.store.forget_nodes()
+    }
+
+    /// Takes in the addresses of a node's interfaces.
+    pub fn put_machine(&mut self, node: &Arc<str>, addresses: BTreeSet<IpAddr>) -> Dirty {
+        self.store.put_machine(node, addresses)
+    }
+
     fn keys(&self, kind: Kind) -> BTreeSet<ObjectKey> {
         match kind {
             Kind::Pod => self.store.pods().map(|pod| pod.key.clone()).collect(),
@@ -146,6 +171,14 @@ impl Snapshot {
                 names.map(|name| ObjectKey::new("", name)).collect()
             }
             Kind::NetworkPolicy => self.store.policies().map(|policy| policy.key.clone()).collect(),
+            Kind::ClusterNetworkPolicy => {
+                let names = self.store.cluster_policies().map(|policy| &policy.name);
+                names.map(|name| ObjectKey::new("", name)).collect()
+            }
+            Kind::PeerNode => {
+                let names = self.store.nodes().map(|node| &node.name);
+                names.map(|name| ObjectKey::new("", name)).collect()
+            }
             Kind::Service | Kind::EndpointSlice | Kind::Node | Kind::ServiceCidr => BTreeSet::new(),
         }
     }
@@ -155,6 +188,8 @@ impl Snapshot {
             Kind::Pod => self.store.remove_pod(key),
             Kind::Namespace => self.store.remove_namespace(&key.name),
             Kind::NetworkPolicy => self.store.remove_policy(key),
+            Kind::ClusterNetworkPolicy => self.store.remove_cluster_policy(&key.name),
+            Kind::PeerNode => self.store.remove_node(&key.name),
             Kind::Service | Kind::EndpointSlice | Kind::Node | Kind::ServiceCidr => {
                 Dirty::default()
             }

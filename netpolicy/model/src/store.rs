@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use shunt_model::object::ObjectKey;
 
+use crate::cluster::{ClusterNetworkPolicy, PeerNode, Tier};
 use crate::object::{NAMESPACE_NAME, Namespace, NetworkPolicy, Pod};
 use crate::selector::Labels;
 
@@ -58,6 +59,13 @@ pub struct Store {
     claims: BTreeMap<IpAddr, Vec<Arc<Pod>>>,
     namespaces: BTreeMap<Arc<str>, Namespace>,
     policies: BTreeMap<ObjectKey, Arc<NetworkPolicy>>,
+    /// In the order in which they are asked.
+    cluster_policies: Vec<Arc<ClusterNetworkPolicy>>,
+    nodes: BTreeMap<Arc<str>, Arc<PeerNode>>,
+    /// Whose an address of a node is; nearly always one's.
+    node_addresses: BTreeMap<IpAddr, Vec<Arc<PeerNode>>>,
+    /// All addresses of a node's interfaces, of those nodes where they are known: the table's own.
+    machines: BTreeMap<Arc<str>, BTreeSet<IpAddr>>,
 }
 
 impl Store {
@@ -133,6 +141,70 @@ impl Store {
         if self.policies.remove(key).is_some() { Dirty::everything() } else { Dirty::default() }
     }
 
+    /// Adds a ClusterNetworkPolicy or replaces it.
+    pub fn put_cluster_policy(&mut self, policy: ClusterNetworkPolicy) -> Dirty {
+        if self.cluster_policies.iter().any(|held| **held == policy) {
+            return Dirty::default();
+        }
+        self.cluster_policies.retain(|held| held.name != policy.name);
+        self.cluster_policies.push(Arc::new(policy));
+        self.cluster_policies
+            .sort_by(|a, b| (a.tier, a.priority, &a.name).cmp(&(b.tier, b.priority, &b.name)));
+        Dirty::everything()
+    }
+
+    /// Removes a ClusterNetworkPolicy.
+    pub fn remove_cluster_policy(&mut self, name: &str) -> Dirty {
+        let before = self.cluster_policies.len();
+        self.cluster_policies.retain(|held| *held.name != *name);
+        if self.cluster_policies.len() == before { Dirty::default() } else { Dirty::everything() }
+    }
+
+    /// Adds a Node or replaces it.
+    pub fn put_node(&mut self, node: PeerNode) -> Dirty {
+        if self.nodes.get(&node.name).is_some_and(|held| **held == node) {
+            return Dirty::default();
+        }
+        let mut dirty = self.remove_node(&node.name);
+        let node = Arc::new(node);
+        for address in &node.addresses {
+            self.node_addresses.entry(*address).or_default().push(Arc::clone(&node));
+            dirty.addresses.insert(*address);
+        }
+        self.nodes.insert(Arc::clone(&node.name), node);
+        dirty
+    }
+
+    /// Removes a Node.
+    pub fn remove_node(&mut self, name: &str) -> Dirty {
+        let mut dirty = Dirty::default();
+        let Some(node) = self.nodes.remove(name) else { return dirty };
+        for address in &node.addresses {
+            if let Some(nodes) = self.node_addresses.get_mut(address) {
+                nodes.retain(|held| held.name != node.name);
+                if nodes.is_empty() {
+                    self.node_addresses.remove(address);
+                }
+            }
+            dirty.addresses.insert(*address);
+        }
+        dirty
+    }
+
+    /// Forgets all Nodes: nothing needs them while no policy speaks of nodes.
+    pub fn forget_nodes(&mut self) -> Dirty {
+        self.nodes.clear();
+        let addresses = std::mem::take(&mut self.node_addresses).into_keys().collect();
+        Dirty { addresses, ..Dirty::default() }
+    }
+
+    /// Takes in the addresses of a node's interfaces.
+    pub fn put_machine(&mut self, node: &Arc<str>, addresses: BTreeSet<IpAddr>) -> Dirty {
+        let before = self.machines.insert(Arc::clone(node), addresses.clone()).unwrap_or_default();
+        let addresses = before.symmetric_difference(&addresses).copied().collect();
+        Dirty { addresses, ..Dirty::default() }
+    }
+
     /// Forgets all pods and namespaces: nothing needs them while there is no policy.
     pub fn forget_pods(&mut self) -> Dirty {
         self.pods.clear();
@@ -180,6 +252,40 @@ impl Store {
     /// All policies, sorted by key.
     pub fn policies(&self) -> impl Iterator<Item = &Arc<NetworkPolicy>> {
         self.policies.values()
+    }
+
+    /// All ClusterNetworkPolicies, in the order in which they are asked.
+    pub fn cluster_policies(&self) -> impl Iterator<Item = &Arc<ClusterNetworkPolicy>> {
+        self.cluster_policies.iter()
+    }
+
+    /// Those of a tier, in the order in which they are asked.
+    pub fn cluster_policies_of(
+        &self,
+        tier: Tier,
+    ) -> impl Iterator<Item = &Arc<ClusterNetworkPolicy>> {
+        self.cluster_policies.iter().filter(move |policy| policy.tier == tier)
+    }
+
+    /// All Nodes, sorted by name.
+    pub fn nodes(&self) -> impl Iterator<Item = &Arc<PeerNode>> {
+        self.nodes.values()
+    }
+
+    /// The Nodes that have an address.
+    pub fn nodes_at(&self, address: IpAddr) -> impl Iterator<Item = &Arc<PeerNode>> {
+        self.node_addresses.get(&address).into_iter().flatten()
+    }
+
+    /// All addresses of Nodes.
+    pub fn node_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.node_addresses.keys().copied()
+    }
+
+    /// The addresses of a node's interfaces, if they are known.
+    #[must_use]
+    pub fn machine(&self, node: &str) -> Option<&BTreeSet<IpAddr>> {
+        self.machines.get(node)
     }
 
     /// The policies of a namespace, sorted by name.

@@ -74,11 +74,37 @@ impl Row {
             .map_or(self.others, |protocol| self.ports(protocol).contains(port))
     }
 
+    /// Adds what another accepts.
+    pub fn extend(&mut self, other: &Self) {
+        for protocol in Protocol::ALL {
+            self.ports_mut(protocol).extend(other.ports(protocol));
+        }
+        self.others |= other.others;
+    }
+
+    /// What both accept.
+    #[must_use]
+    pub fn within(&self, other: &Self) -> Self {
+        self.with(other, Ports::within, self.others && other.others)
+    }
+
+    /// What it accepts and another does not.
+    #[must_use]
+    pub fn without(&self, other: &Self) -> Self {
+        self.with(other, Ports::without, self.others && !other.others)
+    }
+
+    fn with(&self, other: &Self, ports: impl Fn(&Ports, &Ports) -> Ports, others: bool) -> Self {
+        let [tcp, udp, sctp] =
+            [(&self.tcp, &other.tcp), (&self.udp, &other.udp), (&self.sctp, &other.sctp)]
+                .map(|(a, b)| ports(a, b));
+        Self { tcp, udp, sctp, others }
+    }
+
     /// Whether it accepts all that another does.
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {
-        let ports = |protocol| other.ports(protocol).without(self.ports(protocol)).is_empty();
-        (self.others || !other.others) && Protocol::ALL.into_iter().all(ports)
+        other.without(self) == Self::default()
     }
 }
 
@@ -99,14 +125,17 @@ impl Decisions {
     }
 }
 
-/// An address of a pod on this node that some policy isolates. Its decisions are shared with the
+/// An address of a pod on this node that some policy speaks of. Its decisions are shared with the
 /// pods that the same policies select.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Local {
-    /// Connections to it; `None`: not isolated in this direction.
+    /// Connections to it; `None`: no policy speaks of this direction.
     pub ingress: Option<Arc<Decisions>>,
     /// Connections from it.
     pub egress: Option<Arc<Decisions>>,
+    /// Connections from it to its own node are judged, too, as ClusterNetworkPolicies speak of what
+    /// it sends; NetworkPolicies never forbid them.
+    pub to_node: bool,
 }
 
 impl Local {
@@ -132,7 +161,8 @@ pub struct Range {
 /// The decision table of a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
-    /// Pods of the cluster that a selector tells apart; all others by their network.
+    /// Pods and nodes of the cluster that a selector tells apart, and the addresses of this machine
+    /// if pods on it are isolated in what they send; all others by their network.
     pub peers: HashMap<IpAddr, Atom>,
     /// Ranges that an ipBlock tells apart, sorted and disjoint.
     pub networks: Vec<(Range, Atom)>,
@@ -176,8 +206,8 @@ impl Table {
         network_atom(&self.networks, address)
     }
 
-    /// What this node does with a packet that it forwards. The node at the other end decides for
-    /// its own pods.
+    /// What this node does with a packet that it forwards, or that a pod sends to it. The node at
+    /// the other end decides for its own pods.
     #[must_use]
     pub fn verdict(&self, packet: &Packet) -> Verdict {
         if packet.from_node || packet.source == packet.destination {

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use proptest::prelude::*;
 
-use self::strategies::{ADDRESSES, Edit, NODES, STRANGERS, edits};
+use self::strategies::{ADDRESSES, Edit, HOSTS, NODES, STRANGERS, edits};
 use crate::compile::{Compiler, full};
 use crate::object::Direction;
 use crate::oracle;
@@ -18,7 +18,7 @@ const PORTS: [u16; 6] = [0, 80, 81, 443, 8080, 9000];
 
 fn packets() -> impl Iterator<Item = Packet> {
     let address = |text: &&str| text.parse::<IpAddr>().expect("an address");
-    let all: Vec<IpAddr> = ADDRESSES.iter().chain(STRANGERS).map(address).collect();
+    let all: Vec<IpAddr> = ADDRESSES.iter().chain(STRANGERS).chain(HOSTS).map(address).collect();
     let pairs: Vec<_> = all
         .iter()
         .flat_map(|source| all.iter().map(move |destination| (*source, *destination)))
@@ -54,6 +54,11 @@ fn apply(store: &mut Store, edit: Edit) -> Dirty {
         Edit::Namespace(namespace) => store.put_namespace(namespace),
         Edit::Policy(policy) => store.put_policy(policy),
         Edit::NoPolicy(key) => store.remove_policy(&key),
+        Edit::ClusterPolicy(policy) => store.put_cluster_policy(policy),
+        Edit::NoClusterPolicy(name) => store.remove_cluster_policy(&name),
+        Edit::Node(node) => store.put_node(node),
+        Edit::NoNode(name) => store.remove_node(&name),
+        Edit::Machine(node, addresses) => store.put_machine(&node, addresses),
     }
 }
 

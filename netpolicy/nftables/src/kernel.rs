@@ -273,8 +273,8 @@ pub fn inventory() -> Result<Option<Installed>, Error> {
 /// The local pods whose decisions a change touches.
 fn concerned(steps: &Steps) -> BTreeSet<IpAddr> {
     let local = |operation: &Operation| match operation {
-        Operation::Add(SetId::Isolated(..), Key::Address(address), _)
-        | Operation::Delete(SetId::Isolated(..), Key::Address(address))
+        Operation::Add(SetId::Isolated(..) | SetId::ToNode(_), Key::Address(address), _)
+        | Operation::Delete(SetId::Isolated(..) | SetId::ToNode(_), Key::Address(address))
         | Operation::Add(SetId::Rows(..), Key::Pair(address, _), _)
         | Operation::Delete(SetId::Rows(..), Key::Pair(address, _)) => Some(*address),
         _ => None,

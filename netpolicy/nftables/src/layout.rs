@@ -19,6 +19,8 @@ type PolicyChain = Chain<SetId>;
 /// Before source translation (`NF_IP_PRI_NAT_SRC`, 100), so that who is masqueraded is still seen;
 /// after the forward hook, which what IPVS serves does not pass.
 const PRIORITY: i32 = 90;
+/// After IPVS has taken what is for its Services (`NF_IP_PRI_NAT_SRC` - 1).
+const INPUT_PRIORITY: i32 = 110;
 /// `NF_CT_STATE_BIT` of established, related and new.
 const ESTABLISHED: u32 = 1 << 1;
 const RELATED: u32 = 1 << 2;
@@ -108,11 +110,12 @@ pub(crate) fn chains() -> Vec<PolicyChain> {
             for direction in Direction::ALL {
                 chains.push(isolated(keys, direction, family));
             }
-            chains.push(forwarded(keys, family));
+            chains.extend([forwarded(keys, family), to_node(keys, family)]);
         }
     }
     chains.extend(Family::ALL.map(live));
-    chains.push(postrouting());
+    chains.extend(Family::ALL.map(live_to_node));
+    chains.extend([postrouting(), input()]);
     chains
 }
 
@@ -144,7 +147,9 @@ pub(crate) fn set_type(set: SetId) -> SetType {
         SetId::Networks(family) => SetType { interval: true, ..map(plain(address(family))) },
         SetId::Rows(_, family) => map(concat(&[address(family), row])),
         SetId::Itself(family) => concat(&[address(family), address(family)]),
-        SetId::Own(family) | SetId::Watched(family) => plain(address(family)),
+        SetId::Own(family) | SetId::ToNode(family) | SetId::Watched(family) => {
+            plain(address(family))
+        }
     }
 }
 
@@ -350,6 +355,26 @@ fn forwarded(keys: Keys, family: Family) -> PolicyChain {
     chain(format!("{}forwarded_{}", keys.prefix(), suffix(family)), rules)
 }
 
+/// What pods send to this machine: only ClusterNetworkPolicies forbid any of it. The machine's
+/// addresses are peers like others then.
+fn to_node(keys: Keys, family: Family) -> PolicyChain {
+    let (set, egress) = (SetId::ToNode(family), name_of(keys, Direction::Egress, family));
+    let text = format!("{} @{set} jump {egress}", keys.source(family));
+    let mut expressions = load(keys, true, family);
+    expressions.extend([within(set), Expression::End(Verdict::Jump(egress))]);
+    let name = format!("{}to_node_{}", keys.prefix(), suffix(family));
+    chain(name, vec![Rule::new(text, expressions)])
+}
+
+/// The same for connections that have begun.
+fn live_to_node(family: Family) -> PolicyChain {
+    let (watched, again) = (SetId::Watched(family), format!("to_node_{}", suffix(family)));
+    let text = format!("{} @{watched} goto {again}", Keys::Connection.source(family));
+    let mut expressions = load(Keys::Connection, true, family);
+    expressions.extend([within(watched), goto(&again)]);
+    chain(format!("live_to_node_{}", suffix(family)), vec![Rule::new(text, expressions)])
+}
+
 /// Packets of connections that have begun: only those of pods from whom policy has taken something
 /// are judged again.
 fn live(family: Family) -> PolicyChain {
@@ -366,6 +391,29 @@ fn live(family: Family) -> PolicyChain {
 }
 
 fn postrouting() -> PolicyChain {
+    let hook = Hook {
+        kind: "filter",
+        name: "postrouting",
+        number: 4,
+        priority: PRIORITY,
+        priority_text: "srcnat - 10",
+    };
+    hooked(hook, "live", "forwarded")
+}
+
+fn input() -> PolicyChain {
+    let hook = Hook {
+        kind: "filter",
+        name: "input",
+        number: 1,
+        priority: INPUT_PRIORITY,
+        priority_text: "110",
+    };
+    hooked(hook, "live_to_node", "to_node")
+}
+
+/// A base chain: where packets of connections that have begun go, and where others.
+fn hooked(hook: Hook, live: &str, new: &str) -> PolicyChain {
     let mut rules = Vec::new();
     let mut dispatch = |text: &str, state: Option<u32>, name: &str, family: Family| {
         let nfproto = if family == Family::V4 { "ipv4" } else { "ipv6" };
@@ -376,10 +424,10 @@ fn postrouting() -> PolicyChain {
         rules.push(Rule::new(text, expressions));
     };
     for family in Family::ALL {
-        dispatch("ct state established ", Some(ESTABLISHED), "live", family);
+        dispatch("ct state established ", Some(ESTABLISHED), live, family);
     }
     for family in Family::ALL {
-        dispatch("ct state new ", Some(NEW), "forwarded", family);
+        dispatch("ct state new ", Some(NEW), new, family);
     }
     let accept = || Expression::End(Verdict::Accept);
     let pass: [(&str, PolicyExpression); 4] = [
@@ -395,17 +443,10 @@ fn postrouting() -> PolicyChain {
     rules.extend(pass);
     for family in Family::ALL {
         let nfproto = if family == Family::V4 { "ipv4" } else { "ipv6" };
-        let to = format!("untracked_forwarded_{}", suffix(family));
+        let to = format!("untracked_{new}_{}", suffix(family));
         let text = format!("meta nfproto {nfproto} goto {to}");
         rules.push(Rule::new(text, [Expression::FamilyIs(family), goto(&to)]));
     }
-    let hook = Hook {
-        kind: "filter",
-        name: "postrouting",
-        number: 4,
-        priority: PRIORITY,
-        priority_text: "srcnat - 10",
-    };
     Chain { name: hook.name.to_owned(), hook: Some(hook), rules }
 }
 

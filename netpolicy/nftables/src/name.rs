@@ -31,6 +31,8 @@ pub enum SetId {
     Itself(Family),
     /// Set: addresses of this machine, which may reach the pods on it.
     Own(Family),
+    /// Set: isolated local pods of whom connections to this machine are judged, too.
+    ToNode(Family),
     /// Set: isolated local pods whose live connections are judged packet by packet, as policy has
     /// taken something from them.
     Watched(Family),
@@ -50,6 +52,7 @@ impl SetId {
                 Self::Rows(Direction::Egress, family),
                 Self::Itself(family),
                 Self::Own(family),
+                Self::ToNode(family),
                 Self::Watched(family),
             ]
         };
@@ -77,6 +80,7 @@ impl fmt::Display for SetId {
             Self::Rows(Direction::Egress, family) => ("egress_rows", family),
             Self::Itself(family) => ("itself", family),
             Self::Own(family) => ("own", family),
+            Self::ToNode(family) => ("to_node", family),
             Self::Watched(family) => ("watched", family),
         };
         write!(f, "{stem}_{}", suffix(*family))

@@ -13,13 +13,15 @@ use reader::{assert_same, nft, open_when_free};
 use shunt_cluster::Netns;
 use shunt_model::address::Protocol;
 use shunt_model::object::ObjectKey;
+use shunt_netpolicy::cluster::{Action, PeerNode, Tier};
 use shunt_netpolicy::compile::Compiler;
-use shunt_netpolicy::object::{PortNumber, Rule};
+use shunt_netpolicy::object::{Peer, PortNumber, Rule};
+use shunt_netpolicy::selector::{Labels, Selector};
 use shunt_netpolicy::store::{Dirty, Store};
 use shunt_netpolicy_nftables::kernel::{Change, PolicyTable, Report};
 use shunt_netpolicy_nftables::lower::Beside;
 use shunt_netpolicy_nftables::text::{fresh, render};
-use world::{block, pod, pods, policy, port};
+use world::{block, cluster_policy, pod, pods, policy, port};
 
 /// One of each kind of element, of both families.
 fn busy_store() -> Store {
@@ -49,6 +51,13 @@ fn busy_store() -> Store {
     let db = Rule { peers: Some(vec![pods(&[("app", "db")], true)]), ports: None };
     let dns = Rule { peers: None, ports: Some(vec![port(Protocol::Udp, range(53, 53))]) };
     store.put_policy(policy("x", "web", &[("app", "web")], Some(vec![web, db]), Some(vec![dns])));
+    let nobody = Rule { peers: Some(vec![Peer::Nodes(Selector::default())]), ports: None };
+    let deny = vec![(Action::Deny, nobody)];
+    let place = (Tier::Admin, 7);
+    store.put_cluster_policy(cluster_policy("far", place, &[("app", "db")], Vec::new(), deny));
+    store.put_machine(&"node-1".into(), own());
+    let (name, labels) = ("node-1".into(), Labels::default());
+    store.put_node(PeerNode { name, labels, addresses: own().into_iter().collect() });
     store
 }
 
@@ -117,6 +126,7 @@ fn a_table_outlives_us_and_is_adopted_and_nothing_is_written() {
     let keys: Vec<_> = store.policies().map(|policy| policy.key.clone()).collect();
     let mut dirty = Dirty::default();
     keys.iter().for_each(|key| dirty.merge(store.remove_policy(key)));
+    dirty.merge(store.remove_cluster_policy("far"));
     sync(&mut second, &mut compiler, &store, &dirty);
     assert_eq!(nft(&node, &["list", "ruleset"]), "");
 }

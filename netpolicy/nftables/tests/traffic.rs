@@ -15,13 +15,15 @@ use shunt_cluster::{
 };
 use shunt_model::address;
 use shunt_model::object::ObjectKey;
+use shunt_netpolicy::cluster::{Action, ClusterNetworkPolicy, PeerNode, Tier};
 use shunt_netpolicy::compile::Compiler;
 use shunt_netpolicy::object::{NetworkPolicy, Peer, PortNumber, Rule};
 use shunt_netpolicy::oracle;
+use shunt_netpolicy::selector::Selector;
 use shunt_netpolicy::store::{Dirty, Store};
 use shunt_netpolicy::table::{Packet, Verdict};
 use shunt_netpolicy_nftables::kernel::{Change, PolicyTable};
-use world::{block, pod, pods, policy, port};
+use world::{block, cluster_policy, pod, pods, policy, port, selector};
 
 const NODES: [&str; 2] = ["node-1", "node-2"];
 const PODS: [(&str, &[&str]); 2] = [("node-1", &["a", "b", "c"]), ("node-2", &["d", "e"])];
@@ -60,14 +62,22 @@ impl World {
         let serve = |host: &shunt_cluster::Host| {
             EchoServer::start(host.netns(), host.name(), &PORTS).expect("a server")
         };
-        let servers = cluster.pods().map(serve).collect();
+        let nodes = NODES.iter().map(|node| cluster.host(node).expect("a node"));
+        let servers = cluster.pods().chain(nodes).map(serve).collect();
         let open = |node: &'static str| {
             let netns = cluster.host(node).expect("a node").netns();
             let table = netns.run(|| PolicyTable::open(true)).expect("nftables");
             (node, (Compiler::new(node), table))
         };
         let nodes = NODES.map(open).into();
-        Self { cluster, _servers: servers, store: Store::new(), nodes }
+        let mut store = Store::new();
+        for node in NODES {
+            let own = cluster.host(node).expect("a node").addresses().to_vec();
+            store.put_machine(&node.into(), own.iter().copied().collect());
+            let labels = [("node".into(), node.into())].into();
+            store.put_node(PeerNode { name: node.into(), labels, addresses: own });
+        }
+        Self { cluster, _servers: servers, store, nodes }
     }
 
     fn addresses(&self, host: &str) -> Vec<IpAddr> {
@@ -107,17 +117,17 @@ impl World {
 
     /// Tries every pair of hosts, protocol and port; returns how many passed and how many did not.
     fn check(&self) -> (usize, usize) {
-        let names: Vec<&str> =
-            PODS.iter().flat_map(|(_, pods)| pods.iter().copied()).chain(["client"]).collect();
+        let pods = || PODS.iter().flat_map(|(_, pods)| pods.iter().copied());
         let mut probes = Vec::new();
-        for (from, to) in names.iter().flat_map(|from| names.iter().map(move |to| (*from, *to))) {
+        for (from, to) in pods()
+            .flat_map(|from| pods().chain(NODES).map(move |to| (from, to)))
+            .chain(pods().map(|to| ("client", to)))
+        {
             for (source, destination) in self.addresses(from).into_iter().zip(self.addresses(to)) {
                 for (protocol, port) in
                     [Protocol::Tcp, Protocol::Udp].into_iter().flat_map(|p| PORTS.map(|n| (p, n)))
                 {
-                    if to != "client" {
-                        probes.push((from, source, destination, protocol, port));
-                    }
+                    probes.push((from, source, destination, protocol, port));
                 }
             }
         }
@@ -220,6 +230,32 @@ impl Dice {
         Rule { peers, ports }
     }
 
+    fn cluster_rules(&mut self) -> Vec<(Action, Rule)> {
+        let mut rules = Vec::new();
+        for _ in 0..self.roll(4) {
+            let mut rule = self.rule();
+            let node = self.roll(4) == 0;
+            for peer in rule.peers.iter_mut().flatten() {
+                match peer {
+                    Peer::Pods { namespaces, .. } => *namespaces = Some(Selector::default()),
+                    Peer::Block(_) if node => {
+                        *peer = Peer::Nodes(selector(&[("node", self.pick(&NODES))]));
+                    }
+                    Peer::Block(_) | Peer::Nodes(_) => {}
+                }
+            }
+            rules.push((self.pick(&[Action::Accept, Action::Deny, Action::Pass]), rule));
+        }
+        rules
+    }
+
+    fn cluster_policy(&mut self) -> ClusterNetworkPolicy {
+        let (name, labels) = (self.pick(&["p", "q", "r"]), self.labels());
+        let place = (self.pick(&Tier::ALL), self.pick(&[1, 2]));
+        let (ingress, egress) = (self.cluster_rules(), self.cluster_rules());
+        cluster_policy(name, place, &labels, ingress, egress)
+    }
+
     fn rules(&mut self) -> Option<Vec<Rule>> {
         (self.roll(3) > 0).then(|| (0..self.roll(3)).map(|_| self.rule()).collect())
     }
@@ -251,6 +287,10 @@ fn random_policies_do_to_packets_what_the_oracle_says() {
         }
         let key = ObjectKey::new(dice.pick(&["x", "y"]), dice.pick(&["p", "q", "r"]));
         dirty.merge(world.store.remove_policy(&key));
+        dirty.merge(world.store.put_cluster_policy(dice.cluster_policy()));
+        if dice.roll(3) == 0 {
+            dirty.merge(world.store.remove_cluster_policy(dice.pick(&["p", "q", "r"])));
+        }
         world.sync(&dirty);
         let found = world.check();
         passed += found.0;
@@ -283,7 +323,9 @@ fn live_connections_obey_a_changed_policy() {
     };
     let mut kept: Vec<_> = to.iter().map(|to| open("b", *to)).collect();
     let mut cut: Vec<_> = to.iter().map(|to| open("d", *to)).collect();
-    for connection in kept.iter_mut().chain(&mut cut) {
+    let node = world.addresses("node-1");
+    let mut to_node: Vec<_> = node.iter().map(|to| open("b", *to)).collect();
+    for connection in kept.iter_mut().chain(&mut cut).chain(&mut to_node) {
         connection.exchange("before").expect("an answer");
     }
     let dirty = world.store.put_policy(policy("x", "p", &[("app", "a")], from(&["b"]), None));
@@ -293,6 +335,18 @@ fn live_connections_obey_a_changed_policy() {
     }
     for connection in &mut cut {
         assert!(connection.exchange("after").is_err(), "it is not allowed any more");
+    }
+    // To the node itself, which only a ClusterNetworkPolicy forbids.
+    let nodes = Rule { peers: Some(vec![Peer::Nodes(Selector::default())]), ports: None };
+    let deny = vec![(Action::Deny, nodes)];
+    let deny = cluster_policy("no-nodes", (Tier::Baseline, 0), &[("app", "b")], vec![], deny);
+    let dirty = world.store.put_cluster_policy(deny);
+    world.sync(&dirty);
+    for connection in &mut to_node {
+        assert!(connection.exchange("after").is_err(), "it is not allowed any more");
+    }
+    for connection in &mut kept {
+        connection.exchange("to a pod").expect("what nobody denies goes on");
     }
     // And when it is allowed again it goes on, as TCP sends again what was lost.
     let dirty = world.store.put_policy(policy("x", "p", &[("app", "a")], from(&["b", "d"]), None));

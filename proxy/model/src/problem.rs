@@ -21,13 +21,24 @@ pub enum Kind {
     Namespace,
     /// `networking.k8s.io/v1/NetworkPolicy`.
     NetworkPolicy,
+    /// `policy.networking.k8s.io/v1alpha2/ClusterNetworkPolicy`.
+    ClusterNetworkPolicy,
+    /// Every `v1/Node`, as network policy sees it: a peer with labels and addresses.
+    PeerNode,
 }
 
 impl Kind {
     /// Whether it is of network policy, and none of Services' concern.
     #[must_use]
     pub const fn is_of_policy(self) -> bool {
-        matches!(self, Self::Pod | Self::Namespace | Self::NetworkPolicy)
+        matches!(
+            self,
+            Self::Pod
+                | Self::Namespace
+                | Self::NetworkPolicy
+                | Self::ClusterNetworkPolicy
+                | Self::PeerNode
+        )
     }
 }
 
@@ -36,11 +47,12 @@ impl fmt::Display for Kind {
         f.write_str(match self {
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
-            Self::Node => "Node",
+            Self::Node | Self::PeerNode => "Node",
             Self::ServiceCidr => "ServiceCIDR",
             Self::Pod => "Pod",
             Self::Namespace => "Namespace",
             Self::NetworkPolicy => "NetworkPolicy",
+            Self::ClusterNetworkPolicy => "ClusterNetworkPolicy",
         })
     }
 }

@@ -252,7 +252,11 @@ impl Snapshot {
             Kind::EndpointSlice => self.slice_services.keys().cloned().collect(),
             Kind::Node => self.nodes.keys().cloned().collect(),
             Kind::ServiceCidr => self.service_cidrs.keys().cloned().collect(),
-            Kind::Pod | Kind::Namespace | Kind::NetworkPolicy => BTreeSet::new(),
+            Kind::Pod
+            | Kind::Namespace
+            | Kind::NetworkPolicy
+            | Kind::ClusterNetworkPolicy
+            | Kind::PeerNode => BTreeSet::new(),
         };
         let troubled = self.problems.keys().filter(|(of, _)| *of == kind);
         keys.extend(troubled.map(|(_, key)| key.clone()));
@@ -370,7 +374,11 @@ impl Snapshot {
                 Some(_) => Dirty::node(),
                 None => Dirty::default(),
             },
-            Kind::Pod | Kind::Namespace | Kind::NetworkPolicy => Dirty::default(),
+            Kind::Pod
+            | Kind::Namespace
+            | Kind::NetworkPolicy
+            | Kind::ClusterNetworkPolicy
+            | Kind::PeerNode => Dirty::default(),
         }
     }
 

@@ -53,7 +53,7 @@ pub(super) fn ask(world: &World, from: &str, to: &str, port: Port) -> Result<Ans
         for (target, port) in &targets {
             for (a, b) in pairs(source, target) {
                 let question = Question { protocol: port.protocol.number(), port: port.number };
-                let decision = decide(world, (source, a), (target, b), question);
+                let decision = decide(world, (source, a), b, question);
                 let family = if a.is_ipv4() { "IPv4" } else { "IPv6" };
                 let (from, to) = (source.name.clone(), target.name.clone());
                 let one = Connection { from, to, port: *port, families: Vec::new(), decision };
@@ -96,17 +96,13 @@ pub(super) struct Question {
 pub(super) fn decide(
     world: &World,
     (from, source): (&End, IpAddr),
-    (to, destination): (&End, IpAddr),
+    destination: IpAddr,
     question: Question,
 ) -> Decision {
     let node_of = |address| {
         let pod = world.store.pod_at(address);
         pod.and_then(|pod| pod.node.as_ref()).map(ToString::to_string)
     };
-    if to.node.is_some() && node_of(source) == to.node {
-        let egress = "allowed: to its own node".to_owned();
-        return Decision { allowed: true, egress, ingress: of_no_pod() };
-    }
     let packet = Packet {
         source,
         destination,
@@ -132,7 +128,17 @@ fn why(direction: Direction, ruling: &Ruling) -> String {
         Ruling::NoPod => of_no_pod(),
         Ruling::NotIsolated => "allowed: no policy selects it".to_owned(),
         Ruling::Itself => "allowed: a pod reaches itself".to_owned(),
-        Ruling::OwnNode => "allowed: from its own node".to_owned(),
+        Ruling::OwnNode => match direction {
+            Direction::Egress => "allowed: to its own node".to_owned(),
+            Direction::Ingress => "allowed: from its own node".to_owned(),
+        },
+        Ruling::Decided { tier, policy, rule, accepts } => {
+            let (verdict, tier) = (if *accepts { "allowed" } else { "denied" }, tier.word());
+            let direction = direction.word();
+            format!(
+                "{verdict} by ClusterNetworkPolicy {policy} (tier {tier}), spec.{direction}[{rule}]"
+            )
+        }
         Ruling::Allowed { policy, rule } => {
             format!("allowed by NetworkPolicy {policy}, spec.{}[{rule}]", direction.word())
         }

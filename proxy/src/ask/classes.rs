@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use shunt_model::address::Protocol;
 use shunt_netpolicy::object::{Block, Direction, NetworkPolicy, Peer, Pod, PortNumber, Rule};
+use shunt_netpolicy::selector::Selector;
 use shunt_netpolicy::store::Store;
 
 use super::world::{End, World};
@@ -99,28 +100,34 @@ fn rules(policy: &NetworkPolicy) -> impl Iterator<Item = &Rule> {
     Direction::ALL.into_iter().flat_map(|direction| policy.rules(direction).unwrap_or_default())
 }
 
-fn peers(policy: &NetworkPolicy) -> impl Iterator<Item = &Peer> {
-    rules(policy).flat_map(|rule| rule.peers.as_deref().unwrap_or_default())
+fn cluster_rules(store: &Store) -> impl Iterator<Item = &Rule> {
+    let of_direction = |direction| {
+        let policies = store.cluster_policies();
+        policies.flat_map(move |policy| policy.rules(direction)).map(|rule| &rule.on)
+    };
+    Direction::ALL.into_iter().flat_map(of_direction)
+}
+
+fn peers(store: &Store) -> impl Iterator<Item = &Peer> {
+    let rules = store.policies().flat_map(|policy| rules(policy)).chain(cluster_rules(store));
+    rules.flat_map(|rule| rule.peers.as_deref().unwrap_or_default())
 }
 
 /// The keys of labels of pods that policies ask for.
 fn asked_labels(store: &Store) -> BTreeSet<&str> {
-    let mut keys = BTreeSet::new();
-    for policy in store.policies() {
-        let of_peers = peers(policy).filter_map(|peer| match peer {
-            Peer::Pods { pods, .. } => Some(pods),
-            Peer::Block(_) => None,
-        });
-        for selector in of_peers.chain([&policy.pods]) {
-            keys.extend(selector.requirements().map(|requirement| requirement.key.as_ref()));
-        }
-    }
-    keys
+    let of_peers = peers(store).filter_map(|peer| match peer {
+        Peer::Pods { pods, .. } => Some(pods),
+        Peer::Block(_) | Peer::Nodes(_) => None,
+    });
+    let subjects = store.policies().map(|policy| &policy.pods);
+    let of_cluster = store.cluster_policies().map(|policy| &policy.pods);
+    let selectors = of_peers.chain(subjects).chain(of_cluster);
+    let keys = selectors.flat_map(Selector::requirements);
+    keys.map(|requirement| requirement.key.as_ref()).collect()
 }
 
 fn blocks(store: &Store) -> BTreeSet<&Block> {
-    let peers = store.policies().flat_map(|policy| peers(policy));
-    peers
+    peers(store)
         .filter_map(|peer| if let Peer::Block(block) = peer { Some(block) } else { None })
         .collect()
 }
@@ -145,8 +152,8 @@ pub(super) fn segments(store: &Store, namespaces: [&str; 2]) -> Vec<Segment> {
         }
     };
     let policies = namespaces.into_iter().flat_map(|namespace| store.policies_of(namespace));
-    let asked =
-        policies.flat_map(|policy| rules(policy)).flat_map(|rule| rule.ports.iter().flatten());
+    let asked = policies.flat_map(|policy| rules(policy)).chain(cluster_rules(store));
+    let asked = asked.flat_map(|rule| rule.ports.iter().flatten());
     for asked in asked {
         match &asked.port {
             PortNumber::Any => {}

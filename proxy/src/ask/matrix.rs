@@ -192,7 +192,7 @@ fn cell(world: &World, from: &Class, to: &Class, same: bool, asked: &[Segment]) 
                 }
                 Segment::Others => Question { protocol: 1, port: 0 },
             };
-            let decision = decide(world, (source, a), (target, b), question);
+            let decision = decide(world, (source, a), b, question);
             let at = decided.iter().position(|(held, _)| *held == decision);
             let at = at.unwrap_or_else(|| {
                 decided.push((decision, Row::default()));

@@ -1,8 +1,9 @@
 //! The objects that are asked about, and what names in a question stand for.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -62,10 +63,28 @@ impl World {
             return Err(anyhow!("the manifests cannot be read in full").into());
         }
         let mut world = Self { store: loaded.policy.store().clone(), services: loaded.snapshot };
+        world.place_nodes();
         if from.manifests.is_some() {
             world.place_pods();
         }
         Ok(world)
+    }
+
+    /// Notes the addresses of nodes, as far as they are known: from the Nodes, and from pods that are
+    /// on the network of theirs.
+    fn place_nodes(&mut self) {
+        let mut nodes: BTreeMap<Arc<str>, BTreeSet<IpAddr>> = BTreeMap::new();
+        for node in self.services.nodes() {
+            nodes.entry(Arc::clone(&node.name)).or_default().extend(&node.addresses);
+        }
+        for pod in self.store.pods().filter(|pod| pod.host_network) {
+            if let Some(node) = &pod.node {
+                nodes.entry(Arc::clone(node)).or_default().extend(&pod.addresses);
+            }
+        }
+        for (node, addresses) in nodes {
+            self.store.put_machine(&node, addresses);
+        }
     }
 
     /// Gives an address to each pod that has not run yet, so that it can be asked about: one out of

@@ -145,7 +145,11 @@ impl Converter {
     /// Namespace and name of an object; objects of a namespace without one are in `default`.
     pub fn key(&mut self, kind: Kind, metadata: &ObjectMeta) -> ObjectKey {
         let namespace = match kind {
-            Kind::Node | Kind::ServiceCidr | Kind::Namespace => "",
+            Kind::Node
+            | Kind::ServiceCidr
+            | Kind::PeerNode
+            | Kind::Namespace
+            | Kind::ClusterNetworkPolicy => "",
             Kind::Service | Kind::EndpointSlice | Kind::Pod | Kind::NetworkPolicy => {
                 metadata.namespace.as_deref().filter(|name| !name.is_empty()).unwrap_or("default")
             }

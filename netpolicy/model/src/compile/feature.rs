@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use shunt_model::address::{Family, Protocol};
 
+use super::LocalPrograms;
 use super::program::{Port, Program};
 use crate::object::{Block, Pod};
 use crate::selector::{Labels, Selector};
@@ -19,6 +20,10 @@ pub(super) enum Feature {
     Pods(NamespaceMatch, Selector),
     /// Its address is in this block.
     Block(Block),
+    /// It is the address of a node that this selects.
+    Node(Selector),
+    /// It is an address of the node that the table is for.
+    OwnNode,
     /// It is a pod with this port under this name.
     Port(Arc<str>, Protocol, u16),
 }
@@ -37,6 +42,11 @@ pub(super) struct Signature(BTreeSet<Arc<Feature>>);
 impl Signature {
     pub(super) fn contains(&self, feature: &Arc<Feature>) -> bool {
         self.0.contains(feature)
+    }
+
+    /// Whether the peer is the node that the table is for.
+    pub(super) fn is_own_node(&self) -> bool {
+        self.0.iter().any(|feature| **feature == Feature::OwnNode)
     }
 
     /// The numbers that the peer has for a named port.
@@ -58,6 +68,10 @@ pub(super) struct Features {
     asked: BTreeSet<Arc<Feature>>,
     /// Ports that are asked for by their names.
     ports: BTreeSet<(Arc<str>, Protocol)>,
+    /// Selectors of nodes.
+    nodes: BTreeSet<Arc<Feature>>,
+    /// It is asked whether the peer is the node itself.
+    own_node: bool,
     /// Which selectors match, for each namespace and set of labels that was looked at. Pods share
     /// their labels, and the set is held here, so its address stands for it.
     matches: BTreeMap<(Arc<str>, usize), Matching>,
@@ -71,35 +85,66 @@ struct Matching {
 }
 
 impl Features {
-    /// Adds what a program asks.
-    pub(super) fn add(&mut self, program: &Program) {
-        for rule in &program.rules {
-            self.asked.extend(rule.peers.iter().flatten().cloned());
-            self.ports.extend(named(rule.ports.as_ref()));
+    /// Adds what the programs of an address ask.
+    pub(super) fn add(&mut self, programs: &LocalPrograms) {
+        self.own_node |= programs.egress.is_some();
+        for asked in programs.iter().flat_map(Program::matches) {
+            let features = asked.peers.iter().flatten();
+            let nodes = features.clone().filter(|f| matches!(f.as_ref(), Feature::Node(_)));
+            self.nodes.extend(nodes.cloned());
+            self.asked.extend(features.cloned());
+            self.ports.extend(named(asked.ports.as_ref()));
         }
     }
 
-    /// Whether all that a program asks was asked before.
-    pub(super) fn cover(&self, program: &Program) -> bool {
-        program.rules.iter().all(|rule| {
-            let peers = rule.peers.iter().flatten().all(|feature| self.asked.contains(feature));
-            peers && named(rule.ports.as_ref()).all(|port| self.ports.contains(&port))
-        })
+    /// Whether all that the programs of an address ask was asked before.
+    pub(super) fn cover(&self, programs: &LocalPrograms) -> bool {
+        let asks_of_node = programs.egress.is_some();
+        (self.own_node || !asks_of_node)
+            && programs.iter().flat_map(Program::matches).all(|asked| {
+                let peers = asked.peers.iter().flatten().all(|f| self.asked.contains(f));
+                peers && named(asked.ports.as_ref()).all(|port| self.ports.contains(&port))
+            })
     }
 
-    /// The features of a pod's address; `None` if it has none but those of its network.
-    pub(super) fn of_pod(
+    /// Whether it is asked which nodes a peer is the address of.
+    pub(super) fn ask_for_nodes(&self) -> bool {
+        !self.nodes.is_empty()
+    }
+
+    /// Whether it is asked if a peer is the node itself.
+    pub(super) const fn ask_for_own_node(&self) -> bool {
+        self.own_node
+    }
+
+    /// The features of an address; `None` if it has none but those of its network. `own`: it is one
+    /// of the node that the table is for.
+    pub(super) fn of(
         &mut self,
         store: &Store,
         address: IpAddr,
-        pod: &Arc<Pod>,
+        pod: Option<&Arc<Pod>>,
+        own: bool,
     ) -> Option<Signature> {
-        let mut features: BTreeSet<_> = self.matching(store, pod).iter().cloned().collect();
-        for (name, protocol) in &self.ports {
-            if let Some(number) = pod.port(name, *protocol) {
-                features.insert(Arc::new(Feature::Port(Arc::clone(name), *protocol, number)));
+        let mut features = BTreeSet::new();
+        if let Some(pod) = pod {
+            features.extend(self.matching(store, pod).iter().cloned());
+            for (name, protocol) in &self.ports {
+                if let Some(number) = pod.port(name, *protocol) {
+                    features.insert(Arc::new(Feature::Port(Arc::clone(name), *protocol, number)));
+                }
             }
         }
+        if own && self.own_node {
+            features.insert(Arc::new(Feature::OwnNode));
+        }
+        let selects = |feature: &&Arc<Feature>| match feature.as_ref() {
+            Feature::Node(selector) => {
+                store.nodes_at(address).any(|node| selector.selects(&node.labels))
+            }
+            _ => false,
+        };
+        features.extend(self.nodes.iter().filter(selects).cloned());
         if features.is_empty() {
             return None;
         }
@@ -122,7 +167,7 @@ impl Features {
                 };
                 namespace && pods.selects(&pod.labels)
             }
-            Feature::Block(_) | Feature::Port(..) => false,
+            _ => false,
         };
         let features: Arc<[_]> = self.asked.iter().filter(matches).cloned().collect();
         let found = Matching { _labels: Arc::clone(&pod.labels), features: Arc::clone(&features) };
@@ -133,7 +178,7 @@ impl Features {
     fn blocks(&self) -> impl Iterator<Item = (&Arc<Feature>, &Block)> {
         self.asked.iter().filter_map(|feature| match feature.as_ref() {
             Feature::Block(block) => Some((feature, block)),
-            Feature::Pods(..) | Feature::Port(..) => None,
+            _ => None,
         })
     }
 

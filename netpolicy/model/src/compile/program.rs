@@ -6,19 +6,32 @@ use std::sync::Arc;
 use shunt_model::address::Protocol;
 
 use super::feature::{Feature, NamespaceMatch, Signature};
-use crate::object::{Direction, NetworkPolicy, Peer, Pod, PortNumber, Rule};
+use crate::cluster::{Action, Tier};
+use crate::object::{Direction, Peer, Pod, PortNumber, Rule};
 use crate::store::Store;
 use crate::table::Row;
 
-/// The rules of all policies that select a pod: it accepts what any of them allows.
+/// The rules of all policies that select a pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Program {
-    pub(super) rules: BTreeSet<Allow>,
+    /// Of ClusterNetworkPolicies before NetworkPolicy, in the order in which they are asked.
+    admin: Vec<Step>,
+    /// What NetworkPolicies allow; `None`: none isolates the pod.
+    allowed: Option<BTreeSet<Match>>,
+    /// Of ClusterNetworkPolicies after NetworkPolicy; none if that decides.
+    baseline: Vec<Step>,
 }
 
-/// One rule, with all names resolved that are the pod's own.
+/// One rule of a ClusterNetworkPolicy.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Step {
+    action: Action,
+    on: Match,
+}
+
+/// What a rule matches, with all names resolved that are the pod's own.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Allow {
+pub(super) struct Match {
     /// A peer has one of these features; `None`: anyone.
     pub(super) peers: Option<BTreeSet<Arc<Feature>>>,
     /// `None`: everything.
@@ -33,54 +46,132 @@ pub(super) enum Port {
 }
 
 impl Program {
-    /// The program of a pod; `None` if no policy isolates it in this direction.
+    /// The program of a pod; `None` if no policy speaks of it in this direction.
     pub(super) fn of(store: &Store, pod: &Pod, direction: Direction) -> Option<Self> {
-        let mut isolated = false;
-        let mut rules = BTreeSet::new();
-        for policy in store.policies_of(&pod.key.namespace) {
-            let Some(of_policy) = policy.rules(direction) else { continue };
-            if policy.pods.selects(&pod.labels) {
-                isolated = true;
-                rules.extend(of_policy.iter().map(|rule| allow(policy, rule, pod, direction)));
-            }
-        }
-        isolated.then_some(Self { rules })
+        let allowed = allowed(store, pod, direction);
+        let admin = steps(store, pod, direction, Tier::Admin);
+        let baseline = match allowed {
+            None => steps(store, pod, direction, Tier::Baseline),
+            Some(_) => Vec::new(),
+        };
+        let speaks = allowed.is_some() || !admin.is_empty() || !baseline.is_empty();
+        speaks.then_some(Self { admin, allowed, baseline })
+    }
+
+    /// Whether ClusterNetworkPolicies have a say.
+    pub(super) fn has_tiers(&self) -> bool {
+        !self.admin.is_empty() || !self.baseline.is_empty()
+    }
+
+    /// Everything that is asked of peers.
+    pub(super) fn matches(&self) -> impl Iterator<Item = &Match> {
+        let steps = self.admin.iter().chain(&self.baseline).map(|step| &step.on);
+        steps.chain(self.allowed.iter().flatten())
     }
 
     /// What is accepted of a peer with these features.
     pub(super) fn row(&self, signature: &Signature) -> Row {
+        let mut accepted = Row::default();
+        let left = ask(&self.admin, signature, Row::everything(), &mut accepted);
+        let left = match &self.allowed {
+            // NetworkPolicies never keep a pod from its own node.
+            Some(_) if signature.is_own_node() => left,
+            Some(rules) => left.within(&sum(rules, signature)),
+            None => ask(&self.baseline, signature, left, &mut accepted),
+        };
+        accepted.extend(&left);
+        accepted
+    }
+}
+
+/// Takes out what a tier decides, and adds what it accepts; returns what it leaves to the next.
+fn ask(steps: &[Step], signature: &Signature, mut open: Row, accepted: &mut Row) -> Row {
+    let mut passed = Row::default();
+    for step in steps {
+        let Some(matched) = step.on.row(signature) else { continue };
+        let taken = open.within(&matched);
+        open = open.without(&matched);
+        match step.action {
+            Action::Accept => accepted.extend(&taken),
+            Action::Deny => {}
+            Action::Pass => passed.extend(&taken),
+        }
+    }
+    passed.extend(&open);
+    passed
+}
+
+fn sum(rules: &BTreeSet<Match>, signature: &Signature) -> Row {
+    let mut row = Row::default();
+    for matched in rules.iter().filter_map(|rule| rule.row(signature)) {
+        row.extend(&matched);
+    }
+    row
+}
+
+impl Match {
+    /// What it matches of a peer with these features; `None`: nothing.
+    fn row(&self, signature: &Signature) -> Option<Row> {
+        let concerned = self
+            .peers
+            .as_ref()
+            .is_none_or(|peers| peers.iter().any(|feature| signature.contains(feature)));
+        if !concerned {
+            return None;
+        }
+        let Some(ports) = &self.ports else { return Some(Row::everything()) };
         let mut row = Row::default();
-        for rule in &self.rules {
-            let concerned = rule
-                .peers
-                .as_ref()
-                .is_none_or(|peers| peers.iter().any(|feature| signature.contains(feature)));
-            if !concerned {
-                continue;
-            }
-            let Some(ports) = &rule.ports else { return Row::everything() };
-            for (protocol, port) in ports {
-                match port {
-                    Port::Range(first, last) => row.ports_mut(*protocol).add(*first, *last),
-                    Port::OfPeer(name) => {
-                        for number in signature.ports(name, *protocol) {
-                            row.ports_mut(*protocol).add(number, number);
-                        }
+        for (protocol, port) in ports {
+            match port {
+                Port::Range(first, last) => row.ports_mut(*protocol).add(*first, *last),
+                Port::OfPeer(name) => {
+                    for number in signature.ports(name, *protocol) {
+                        row.ports_mut(*protocol).add(number, number);
                     }
                 }
             }
         }
-        row
+        Some(row)
     }
 }
 
-fn allow(policy: &NetworkPolicy, rule: &Rule, pod: &Pod, direction: Direction) -> Allow {
+fn allowed(store: &Store, pod: &Pod, direction: Direction) -> Option<BTreeSet<Match>> {
+    let mut rules = None;
+    for policy in store.policies_of(&pod.key.namespace) {
+        let Some(of_policy) = policy.rules(direction) else { continue };
+        if policy.pods.selects(&pod.labels) {
+            let rules = rules.get_or_insert_with(BTreeSet::new);
+            let own = &policy.key.namespace;
+            rules.extend(of_policy.iter().map(|rule| resolve(rule, own, pod, direction)));
+        }
+    }
+    rules
+}
+
+fn steps(store: &Store, pod: &Pod, direction: Direction, tier: Tier) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let mut policies = store.cluster_policies_of(tier).peekable();
+    if policies.peek().is_none() {
+        return steps;
+    }
+    let labels = store.namespace_labels(&pod.key.namespace);
+    for policy in policies.filter(|policy| policy.selects(&labels, pod)) {
+        steps.extend(policy.rules(direction).iter().map(|rule| Step {
+            action: rule.action,
+            on: resolve(&rule.on, &pod.key.namespace, pod, direction),
+        }));
+    }
+    steps
+}
+
+/// `own` is the namespace of a policy that has one.
+fn resolve(rule: &Rule, own: &Arc<str>, pod: &Pod, direction: Direction) -> Match {
     let feature = |peer: &Peer| {
         Arc::new(match peer {
             Peer::Block(block) => Feature::Block(block.clone()),
+            Peer::Nodes(selector) => Feature::Node(selector.clone()),
             Peer::Pods { namespaces: None, pods } => {
-                let own = NamespaceMatch::Named(Arc::clone(&policy.key.namespace));
-                Feature::Pods(own, pods.clone())
+                Feature::Pods(NamespaceMatch::Named(Arc::clone(own)), pods.clone())
             }
             Peer::Pods { namespaces: Some(selector), pods } => {
                 Feature::Pods(NamespaceMatch::Selected(selector.clone()), pods.clone())
@@ -103,5 +194,5 @@ fn allow(policy: &NetworkPolicy, rule: &Rule, pod: &Pod, direction: Direction) -
         Some((port.protocol, resolved))
     };
     let ports = rule.ports.as_ref().map(|ports| ports.iter().filter_map(port).collect());
-    Allow { peers, ports }
+    Match { peers, ports }
 }

@@ -1,6 +1,7 @@
 //! Small worlds in which everything meets everything.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ use proptest::sample::select;
 use shunt_model::address::Protocol;
 use shunt_model::object::ObjectKey;
 
+use crate::cluster::{Action, ActionRule, ClusterNetworkPolicy, PeerNode, Tier};
 use crate::object::{
     Block, NAMESPACE_NAME, NamedPort, Namespace, NetworkPolicy, Peer, Pod, PortMatch, PortNumber,
     Rule,
@@ -27,6 +29,8 @@ const PORT_NAMES: &[&str] = &["http", "dns"];
 pub(super) const ADDRESSES: &[&str] =
     &["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.1.4", "10.0.1.5", "fd00::1", "fd00::2"];
 pub(super) const STRANGERS: &[&str] = &["10.0.1.9", "192.0.2.1", "255.255.255.255", "fd00::9"];
+/// Of nodes; each may be one's of several.
+pub(super) const HOSTS: &[&str] = &["10.0.1.6", "10.0.1.7", "192.0.2.7", "fd00::7"];
 const BLOCKS: &[&str] = &[
     "0.0.0.0/0",
     "10.0.0.0/8",
@@ -48,6 +52,11 @@ pub(super) enum Edit {
     Namespace(Namespace),
     Policy(NetworkPolicy),
     NoPolicy(ObjectKey),
+    ClusterPolicy(ClusterNetworkPolicy),
+    NoClusterPolicy(Arc<str>),
+    Node(PeerNode),
+    NoNode(Arc<str>),
+    Machine(Arc<str>, BTreeSet<IpAddr>),
 }
 
 pub(super) fn edits(count: Range<usize>) -> impl Strategy<Value = Vec<Edit>> {
@@ -57,6 +66,11 @@ pub(super) fn edits(count: Range<usize>) -> impl Strategy<Value = Vec<Edit>> {
         1 => namespace().prop_map(Edit::Namespace),
         4 => policy().prop_map(Edit::Policy),
         1 => key().prop_map(Edit::NoPolicy),
+        4 => cluster_policy().prop_map(Edit::ClusterPolicy),
+        1 => word(NAMES).prop_map(Edit::NoClusterPolicy),
+        2 => node().prop_map(Edit::Node),
+        1 => word(&NODES).prop_map(Edit::NoNode),
+        1 => (word(&NODES), hosts()).prop_map(|(node, hosts)| Edit::Machine(node, hosts)),
     ];
     vec(edit, count)
 }
@@ -159,4 +173,58 @@ fn policy() -> impl Strategy<Value = NetworkPolicy> {
         ingress,
         egress,
     })
+}
+
+fn hosts() -> impl Strategy<Value = BTreeSet<IpAddr>> {
+    let parse = |text: &str| text.parse().expect("an address");
+    btree_set(select(HOSTS).prop_map(parse), 0..3)
+}
+
+fn node() -> impl Strategy<Value = PeerNode> {
+    (word(&NODES), labels(), hosts()).prop_map(|(name, labels, addresses)| PeerNode {
+        name,
+        labels,
+        addresses: addresses.into_iter().collect(),
+    })
+}
+
+/// What a ClusterNetworkPolicy may have beside what a NetworkPolicy may.
+fn cluster_peer() -> impl Strategy<Value = Peer> {
+    let own = |peer| match peer {
+        Peer::Pods { namespaces, pods } => {
+            Peer::Pods { namespaces: Some(namespaces.unwrap_or_default()), pods }
+        }
+        other => other,
+    };
+    prop_oneof![3 => peer().prop_map(own), 1 => selector().prop_map(Peer::Nodes)]
+}
+
+fn action_rule() -> impl Strategy<Value = ActionRule> {
+    let action = select(&[Action::Accept, Action::Deny, Action::Pass][..]);
+    // Without peers: what is not understood is everybody.
+    let peers = weighted(0.9, vec(cluster_peer(), 1..3));
+    let ports = weighted(0.6, vec(port(), 1..3));
+    (action, peers, ports).prop_map(|(action, peers, ports)| ActionRule {
+        name: "".into(),
+        action,
+        on: Rule { peers, ports },
+    })
+}
+
+fn cluster_policy() -> impl Strategy<Value = ClusterNetworkPolicy> {
+    let subject = (selector(), selector());
+    let rules = || vec(action_rule(), 0..4);
+    // Few priorities, so that some are equal.
+    let place = (select(&Tier::ALL[..]), 0u16..3);
+    (word(NAMES), place, subject, rules(), rules()).prop_map(
+        |(name, (tier, priority), (namespaces, pods), ingress, egress)| ClusterNetworkPolicy {
+            name,
+            tier,
+            priority,
+            namespaces,
+            pods,
+            ingress,
+            egress,
+        },
+    )
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use shunt_model::address::Protocol;
 use shunt_model::object::ObjectKey;
+use shunt_netpolicy::cluster::{Action, ActionRule, ClusterNetworkPolicy, Tier};
 use shunt_netpolicy::object::{
     Block, NamedPort, NetworkPolicy, Peer, Pod, PortMatch, PortNumber, Rule,
 };
@@ -58,4 +59,27 @@ pub(crate) fn block(cidr: &str, except: &[&str]) -> Peer {
 
 pub(crate) fn port(protocol: Protocol, port: PortNumber) -> PortMatch {
     PortMatch { protocol, port }
+}
+
+/// A ClusterNetworkPolicy for the pods of all namespaces that have these labels.
+pub(crate) fn cluster_policy(
+    name: &str,
+    (tier, priority): (Tier, u16),
+    pods: &[(&str, &str)],
+    ingress: Vec<(Action, Rule)>,
+    egress: Vec<(Action, Rule)>,
+) -> ClusterNetworkPolicy {
+    let rules = |rules: Vec<(Action, Rule)>| {
+        let rule = |(action, on)| ActionRule { name: "".into(), action, on };
+        rules.into_iter().map(rule).collect()
+    };
+    ClusterNetworkPolicy {
+        name: name.into(),
+        tier,
+        priority,
+        namespaces: Selector::default(),
+        pods: selector(pods),
+        ingress: rules(ingress),
+        egress: rules(egress),
+    }
 }

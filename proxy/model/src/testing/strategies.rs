@@ -189,9 +189,13 @@ fn names(kind: Kind) -> &'static [&'static str] {
     match kind {
         Kind::Service => &SERVICES,
         Kind::EndpointSlice => &SLICES,
-        Kind::Node | Kind::ServiceCidr | Kind::Pod | Kind::Namespace | Kind::NetworkPolicy => {
-            &NODES
-        }
+        Kind::Node
+        | Kind::ServiceCidr
+        | Kind::Pod
+        | Kind::Namespace
+        | Kind::NetworkPolicy
+        | Kind::ClusterNetworkPolicy
+        | Kind::PeerNode => &NODES,
     }
 }
 
