@@ -83,6 +83,8 @@ scenarios! {
     load_balancer_source_ranges
     masquerade_all
     masquerade_and_policies
+    masquerade_and_policies_by_bridge
+    masquerade_and_policies_by_interface_prefix
     masquerade_and_policies_of_everyone
     masquerade_and_policies_where_nobody_is_known
     no_endpoints_is_refused

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use anyhow::{Context, anyhow, bail};
 use clap::{ArgAction, Args};
 use shunt_model::compile::{LocalSources, NodePortAddresses, Settings};
+use shunt_model::interface::InterfacePattern;
 
 use crate::config::kube_proxy::PRIMARY;
 use crate::config::validate::NOBODY;
@@ -114,8 +115,16 @@ fn local_sources(given: &KubeProxyConfiguration) -> anyhow::Result<LocalSources>
             LocalSources::Cidrs(networks.collect::<Result<_, _>>()?)
         }
         "NodeCIDR" => LocalSources::NodePodCidrs,
+        "BridgeInterface" => {
+            let name = given.detect_local.bridge_interface.parse();
+            LocalSources::Interfaces(InterfacePattern::Exact(name?))
+        }
+        "InterfaceNamePrefix" => {
+            let prefix = given.detect_local.interface_name_prefix.parse();
+            LocalSources::Interfaces(InterfacePattern::Prefix(prefix?))
+        }
         NOBODY => LocalSources::Unknown,
-        other => bail!("detectLocalMode: {other} is not there yet; use ClusterCIDR or NodeCIDR"),
+        other => bail!("detectLocalMode: {other} is no mode"),
     })
 }
 

@@ -26,6 +26,8 @@ pub mod datatype {
     pub const INET_PROTO: u32 = 12;
     /// `inet_service`
     pub const INET_SERVICE: u32 = 13;
+    /// `ifname`
+    pub const IFNAME: u32 = 41;
     /// `classid`, of `meta priority`
     pub const CLASSID: u32 = 23;
 }
@@ -132,6 +134,12 @@ pub(crate) fn set_type(set: SetId) -> SetType {
             let (address, name, width) = address_type(set.family);
             let key = concatenated(&[address, address]);
             plain(format!("{name} . {name}"), key, 2 * width, userdata::concat_set())
+        }
+        Kind::LocalInterfaces => {
+            let ifname = "ifname".to_owned();
+            let mut described = plain(ifname, datatype::IFNAME, 16, userdata::number_set());
+            described.interval = true;
+            described
         }
         Kind::NodeAddresses
         | Kind::ClusterIps

@@ -350,9 +350,10 @@ pub fn decode_key(set: SetId, bytes: &[u8], end: Option<&[u8]>) -> Option<Key> {
         | SetKind::ClusterIps
         | SetKind::LocalSources
         | SetKind::LocalPods
+        | SetKind::LocalInterfaces
         | SetKind::ServiceNetworks
         | SetKind::VirtualAddresses
-        | SetKind::OwnAddresses => Key::Address(reader.address(set.family)?),
+        | SetKind::OwnAddresses => Key::Address(reader.address(set.network_family())?),
         SetKind::Hairpins => {
             let address = reader.address(set.family)?;
             (reader.address(set.family)? == address).then_some(Key::Address(address))?

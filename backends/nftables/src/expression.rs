@@ -84,6 +84,8 @@ pub enum Expression<S = SetId> {
     DestinationIsForeign,
     /// `meta l4proto`
     LoadProtocol(Register),
+    /// `iifname`: 16 bytes; empty where a packet comes in by no interface.
+    LoadInputName(Register),
     /// `ip saddr`, `ip6 saddr`
     LoadSource(Family, Register),
     /// `ip daddr`, `ip6 daddr`
@@ -244,6 +246,7 @@ impl<S: Display> Expression<S> {
             Self::DestinationTranslated => translated(message),
             Self::SourceIsLocal => address_is_local(message, FIB_SOURCE, EQUAL),
             Self::DestinationIsForeign => address_is_local(message, FIB_DESTINATION, NOT_EQUAL),
+            Self::LoadInputName(register) => meta(message, META_IIFNAME, *register),
             Self::LoadProtocol(register) => meta(message, META_L4PROTO, *register),
             Self::LoadSource(Family::V4, register) => payload(message, NETWORK, (12, 4), *register),
             Self::LoadSource(Family::V6, register) => payload(message, NETWORK, (8, 16), *register),
@@ -404,6 +407,7 @@ pub(crate) const HASH_SEED: u32 = 0x7368_756e;
 const SCRATCH: Register = Register(0);
 const VERDICT_REGISTER: u32 = 0;
 const META_PRIORITY: u32 = 2;
+const META_IIFNAME: u32 = 6;
 const META_NFPROTO: u32 = 15;
 const META_L4PROTO: u32 = 16;
 const NETWORK: u32 = 1;

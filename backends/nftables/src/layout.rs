@@ -275,14 +275,19 @@ fn sources(family: Family) -> Chain {
     ];
     rules.push(source_rule(format!("{ip} saddr . {ip} daddr @{hairpins}"), [&hairpin, &[]]));
     let (cluster_ips, local) = (set(SetKind::ClusterIps), set(SetKind::LocalSources));
+    let interfaces = set(SetKind::LocalInterfaces);
     let outsiders = [
         original,
         within(cluster_ips),
         Expression::FamilyIs(family),
         Expression::LoadSource(family, key),
         Expression::In { set: local, key, inverted: true },
+        Expression::LoadInputName(key),
+        Expression::In { set: interfaces, key, inverted: true },
     ];
-    let text = format!("ct original {ip} daddr @{cluster_ips} {ip} saddr != @{local}");
+    let text = format!(
+        "ct original {ip} daddr @{cluster_ips} {ip} saddr != @{local} iifname != @{interfaces}"
+    );
     rules.push(source_rule(text, [&outsiders, &[]]));
     Chain { name: name::sources(family), hook: None, rules }
 }

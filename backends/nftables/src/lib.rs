@@ -14,6 +14,7 @@ mod error;
 mod expression;
 pub mod forwarding;
 pub mod installed;
+mod interfaces;
 pub mod inventory;
 pub mod kernel;
 mod layout;

@@ -15,6 +15,7 @@ use crate::diff::interval_elements;
 use crate::element::{Key, Place, Target, View, masquerade_own_set, masquerade_set, virtual_set};
 use crate::forwarding::Forwarding;
 use crate::installed::{Installed, family_of};
+use crate::interfaces;
 use crate::name::{SetId, SetKind};
 use crate::pool::Draw;
 use crate::slots::slots;
@@ -407,16 +408,18 @@ fn networks(node: &NodePlan) -> BTreeMap<SetId, Vec<IpNet>> {
         let sources = local_sources(node, family, &pods);
         networks.insert(SetId::new(SetKind::LocalSources, family), sources);
         networks.insert(SetId::new(SetKind::LocalPods, family), pods);
+        let interfaces = node.local_interfaces.iter().map(interfaces::network).collect();
+        networks.insert(SetId::new(SetKind::LocalInterfaces, family), interfaces);
         let services = node.service_cidrs.iter().filter(|network| family_of(network) == family);
         networks.insert(SetId::new(SetKind::ServiceNetworks, family), services.copied().collect());
     }
     networks
 }
 
-/// The sources that need no masquerade. Everyone, where nothing is known about who is local;
+/// The sources that need no masquerade, whatever interface they come in by. Everyone, where nothing is known about who is local;
 /// no one, where all traffic is masqueraded: so the rule itself never changes.
 fn local_sources(node: &NodePlan, family: Family, pods: &[IpNet]) -> Vec<IpNet> {
-    if node.masquerade_all {
+    if node.masquerade_all || node.local_interfaces.is_some() {
         return Vec::new();
     }
     if !pods.is_empty() {

@@ -434,7 +434,7 @@ pub(crate) fn flush_set(set: SetId) -> Message {
 /// Networks as the bounds of intervals: each start, and the address after each end.
 pub(crate) fn interval_list(set: SetId, networks: &[IpNet]) -> Message {
     let mut list = ElementList::new(set, false);
-    let unspecified = match set.family {
+    let unspecified = match set.network_family() {
         Family::V4 => IpNet::from(ipnet::Ipv4Net::default()).network(),
         Family::V6 => IpNet::from(ipnet::Ipv6Net::default()).network(),
     };

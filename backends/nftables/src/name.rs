@@ -64,6 +64,8 @@ pub enum SetKind {
     LocalSources,
     /// Networks of local pods, as far as they are known.
     LocalPods,
+    /// Names of interfaces by which local pods' packets come in.
+    LocalInterfaces,
     /// Networks that ClusterIPs are taken from: what no Service has there is dropped.
     ServiceNetworks,
     /// Pairs address . address: an endpoint that reached itself.
@@ -88,7 +90,7 @@ pub enum SetKind {
 
 impl SetKind {
     /// All kinds, in the order of the listing.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 36] = [
         Self::Endpoints,
         Self::NodePortEndpoints,
         Self::Frontends,
@@ -114,6 +116,7 @@ impl SetKind {
         Self::ClusterIps,
         Self::LocalSources,
         Self::LocalPods,
+        Self::LocalInterfaces,
         Self::ServiceNetworks,
         Self::Hairpins,
         Self::Masquerade,
@@ -153,6 +156,7 @@ impl SetKind {
             Self::ClusterIps => "cluster_ips",
             Self::LocalSources => "local_sources",
             Self::LocalPods => "local_pods",
+            Self::LocalInterfaces => "local_interfaces",
             Self::ServiceNetworks => "service_networks",
             Self::Hairpins => "hairpins",
             Self::Masquerade => "masquerade",
@@ -186,7 +190,23 @@ impl SetId {
     /// Whether it is a set of intervals.
     #[must_use]
     pub const fn holds_networks(self) -> bool {
-        matches!(self.kind, SetKind::LocalSources | SetKind::LocalPods | SetKind::ServiceNetworks)
+        matches!(
+            self.kind,
+            SetKind::LocalSources
+                | SetKind::LocalPods
+                | SetKind::LocalInterfaces
+                | SetKind::ServiceNetworks
+        )
+    }
+
+    /// The family of the networks that it holds, if it does. A name of an interface is 16 bytes,
+    /// and those that begin alike are an interval: they are held as IPv6 networks are.
+    #[must_use]
+    pub const fn network_family(self) -> Family {
+        match self.kind {
+            SetKind::LocalInterfaces => Family::V6,
+            _ => self.family,
+        }
     }
 
     /// Whether its values are groups or ids of session affinity.

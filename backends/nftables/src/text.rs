@@ -8,10 +8,11 @@ use crate::declaration::{capacities, set_type};
 use crate::diff::diff;
 use crate::forwarding::Forwarding;
 use crate::installed::Installed;
+use crate::interfaces::Listed;
 use crate::layout;
 use crate::lower::{References, Wanted};
 use crate::message::table_comment;
-use crate::name::{SetId, TABLE};
+use crate::name::{SetId, SetKind, TABLE};
 
 /// The script that a plan is lowered to on a machine that holds nothing: `nft -f` accepts it.
 #[must_use]
@@ -51,7 +52,12 @@ pub fn render_installed(installed: &Installed) -> String {
         let of_set = elements.iter().filter(|element| element.set == set).map(ToString::to_string);
         let listed: Vec<String> = if set.holds_networks() {
             let networks = installed.networks.get(&set).into_iter().flatten();
-            networks.map(ToString::to_string).collect()
+            match set.kind {
+                SetKind::LocalInterfaces => {
+                    networks.map(|each| Listed(*each).to_string()).collect()
+                }
+                _ => networks.map(ToString::to_string).collect(),
+            }
         } else {
             of_set.collect()
         };

@@ -13,8 +13,9 @@ use std::sync::Arc;
 
 use shunt_model::address::Endpoint;
 use shunt_model::balancing::{Affinity, AffinityScope, Balancing, Method};
+use shunt_model::interface::InterfacePattern;
 use shunt_model::object::ObjectKey;
-use shunt_model::plan::{Action, Plan, PlanDelta, ServicePlan};
+use shunt_model::plan::{Action, NodePlan, Plan, PlanDelta, ServicePlan};
 use shunt_nftables::forwarding::Forwarding;
 use shunt_nftables::kernel::{Nftables, Options, Report, inventory};
 use shunt_nftables::text;
@@ -100,7 +101,7 @@ fn the_kernel_holds_what_the_text_says_and_nft_reads_both_alike() {
 
 #[track_caller]
 fn assert_listing_is_script(options: Options) {
-    let plan = plan_of([
+    let mut plan = plan_of([
         service(1, &[1, 2, 3]),
         service(2, &[]),
         service(3, &[9]),
@@ -113,6 +114,8 @@ fn assert_listing_is_script(options: Options) {
         sticky(9, AffinityScope::Port, Method::Random, 10_800),
         sticky(14, AffinityScope::Service, Method::HashAddress, 90_061),
     ]);
+    let interfaces = Some(InterfacePattern::Prefix("cali".parse().expect("a name")));
+    plan.node = Arc::new(NodePlan { local_interfaces: interfaces, ..(*plan.node).clone() });
     let node = Node::new();
     let mut nftables = node.open(options);
     sync(&mut nftables, all(&plan));
@@ -341,11 +344,13 @@ fn what_the_kernel_refuses_is_set_aside_and_all_else_is_served() {
 
 /// Networks that touch and are not one: each begins where the one before has ended.
 #[test]
-fn networks_that_touch_are_written_and_read_back() {
+fn networks_that_touch_and_names_are_written_and_read_back() {
     let networks = ["10.77.1.0/24", "10.77.2.0/24", "fd00:10:77:1::/64", "fd00:10:77:2::/64"];
     let mut plan = plan_of([service(1, &[1])]);
     let mut changed = (*node()).clone();
     changed.local_sources = networks.map(|net| net.parse().expect("a network")).into();
+    let name = "cni0".parse().expect("a name");
+    changed.local_interfaces = Some(InterfacePattern::Exact(name));
     plan.node = Arc::new(changed);
     let node = Node::new();
     sync(&mut node.open(NO_OWNER), all(&plan));

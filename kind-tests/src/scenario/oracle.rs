@@ -90,10 +90,13 @@ pub(super) fn rule(
         },
         port: to.port(),
         from_node: false,
+        interface: None,
     };
     let flow = (from, protocol, to);
     for node in nodes_on_the_way(from, to.ip(), setup) {
-        let packet = Packet { from_node: node == from, ..packet };
+        let from_node = node == from;
+        let interface = setup.input(from, node).map(|name| name.parse()).transpose()?;
+        let packet = Packet { from_node, interface, ..packet };
         let state = plans.get(node).with_context(|| format!("{node} has no plan"))?;
         match verdict(&state.plan, &packet) {
             Verdict::Pass => {}

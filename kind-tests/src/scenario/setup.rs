@@ -167,6 +167,16 @@ impl Setup {
         Some(&node.name)
     }
 
+    /// The interface by which a host's packets come in at a node; none for the node's own.
+    pub(super) fn input(&self, host: &str, node: &str) -> Option<String> {
+        if host == node {
+            return None;
+        }
+        let here = self.cluster.nodes.iter().find(|each| each.name == node);
+        let pod = here.and_then(|node| node.pods.iter().position(|pod| pod == host));
+        Some(pod.map_or_else(|| "eth0".to_owned(), |index| format!("veth{}", 11 + index)))
+    }
+
     /// All addresses of a host.
     pub(super) fn addresses_of<'a>(&'a self, host: &'a str) -> impl Iterator<Item = IpAddr> + 'a {
         let built = self.names.resolve(host).unwrap_or_default().into_iter();

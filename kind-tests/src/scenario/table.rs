@@ -57,6 +57,7 @@ fn is_of_the_node(kind: SetKind) -> bool {
             | SetKind::OwnAddresses
             | SetKind::LocalSources
             | SetKind::LocalPods
+            | SetKind::LocalInterfaces
             | SetKind::ServiceNetworks
     )
 }

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use self::claims::Claims;
+use crate::interface::InterfacePattern;
 use crate::plan::{Plan, PlanDelta};
 use crate::snapshot::{Dirty, Snapshot};
 
@@ -55,6 +56,8 @@ pub enum LocalSources {
     Cidrs(Vec<IpNet>),
     /// Our Node's `spec.podCIDRs`.
     NodePodCidrs,
+    /// Whatever comes in by these interfaces.
+    Interfaces(InterfacePattern),
 }
 
 /// Compiles what is dirty. It remembers who claims which frontend, and nothing else.

@@ -8,6 +8,7 @@ pub mod address;
 pub mod balancing;
 mod check;
 pub mod compile;
+pub mod interface;
 pub mod object;
 pub mod oracle;
 pub mod plan;

@@ -12,6 +12,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::address::{Endpoint, Family, Frontend, FrontendAddress, Protocol};
+use crate::interface::InterfaceName;
 use crate::object::ObjectKey;
 use crate::plan::{Action, FrontendPlan, Masquerade, NodePlan, Plan, ServicePlan};
 
@@ -28,6 +29,8 @@ pub struct Packet {
     pub port: u16,
     /// Whether the node itself sends it, not a pod or anyone outside.
     pub from_node: bool,
+    /// The interface it came in by, as far as it is known; the node's own came in by none.
+    pub interface: Option<InterfaceName>,
 }
 
 /// What happens to a packet.
@@ -137,8 +140,7 @@ impl<'a> Oracle<'a> {
     /// its pods.
     fn action(&self, found: Match<'a>, packet: &Packet) -> &'a Action {
         let frontend = found.frontend;
-        let inside =
-            packet.from_node || self.local_sources(packet).any(|net| net.contains(&packet.source));
+        let inside = packet.from_node || self.is_of_local_pod(packet);
         frontend.from_inside.as_ref().filter(|_| inside).unwrap_or(&frontend.action)
     }
 
@@ -166,8 +168,16 @@ impl<'a> Oracle<'a> {
 
     /// Whether it is known who is local in this family, and the source is not.
     fn is_outsider(&self, packet: &Packet) -> bool {
-        let mut locals = self.local_sources(packet).peekable();
-        locals.peek().is_some() && !locals.any(|net| net.contains(&packet.source))
+        let known =
+            self.node.local_interfaces.is_some() || self.local_sources(packet).next().is_some();
+        known && !self.is_of_local_pod(packet)
+    }
+
+    /// Whether a local pod is known to have sent it.
+    fn is_of_local_pod(&self, packet: &Packet) -> bool {
+        let by_interface = self.node.local_interfaces.zip(packet.interface);
+        by_interface.is_some_and(|(pattern, name)| pattern.matches(&name))
+            || self.local_sources(packet).any(|net| net.contains(&packet.source))
     }
 
     /// The networks of local pods in the packet's family.

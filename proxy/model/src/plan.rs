@@ -8,6 +8,7 @@ use ipnet::IpNet;
 
 use crate::address::{Endpoint, Family, Frontend, Protocol};
 use crate::balancing::{Affinity, Balancing, Method, WEIGHT};
+use crate::interface::InterfacePattern;
 use crate::object::{ObjectKey, ServiceType};
 use crate::problem::Problem;
 
@@ -30,8 +31,10 @@ pub struct NodePlan {
     pub own_addresses: BTreeSet<IpAddr>,
     /// Sources that count as local pods; traffic to a ClusterIP from elsewhere is masqueraded, and
     /// an external traffic policy is not for them.
-    /// Empty: no such rule (nothing is known about who is local).
+    /// Empty, and no `local_interfaces`: no such rule (nothing is known about who is local).
     pub local_sources: BTreeSet<IpNet>,
+    /// The interfaces by which local pods' packets come in. The node's own come in by none.
+    pub local_interfaces: Option<InterfacePattern>,
     /// Networks that ClusterIPs are taken from, disjoint: what goes to an address there that no
     /// Service has is dropped, unless the machine itself has it.
     pub service_cidrs: BTreeSet<IpNet>,
@@ -186,8 +189,9 @@ pub enum Action {
 pub enum Masquerade {
     /// Everyone's: the answer must come back through this node.
     Always,
-    /// Only of those who are not in [`NodePlan::local_sources`], or everyone's with
-    /// [`NodePlan::masquerade_all`]: the rule for ClusterIPs.
+    /// Only of those who are no local pods ([`NodePlan::local_sources`],
+    /// [`NodePlan::local_interfaces`]), or everyone's with [`NodePlan::masquerade_all`]: the rule
+    /// for ClusterIPs.
     Outsiders,
     /// Only the node's own: the rule of the external traffic policy Local, which keeps the address
     /// of clients and lets the node itself reach endpoints elsewhere.

@@ -346,6 +346,7 @@ pub(crate) fn flow(plan: &Plan, protocol: Protocol, source: &str, destination: &
         protocol,
         port: destination.port(),
         from_node: plan.node.node_port_addresses.contains(&ip(source)),
+        interface: None,
     };
     match verdict(plan, &packet) {
         Verdict::Pass => "pass".into(),

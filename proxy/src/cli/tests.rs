@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::CommandFactory;
 use shunt_model::compile::{LocalSources, NodePortAddresses};
+use shunt_model::interface::InterfacePattern;
 
 use super::*;
 
@@ -105,6 +106,22 @@ fn invalid_values_are_all_named_with_their_fields() {
     .assert_eq(&invalid(&["--nodeport-addresses=eth0", "--cluster-cidr=10.0.0.0/8,11.0.0.0/8"]));
     expect_test::expect![[r#"detectLocal.bridgeInterface: "" is invalid: must not be empty"#]]
         .assert_eq(&invalid(&["--detect-local-mode=BridgeInterface"]));
+    expect_test::expect![[r#"detectLocal.interfaceNamePrefix: "cali*" is invalid: must be the name of an interface: 1 to 15 letters, digits and -_.@+"#]]
+        .assert_eq(&invalid(&[
+            "--detect-local-mode=InterfaceNamePrefix",
+            "--pod-interface-name-prefix=cali*",
+        ]));
+}
+
+#[test]
+fn local_pods_can_be_told_by_their_interface() {
+    let made =
+        effective(&["--detect-local-mode=InterfaceNamePrefix", "--pod-interface-name-prefix=cali"]);
+    let prefix = InterfacePattern::Prefix("cali".parse().unwrap());
+    assert_eq!(made.settings.local_sources, LocalSources::Interfaces(prefix));
+    let made = effective(&["--detect-local-mode=BridgeInterface", "--pod-bridge-interface=cni0"]);
+    let bridge = InterfacePattern::Exact("cni0".parse().unwrap());
+    assert_eq!(made.settings.local_sources, LocalSources::Interfaces(bridge));
 }
 
 #[test]

@@ -86,6 +86,7 @@ fn local_sources(sources: &LocalSources) -> String {
     match sources {
         LocalSources::Unknown => "unknown".into(),
         LocalSources::Cidrs(networks) => format!("sources in {}", list(networks)),
+        LocalSources::Interfaces(pattern) => format!("what comes in by {pattern}"),
         LocalSources::NodePodCidrs => "sources in the Node's podCIDRs".into(),
     }
 }

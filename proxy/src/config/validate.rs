@@ -7,6 +7,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
+use shunt_model::interface::InterfaceName;
 
 use super::kube_proxy::{Conntrack, KubeProxyConfiguration, Mode, PRIMARY};
 use super::{GoDuration, kube_proxy};
@@ -167,21 +168,30 @@ impl Check {
     }
 
     fn local(&mut self, given: &KubeProxyConfiguration) {
-        const EMPTY: &str = "must not be empty";
         match given.detect_local_mode.as_str() {
             "ClusterCIDR" => self.cluster_cidr(&given.cluster_cidr),
-            "BridgeInterface" if given.detect_local.bridge_interface.is_empty() => {
-                self.deny("detectLocal.bridgeInterface", quoted(""), EMPTY);
+            "BridgeInterface" => {
+                let name = &given.detect_local.bridge_interface;
+                self.interface("detectLocal.bridgeInterface", name);
             }
-            "InterfaceNamePrefix" if given.detect_local.interface_name_prefix.is_empty() => {
-                self.deny("detectLocal.interfaceNamePrefix", quoted(""), EMPTY);
+            "InterfaceNamePrefix" => {
+                let name = &given.detect_local.interface_name_prefix;
+                self.interface("detectLocal.interfaceNamePrefix", name);
             }
-            "NodeCIDR" | "BridgeInterface" | "InterfaceNamePrefix" | NOBODY => {}
+            "NodeCIDR" | NOBODY => {}
             other => {
                 let allowed = "supported values: \"ClusterCIDR\", \"NodeCIDR\", \
                                \"BridgeInterface\", \"InterfaceNamePrefix\"";
                 self.deny("detectLocalMode", quoted(other), allowed);
             }
+        }
+    }
+
+    fn interface(&mut self, field: &str, name: &str) {
+        if name.is_empty() {
+            self.deny(field, quoted(""), "must not be empty");
+        } else if let Err(reason) = name.parse::<InterfaceName>() {
+            self.deny(field, quoted(name), &reason.to_string());
         }
     }
 

@@ -12,6 +12,7 @@ pub(super) fn print(plan: &Plan) -> String {
     yaml.section("node", |yaml| {
         yaml.words("nodePortAddresses", &plan.node.node_port_addresses);
         yaml.words("localSources", &plan.node.local_sources);
+        yaml.words("localInterfaces", plan.node.local_interfaces);
         yaml.words("serviceCIDRs", &plan.node.service_cidrs);
         yaml.field("masqueradeAll", plan.node.masquerade_all);
     });

@@ -46,7 +46,7 @@ pub(crate) fn pool(chain: PoolChain) -> Chain {
 }
 
 /// Sends local pods and the node itself to the frontend as those inside meet it.
-pub(super) fn inside_first(chain: PoolChain) -> [Rule; 2] {
+pub(super) fn inside_first(chain: PoolChain) -> [Rule; 3] {
     let family = chain.family;
     let kind = if chain.node_port { SetKind::InsideNodePorts } else { SetKind::InsideFrontends };
     let (set, pods) = (SetId::new(kind, family), SetId::new(SetKind::LocalPods, family));
@@ -61,11 +61,20 @@ pub(super) fn inside_first(chain: PoolChain) -> [Rule; 2] {
     of_pods.extend(loads.iter().filter(|load| !matches!(load, Expression::FamilyIs(_))).cloned());
     of_pods.push(lookup.clone());
 
+    let interfaces = SetId::new(SetKind::LocalInterfaces, family);
+    let mut by_interface = vec![
+        Expression::LoadInputName(Register(0)),
+        Expression::In { set: interfaces, key: Register(0), inverted: false },
+    ];
+    by_interface.extend(loads.iter().cloned());
+    by_interface.push(lookup.clone());
+
     let mut of_node = vec![Expression::SourceIsLocal];
     of_node.extend(loads);
     of_node.push(lookup);
     [
         Rule::new(format!("{} saddr @{pods} {key} vmap @{set}", ip(family)), of_pods),
+        Rule::new(format!("iifname @{interfaces} {key} vmap @{set}"), by_interface),
         Rule::new(format!("fib saddr type local {key} vmap @{set}"), of_node),
     ]
 }

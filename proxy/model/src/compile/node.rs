@@ -19,11 +19,15 @@ pub(super) fn plan(settings: &Settings, snapshot: &Snapshot) -> NodePlan {
         },
         own_addresses: own(settings, snapshot),
         local_sources: match &settings.local_sources {
-            LocalSources::Unknown => BTreeSet::new(),
+            LocalSources::Unknown | LocalSources::Interfaces(_) => BTreeSet::new(),
             LocalSources::Cidrs(networks) => disjoint(networks),
             LocalSources::NodePodCidrs => snapshot
                 .node(&settings.node_name)
                 .map_or_else(BTreeSet::new, |node| disjoint(&node.pod_cidrs)),
+        },
+        local_interfaces: match &settings.local_sources {
+            LocalSources::Interfaces(pattern) => Some(*pattern),
+            _ => None,
         },
         service_cidrs: disjoint(snapshot.service_cidrs().flat_map(|object| &object.cidrs)),
         masquerade_all: settings.masquerade_all,

@@ -110,6 +110,7 @@ fn find_tells_the_service_and_the_frontend() {
         protocol: Protocol::Tcp,
         port,
         from_node: false,
+        interface: None,
     };
     let found = oracle.find(&packet("192.168.0.1", 30080)).unwrap();
     assert_eq!(*found.key, key("ns/web"));

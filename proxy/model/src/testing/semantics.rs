@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::strategies::{change, packet, settings};
 use super::{HERE, World};
 use crate::address::{Endpoint, Family, Protocol};
-use crate::compile::Settings;
+use crate::compile::{LocalSources, Settings};
 use crate::object::{Service, ServicePort, ServiceType, SliceEndpoint, TrafficPolicy};
 use crate::oracle::{Oracle, Packet, Verdict, verdict};
 use crate::plan::NodePlan;
@@ -103,8 +103,13 @@ fn outcome(
         Way::ClusterIp => service.internal_traffic_policy,
         _ => service.external_traffic_policy,
     };
-    let mut known = node.local_sources.iter().filter(|net| Family::of(net.addr()) == family);
-    let from_pod = known.clone().any(|net| net.contains(&packet.source));
+    let known = node.local_sources.iter().filter(|net| Family::of(net.addr()) == family);
+    let (from_pod, known) = match &settings.local_sources {
+        LocalSources::Interfaces(pattern) => {
+            (packet.interface.is_some_and(|name| pattern.matches(&name)), true)
+        }
+        _ => (known.clone().any(|net| net.contains(&packet.source)), known.count() > 0),
+    };
     let inside = packet.from_node || from_pod;
     let external = way != Way::ClusterIp;
     let local = policy == TrafficPolicy::Local && !(external && inside);
@@ -119,7 +124,7 @@ fn outcome(
     let masquerade = match (external, policy) {
         (true, TrafficPolicy::Cluster) => true,
         (true, TrafficPolicy::Local) => packet.from_node,
-        (false, _) => settings.masquerade_all || (known.next().is_some() && !from_pod),
+        (false, _) => settings.masquerade_all || (known && !from_pod),
     };
     let pool = chosen.into_iter().map(|(endpoint, state)| {
         let here = is_local(state) || state.node.is_none();

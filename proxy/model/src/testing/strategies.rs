@@ -12,6 +12,7 @@ use super::{HERE, found, ip, key, nets};
 use crate::address::{Family, Protocol};
 use crate::balancing::{Affinity, AffinityScope, Balancing, Method};
 use crate::compile::{LocalSources, NodePortAddresses, Settings};
+use crate::interface::{InterfaceName, InterfacePattern};
 use crate::object::{
     EndpointSlice, Hints, Node, Service, ServiceCidr, ServicePort, ServiceType, SliceEndpoint,
     SlicePort, TrafficPolicy,
@@ -242,6 +243,7 @@ pub(super) fn settings() -> impl Strategy<Value = Settings> {
         Just(LocalSources::Unknown),
         Just(LocalSources::NodePodCidrs),
         cidrs().prop_map(LocalSources::Cidrs),
+        interface().prop_map(|name| LocalSources::Interfaces(InterfacePattern::Prefix(name))),
     ];
     let rare = || prop::bool::weighted(0.2);
     (node_port_addresses, local_sources, rare(), any::<bool>(), rare()).prop_map(
@@ -256,6 +258,10 @@ pub(super) fn settings() -> impl Strategy<Value = Settings> {
     )
 }
 
+fn interface() -> impl Strategy<Value = InterfaceName> {
+    select(&["veth", "veth1", "eth0"]).prop_map(|name| name.parse().unwrap())
+}
+
 /// Packets whose two addresses are of one family.
 pub(super) fn packet() -> impl Strategy<Value = Packet> {
     let of = |family: Family, texts: &[&[&str]]| -> Vec<IpAddr> {
@@ -268,10 +274,12 @@ pub(super) fn packet() -> impl Strategy<Value = Packet> {
         (select(sources), select(destinations))
     };
     let port = select(&[80_u16, 81, 30080, 30081, 9]);
-    (select(&Family::ALL[..]).prop_flat_map(addresses), protocol(), port).prop_map(
-        |((source, destination), protocol, port)| {
+    let addresses = select(&Family::ALL[..]).prop_flat_map(addresses);
+    (addresses, protocol(), port, option::of(interface())).prop_map(
+        |((source, destination), protocol, port, interface)| {
             let from_node = NODE_IPS.map(ip).contains(&source);
-            Packet { source, destination, protocol, port, from_node }
+            let interface = interface.filter(|_| !from_node);
+            Packet { source, destination, protocol, port, from_node, interface }
         },
     )
 }
