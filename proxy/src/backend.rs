@@ -17,7 +17,7 @@ use shunt_nftables::forwarding::Forwarding;
 use shunt_nftables::kernel::{Nftables, Options};
 use tracing::{info, warn};
 
-use crate::cli::TableOwner;
+use crate::cli::{IpvsFallback, TableOwner};
 use crate::config::kube_proxy::Ipvs;
 use crate::config::{Effective, GoDuration, Mode};
 use crate::failure::Failure;
@@ -142,19 +142,30 @@ impl<B: Backend + ?Sized> Backend for Box<B> {
 /// The backend that serves Services.
 pub type Services = Box<dyn Backend<Delta = PlanDelta> + Send>;
 
-/// Opens the backend that is configured.
+/// Opens the backend that is configured. Where the kernel lacks what IPVS needs and nftables may
+/// take its place, that is the mode then; with it comes what is lacking.
 ///
 /// # Errors
 /// If the configuration is wrong, or the kernel lacks what the backend needs.
-pub fn open(effective: &Effective) -> Result<Services, Failure> {
+pub fn open(effective: &mut Effective) -> Result<(Services, Option<String>), Failure> {
     let owner = effective.table_owner == TableOwner::Auto;
     let settings = ipvs_settings(&effective.configuration.ipvs, owner)?;
     if effective.mode != Mode::Ipvs {
-        return open_nftables(settings);
+        return Ok((open_nftables(settings)?, None));
     }
-    let backend = VirtualServers::open(settings).map_err(Failure::machine)?;
-    backend.complaints().iter().for_each(|complaint| warn!("{complaint}"));
-    Ok(Box::new(backend))
+    match VirtualServers::open(settings.clone()) {
+        Ok(backend) => {
+            backend.complaints().iter().for_each(|complaint| warn!("{complaint}"));
+            Ok((Box::new(backend), None))
+        }
+        Err(error) if error.is_a_lack() && effective.ipvs_fallback == IpvsFallback::Nftables => {
+            let lack = format!("nftables serves in place of IPVS: {error}");
+            warn!("{lack}");
+            effective.mode = Mode::Nftables;
+            Ok((open_nftables(settings)?, Some(lack)))
+        }
+        Err(error) => Err(Failure::machine(error)),
+    }
 }
 
 /// nftables; and beside it what IPVS mode has left, if it has.

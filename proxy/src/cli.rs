@@ -84,6 +84,10 @@ pub struct OwnArgs {
     /// Whether NetworkPolicies are enforced on this node [default: auto]
     #[arg(long, value_enum)]
     pub network_policy: Option<NetworkPolicy>,
+    /// What to do where the kernel lacks what IPVS mode needs: end, or serve with nftables
+    /// [default: exit]
+    #[arg(long, value_enum)]
+    pub ipvs_fallback: Option<IpvsFallback>,
     /// How often all that is installed is compared with the plan; 0: never [default: 15m]
     #[arg(long, value_name = "DURATION")]
     pub verify_interval: Option<GoDuration>,
@@ -125,6 +129,10 @@ impl RunArgs {
             shunt.network_policy =
                 policy.to_possible_value().map(|value| value.get_name().to_owned());
         }
+        if let Some(fallback) = self.own.ipvs_fallback {
+            shunt.ipvs_fallback =
+                fallback.to_possible_value().map(|value| value.get_name().to_owned());
+        }
         shunt.verify_interval = self.own.verify_interval.or(shunt.verify_interval);
         shunt.external_ips = self.own.external_ips.or(shunt.external_ips);
         shunt.reset_tcp = self.own.reset_tcp.or(shunt.reset_tcp);
@@ -140,6 +148,15 @@ pub enum NetworkPolicy {
     Auto,
     /// Never: another one does.
     Off,
+}
+
+/// What to do where the kernel lacks what IPVS mode needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum IpvsFallback {
+    /// End with what is missing, and how to get it.
+    Exit,
+    /// Serve with nftables, and report it as a problem.
+    Nftables,
 }
 
 /// Whether to claim the table.

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use crate::backend;
-use crate::cli::{NetworkPolicy, RunArgs, TableOwner};
+use crate::cli::{IpvsFallback, NetworkPolicy, RunArgs, TableOwner};
 use crate::config::watch::Watched;
 use crate::config::{Effective, Mode, load};
 use crate::event_loop::{EventLoop, Identity, Inputs};
@@ -42,7 +42,7 @@ const CONFIG_CHANGED: &str = "the content of the configuration file was updated"
 /// If it is asked for wrongly, the machine lacks something, or a part of it ends.
 pub fn run(args: &RunArgs) -> Result<(), Failure> {
     let started = Instant::now();
-    let (effective, remarks) = args.effective()?;
+    let (mut effective, remarks) = args.effective()?;
     if let Some(path) = &args.write_config_to {
         return write_config(path, &effective);
     }
@@ -57,7 +57,8 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
         return init_only(&effective);
     }
     rivals::wait_until_alone();
-    let backends = (backend::open(&effective)?, open_policy(&effective)?);
+    let (services, lack) = backend::open(&mut effective)?;
+    let backends = (services, open_policy(&effective)?, lack);
     // One thread for the loop, the sources and HTTP. Threads for what can only block (reading
     // files, resolving names) cost memory for as long as they live: one is enough.
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -121,7 +122,7 @@ impl End {
 async fn work(
     args: &RunArgs,
     effective: &Effective,
-    (services, policy): (backend::Services, Option<PolicyTable>),
+    (services, policy, lack): (backend::Services, Option<PolicyTable>, Option<String>),
     started: Instant,
 ) -> Result<(), Failure> {
     let (changes, sources) = mpsc::channel(SOURCE_QUEUE);
@@ -132,7 +133,8 @@ async fn work(
     let (source, reporter) = start_sources(args, effective, seen, changes, &mut tasks).await?;
     // Not before it is known that we can work.
     machine::set_oom_score(effective.oom_score_adj);
-    let unset = machine::limit_conntrack(Path::new("/"), &effective.conntrack);
+    let mut unset = machine::limit_conntrack(Path::new("/"), &effective.conntrack);
+    unset.extend(lack);
     info!(version = env!("CARGO_PKG_VERSION"), node, source, "shunt is starting");
 
     let (reports, kernel_reports) = mpsc::unbounded_channel();
@@ -259,7 +261,16 @@ fn init_only(effective: &Effective) -> Result<(), Failure> {
     let mut unset = machine::limit_conntrack(Path::new("/"), &effective.conntrack);
     if effective.mode == Mode::Ipvs {
         let strict_arp = effective.configuration.ipvs.strict_arp;
-        unset.extend(shunt_ipvs::set_sysctls(strict_arp).map_err(Failure::machine)?);
+        match shunt_ipvs::set_sysctls(strict_arp) {
+            Ok(others) => unset.extend(others),
+            // The run that follows finds out for itself.
+            Err(error)
+                if error.is_a_lack() && effective.ipvs_fallback == IpvsFallback::Nftables =>
+            {
+                warn!("{error}");
+            }
+            Err(error) => return Err(Failure::machine(error)),
+        }
     }
     if unset.is_empty() {
         return Ok(());

@@ -8,7 +8,7 @@ pub enum Error {
     /// No IPVS.
     #[error(
         "{0}; load ip_vs (and ip_vs_rr, ip_vs_sh, ... for schedulers) on the host, or use \
-         --proxy-mode=nftables"
+         --proxy-mode=nftables or --ipvs-fallback=nftables"
     )]
     Unavailable(#[source] ipvs_rs::Error),
     /// IPVS does not work.
@@ -23,7 +23,7 @@ pub enum Error {
     /// No dummy devices.
     #[error(
         "the kernel has no dummy devices, which the addresses of Services need: load the module \
-         dummy on the host, or use --proxy-mode=nftables"
+         dummy on the host, or use --proxy-mode=nftables or --ipvs-fallback=nftables"
     )]
     NoDummy(#[source] shunt_netlink::Error),
     /// A sysctl that must be set is not and cannot be.
@@ -45,4 +45,15 @@ pub enum Error {
         /// Why it refuses.
         reason: String,
     },
+}
+
+impl Error {
+    /// Whether the machine lacks something that IPVS mode needs, and nftables alone does not.
+    #[must_use]
+    pub const fn is_a_lack(&self) -> bool {
+        matches!(
+            self,
+            Self::Unavailable(ipvs_rs::Error::Unavailable) | Self::NoDummy(_) | Self::Sysctl { .. }
+        )
+    }
 }

@@ -76,7 +76,7 @@ impl Daemon {
 }
 
 /// The body of an answer to one HTTP request.
-fn get(netns: &Netns, path: &str) -> Result<String> {
+pub fn get(netns: &Netns, path: &str) -> Result<String> {
     let address: SocketAddr = ADDRESS.parse()?;
     let mut stream = netns.tcp_connect(address, ANSWER)?;
     stream.set_read_timeout(Some(ANSWER))?;

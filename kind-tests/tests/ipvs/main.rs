@@ -3,6 +3,7 @@
 //! Each test runs in a guest; the two at the end of this file start one for all of a clock.
 
 mod drain;
+mod missing;
 mod rig;
 mod switch;
 

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use shunt_cluster::{
     Cluster, ClusterSpec, Connection, EchoServer, NodeSpec, ProbeOptions, Protocol, UdpFlow, probe,
 };
-use shunt_kind_tests::scenario::daemon::Daemon;
+use shunt_kind_tests::scenario::daemon::{self, Daemon};
 use shunt_kind_tests::scenario::shunt_binary;
 use tempfile::TempDir;
 
@@ -85,6 +85,17 @@ impl Rig {
     /// What the daemon has said, lately.
     pub(crate) fn log(&self) -> String {
         self.daemon.as_ref().map(Daemon::log_tail).unwrap_or_default()
+    }
+
+    /// The problems that the daemon reports.
+    pub(crate) fn problems(&mut self) -> Result<Vec<String>> {
+        let status = self.daemon.as_mut().context("no daemon runs")?.status()?;
+        Ok(status.context("the daemon does not answer")?.problems)
+    }
+
+    /// What the daemon answers.
+    pub(crate) fn get(&self, path: &str) -> Result<String> {
+        daemon::get(self.cluster.host(NODE)?.netns(), path)
     }
 
     /// The Service, with annotations (`a: b, c: d`) and the pods that serve it.

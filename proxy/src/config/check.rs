@@ -57,6 +57,9 @@ pub fn explain(effective: &Effective, remarks: &[String]) -> String {
     line("verified", if verify.is_zero() { "never".into() } else { format!("every {verify:?}") });
     line("table owner", format!("{:?}", effective.table_owner).to_lowercase());
     line("network policy", format!("{:?}", effective.network_policy).to_lowercase());
+    if effective.mode == Mode::Ipvs {
+        line("without IPVS", format!("{:?}", effective.ipvs_fallback).to_lowercase());
+    }
     line("oom_score_adj", effective.oom_score_adj.to_string());
     for text in remarks.iter().chain(&effective.notes) {
         line("note", text.clone());

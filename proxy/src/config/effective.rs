@@ -10,7 +10,7 @@ use shunt_model::compile::Settings;
 use super::kube_proxy::{Conntrack, KubeProxyConfiguration, Mode};
 use super::notes::notes;
 use super::validate::validate;
-use crate::cli::{NetworkPolicy, TableOwner};
+use crate::cli::{IpvsFallback, NetworkPolicy, TableOwner};
 use crate::failure::Failure;
 use crate::logging::{Format, LogArgs};
 use crate::settings;
@@ -43,6 +43,8 @@ pub struct Effective {
     pub table_owner: TableOwner,
     /// Whether NetworkPolicies are enforced.
     pub network_policy: NetworkPolicy,
+    /// What to do where the kernel lacks what IPVS mode needs.
+    pub ipvs_fallback: IpvsFallback,
     /// How often all is compared; zero: never.
     pub verify_interval: Duration,
     /// What is logged.
@@ -89,6 +91,11 @@ impl Effective {
                 None | Some("auto") => NetworkPolicy::Auto,
                 Some("off") => NetworkPolicy::Off,
                 Some(other) => bail!("shunt.networkPolicy: {other:?} is invalid: auto or off"),
+            },
+            ipvs_fallback: match shunt.ipvs_fallback.as_deref() {
+                None | Some("exit") => IpvsFallback::Exit,
+                Some("nftables") => IpvsFallback::Nftables,
+                Some(other) => bail!("shunt.ipvsFallback: {other:?} is invalid: exit or nftables"),
             },
             verify_interval: shunt
                 .verify_interval

@@ -72,6 +72,9 @@ pub struct Shunt {
     /// `auto` or `off`, as `--network-policy`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network_policy: Option<String>,
+    /// `exit` or `nftables`, as `--ipvs-fallback`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ipvs_fallback: Option<String>,
     /// As `--verify-interval`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verify_interval: Option<GoDuration>,
