@@ -142,7 +142,11 @@ impl PolicyPlanner {
             return None;
         }
         self.ordered += 1;
-        Some(Order { number: self.ordered, delta: kernel::Change { table, own }, since })
+        Some(Order {
+            number: self.ordered,
+            delta: kernel::Change { table, own, ..kernel::Change::default() },
+            since,
+        })
     }
 
     fn want_pods(&mut self, wanted: bool) {

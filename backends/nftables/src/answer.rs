@@ -69,6 +69,19 @@ pub fn read_rule(table: Table, payload: &[u8]) -> Option<(String, u64)> {
     Some((chain, fingerprint.unwrap_or_default()))
 }
 
+/// Chain and packets counted of a rule in the table that has a counter.
+#[must_use]
+pub fn read_counter(table: Table, payload: &[u8]) -> Option<(String, u64)> {
+    let all = of_table(table, payload)?;
+    let chain = all.iter().find(|attribute| attribute.kind == 2)?.text()?.to_owned();
+    let expressions = all.iter().find(|attribute| attribute.kind == 4)?;
+    let mut expressions = expressions.nested();
+    let counter =
+        expressions.find(|one| one.find(1).and_then(|name| name.text()) == Some("counter"))?;
+    let packets = counter.find(2)?.find(2)?;
+    Some((chain, u64::from_be_bytes(packets.payload.try_into().ok()?)))
+}
+
 /// What the kernel says of a set of any table.
 #[derive(Clone, Debug)]
 pub struct RawSet {

@@ -1,7 +1,8 @@
 //! What is not particular to the table of Services: for other tables of ours.
 
 pub use crate::answer::{
-    RawElement, RawSet, TableInfo, read_chain, read_raw_elements, read_raw_set, read_rule,
+    RawElement, RawSet, TableInfo, read_chain, read_counter, read_raw_elements, read_raw_set,
+    read_rule,
 };
 pub use crate::declaration::{SetType, address_type, concatenated, datatype};
 pub use crate::error::Error;

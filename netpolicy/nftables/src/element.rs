@@ -98,7 +98,9 @@ pub fn decode(set: SetId, bytes: &[u8], end: Option<&[u8]>) -> Option<Key> {
         | SetId::Isolated(_, family)
         | SetId::Own(family)
         | SetId::ToNode(family)
-        | SetId::Watched(family) => Key::Address(reader.address(family)?),
+        | SetId::Watched(family)
+        | SetId::PodNetworks(family)
+        | SetId::Known(family) => Key::Address(reader.address(family)?),
         SetId::Rows(_, family) => Key::Pair(reader.address(family)?, Atom(reader.row()?.0)),
         SetId::Itself(family) => {
             let address = reader.address(family)?;

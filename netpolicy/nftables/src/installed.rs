@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use shunt_model::address::Family;
 use shunt_netpolicy::table::{Atom, Range};
 
 use crate::element::{Key, Value};
@@ -15,7 +14,7 @@ pub struct Installed {
     /// The elements, but for the ranges of addresses.
     pub elements: HashMap<(SetId, Key), Value>,
     /// The ranges of addresses with their atoms.
-    pub networks: BTreeMap<Family, Vec<(Range, Atom)>>,
+    pub networks: BTreeMap<SetId, Vec<(Range, Atom)>>,
 }
 
 impl Installed {
@@ -28,8 +27,8 @@ impl Installed {
             Operation::Delete(set, key) => {
                 self.elements.remove(&(*set, *key));
             }
-            Operation::ReplaceNetworks(family, networks) => {
-                self.networks.insert(*family, networks.clone());
+            Operation::ReplaceNetworks(set, networks) => {
+                self.networks.insert(*set, networks.clone());
             }
         }
     }
@@ -62,9 +61,9 @@ impl Installed {
                 steps.switch.push(Operation::Add(*set, *key, *value));
             }
         }
-        for (family, networks) in &wanted.networks {
-            if self.networks.get(family).map_or(&[][..], Vec::as_slice) != networks {
-                steps.switch.push(Operation::ReplaceNetworks(*family, networks.clone()));
+        for (set, networks) in &wanted.networks {
+            if self.networks.get(set).map_or(&[][..], Vec::as_slice) != networks {
+                steps.switch.push(Operation::ReplaceNetworks(*set, networks.clone()));
             }
         }
         steps

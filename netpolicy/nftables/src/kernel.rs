@@ -1,18 +1,21 @@
 //! The executor: one table, the record of what is installed, and transactions.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
+use ipnet::IpNet;
 use nix::libc::NETLINK_NETFILTER;
 use shunt_netlink::{Pulse, Socket};
+use shunt_netpolicy::object::Direction;
 use shunt_netpolicy::table::{Delta, Table};
 pub use shunt_nftables::codec::{Error, Report};
 use shunt_nftables::codec::{Session, rejected};
 
 use crate::element::Key;
 use crate::installed::{Installed, Steps};
+use crate::layout::{Denial, Variant};
 use crate::lower::{Beside, Operation, Wanted};
 use crate::name::SetId;
 use crate::readback::{self, ReadBack};
@@ -25,6 +28,31 @@ pub struct Change {
     pub table: Delta,
     /// The addresses of this machine, if they have changed.
     pub own: Option<BTreeSet<IpAddr>>,
+    /// The ranges that this node gives its pods addresses out of, if they have changed; only where
+    /// addresses of unknown pods are closed.
+    pub pod_networks: Option<BTreeSet<IpNet>>,
+    /// Addresses in them whose pods have become known (`true`), or are gone.
+    pub known: BTreeMap<IpAddr, bool>,
+}
+
+/// What an operator chooses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Of the rules.
+    pub variant: Variant,
+    /// Connections that have begun go on when policy changes.
+    pub keep_connections: bool,
+}
+
+/// Packets that were dropped since the table was made; in an audit, that would have been.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dropped {
+    /// By ingress policies.
+    pub ingress: u64,
+    /// By egress policies.
+    pub egress: u64,
+    /// As the pod was not known.
+    pub unknown: u64,
 }
 
 impl Change {
@@ -32,6 +60,8 @@ impl Change {
     pub fn merge(&mut self, later: Self) {
         self.table.merge(later.table);
         self.own = later.own.or(self.own.take());
+        self.pod_networks = later.pod_networks.or(self.pod_networks.take());
+        self.known.extend(later.known);
     }
 }
 
@@ -41,6 +71,7 @@ impl Change {
 pub struct PolicyTable {
     session: Session,
     owner: bool,
+    options: Options,
     /// What is wanted.
     table: Table,
     beside: Beside,
@@ -58,10 +89,24 @@ impl PolicyTable {
         Ok(Self {
             session: Session::open(OURS)?,
             owner,
+            options: Options::default(),
             table: Table::default(),
             beside: Beside::default(),
             installed: None,
         })
+    }
+
+    /// The same as an operator has chosen it. Before the first sync.
+    #[must_use]
+    pub const fn with(mut self, options: Options) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// Whether drops are logged: not, if the kernel has refused it.
+    #[must_use]
+    pub const fn logs(&self) -> bool {
+        self.options.variant.log
     }
 
     /// Takes a change in and brings the kernel to what is wanted now. Without a record of what is
@@ -90,8 +135,9 @@ impl PolicyTable {
     /// If the kernel cannot be asked.
     pub fn foreign_change(&mut self) -> Result<bool, Error> {
         let installed = self.installed.as_ref().and_then(Option::as_ref);
+        let variant = self.options.variant;
         self.session.foreign_change(|socket| match installed {
-            Some(installed) => readback::still_holds(socket, installed),
+            Some(installed) => readback::still_holds(socket, variant, installed),
             None => Ok(true),
         })
     }
@@ -127,11 +173,19 @@ impl PolicyTable {
         self.table.apply(&change.table);
         let before = self.beside.clone();
         self.beside.own = change.own.unwrap_or_else(|| before.own.clone());
-        self.beside.watched.extend(&change.table.tightened);
+        self.watch(change.table.tightened.iter().copied());
         let locals = &self.table.locals;
         self.beside.watched.retain(|address| locals.contains_key(address));
+        self.beside.pod_networks =
+            change.pod_networks.unwrap_or_else(|| before.pod_networks.clone());
+        for (address, is_known) in change.known {
+            match is_known {
+                true => self.beside.known.insert(address),
+                false => self.beside.known.remove(&address),
+            };
+        }
         wanted.beside(&before, &self.beside);
-        let needed = !self.table.locals.is_empty();
+        let needed = self.is_needed();
         let steps = match &self.installed {
             Some(None) if !needed => return Ok(()),
             Some(Some(installed)) if needed => installed.diff(&wanted),
@@ -147,14 +201,14 @@ impl PolicyTable {
 
     /// Reads, compares, writes.
     fn full_sync(&mut self, report: &mut Report) -> Result<(), Error> {
-        let needed = !self.table.locals.is_empty();
+        let needed = self.is_needed();
         let nothing_there = matches!(self.installed, Some(None));
         self.installed = None;
         let started = Instant::now();
         report.read_back = !nothing_there;
         let found = match nothing_there {
             true => ReadBack::Nothing,
-            false => readback::read(&mut self.session.socket)?,
+            false => readback::read(&mut self.session.socket, self.options.variant)?,
         };
         report.read += started.elapsed();
         match found {
@@ -189,15 +243,20 @@ impl PolicyTable {
         let started = Instant::now();
         report.rebuilt = Some(replaced.unwrap_or("there was no table"));
         if unknown_before {
-            self.beside.watched.extend(self.table.locals.keys());
+            self.watch(self.table.locals.keys().copied().collect::<Vec<_>>());
         }
         let mut installed = Installed::default();
         let steps = installed.diff(&Wanted::full(&self.table, &self.beside, &installed));
         report.diff += started.elapsed();
         let started = Instant::now();
-        self.session.make(self.owner, |owned| {
-            transaction::create(replaced.is_some(), owned, &steps.switch)
-        })?;
+        let made = self.make(replaced.is_some(), &steps);
+        if made.is_err() && self.options.variant.log {
+            // Policy holds also where the kernel has no log.
+            self.options.variant.log = false;
+            self.make(replaced.is_some(), &steps)?;
+        } else {
+            made?;
+        }
         report.commit += started.elapsed();
         report.transactions += 1;
         report.operations += steps.switch.len();
@@ -217,11 +276,32 @@ impl PolicyTable {
         let locals = &self.table.locals;
         let watch =
             locals.keys().filter(|at| everyone || concerned.contains(*at) || held.contains(*at));
-        self.beside.watched.extend(watch);
+        self.watch(watch.copied().collect::<Vec<_>>());
         let steps = installed.diff(&Wanted::full(&self.table, &self.beside, &installed));
         report.diff += started.elapsed();
         self.installed = Some(Some(installed));
         self.commit_steps(&steps, report)
+    }
+
+    fn make(&mut self, replace: bool, steps: &Steps) -> Result<(), Error> {
+        let variant = self.options.variant;
+        self.session.make(self.owner, |owned| {
+            transaction::create(variant, replace, owned, &steps.switch)
+        })?;
+        Ok(())
+    }
+
+    /// Whether there has to be a table.
+    fn is_needed(&self) -> bool {
+        !self.table.locals.is_empty() || !self.beside.pod_networks.is_empty()
+    }
+
+    /// Has the live connections of pods judged packet by packet from now on.
+    fn watch(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
+        // An audit tells of connections, not of each of their packets.
+        if !self.options.keep_connections && !self.options.variant.audit {
+            self.beside.watched.extend(addresses);
+        }
     }
 
     fn remove(&mut self, report: &mut Report) -> Result<(), Error> {
@@ -239,11 +319,14 @@ impl PolicyTable {
 
     fn commit_steps(&mut self, steps: &Steps, report: &mut Report) -> Result<(), Error> {
         let started = Instant::now();
+        let variant = self.options.variant;
         for operations in steps.in_order() {
             let installed = self.installed.as_ref().and_then(Option::as_ref);
             self.session
                 .commit(&transaction::change(operations), |socket| {
-                    installed.map_or(Ok(true), |installed| readback::still_holds(socket, installed))
+                    installed.map_or(Ok(true), |installed| {
+                        readback::still_holds(socket, variant, installed)
+                    })
                 })?
                 .map_err(|rejections| rejected(&rejections))?;
             report.transactions += 1;
@@ -257,6 +340,21 @@ impl PolicyTable {
     }
 }
 
+/// What the table of this network namespace has dropped so far. Needs no running daemon, and changes
+/// nothing.
+///
+/// # Errors
+/// If nftables cannot be read.
+pub fn dropped(socket: &mut Socket) -> Result<Dropped, Error> {
+    let counters = readback::counters(socket)?;
+    let of = |denial: Denial| counters.get(&denial.chain()).copied().unwrap_or_default();
+    Ok(Dropped {
+        ingress: of(Denial::Policy(Direction::Ingress)),
+        egress: of(Denial::Policy(Direction::Egress)),
+        unknown: of(Denial::Unknown),
+    })
+}
+
 /// What the kernel of this network namespace holds; `None` if there is no table, or none of this
 /// release. Needs no running daemon, and changes nothing.
 ///
@@ -264,10 +362,14 @@ impl PolicyTable {
 /// If nftables cannot be read.
 pub fn inventory() -> Result<Option<Installed>, Error> {
     let mut socket = Socket::open(NETLINK_NETFILTER)?;
-    Ok(match readback::read(&mut socket)? {
-        ReadBack::Ours(installed, _) => Some(*installed),
-        ReadBack::Nothing | ReadBack::Unfit(..) => None,
-    })
+    for variant in Variant::all() {
+        match readback::read(&mut socket, variant)? {
+            ReadBack::Ours(installed, _) => return Ok(Some(*installed)),
+            ReadBack::Nothing => return Ok(None),
+            ReadBack::Unfit(..) => {}
+        }
+    }
+    Ok(None)
 }
 
 /// The local pods whose decisions a change touches.

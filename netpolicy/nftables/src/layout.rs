@@ -10,6 +10,7 @@ use shunt_nftables::codec::{
     concat_set, concatenated, datatype, fingerprint, number_set, plain_map, plain_set,
 };
 
+use crate::drop_log::GROUP;
 use crate::name::{SetId, suffix};
 
 type PolicyRule = Rule<SetId>;
@@ -25,9 +26,75 @@ const INPUT_PRIORITY: i32 = 110;
 const ESTABLISHED: u32 = 1 << 1;
 const RELATED: u32 = 1 << 2;
 const NEW: u32 = 1 << 3;
-/// Where a packet goes that one direction accepts, and one that it does not.
+/// Where a packet goes that one direction accepts.
 const ALLOWED: &str = "allowed";
-const DENIED: &str = "denied";
+/// How often a second each kind of drop is logged, and how many at once.
+const LOG_RATE: u32 = 10;
+const LOG_BURST: u32 = 20;
+/// How much of a packet is logged, in bytes: the headers.
+const LOG_LENGTH: u32 = 96;
+
+/// What an operator chooses of the fixed part.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Variant {
+    /// Tell of drops by `NFLOG`, at a limited rate.
+    pub log: bool,
+    /// Count and log what would be dropped, and drop nothing.
+    pub audit: bool,
+    /// Drop what goes to or comes from addresses of this node's pods that are not known.
+    pub closed: bool,
+}
+
+impl Variant {
+    /// All of them.
+    pub fn all() -> impl Iterator<Item = Self> {
+        (0..8u8).map(|bits| Self {
+            log: bits & 1 != 0,
+            audit: bits & 2 != 0,
+            closed: bits & 4 != 0,
+        })
+    }
+}
+
+/// What is not allowed, and goes to a chain of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Denial {
+    /// By the policies of a pod for one direction.
+    Policy(Direction),
+    /// The pod is not known (yet).
+    Unknown,
+}
+
+impl Denial {
+    /// All of them.
+    pub const ALL: [Self; 3] =
+        [Self::Policy(Direction::Ingress), Self::Policy(Direction::Egress), Self::Unknown];
+
+    /// In one word.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Policy(direction) => direction.word(),
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// What the log's messages begin with.
+    #[must_use]
+    pub const fn prefix(self) -> &'static str {
+        match self {
+            Self::Policy(Direction::Ingress) => "shunt policy ingress",
+            Self::Policy(Direction::Egress) => "shunt policy egress",
+            Self::Unknown => "shunt policy unknown",
+        }
+    }
+
+    /// The chain that such packets end in.
+    #[must_use]
+    pub fn chain(self) -> String {
+        format!("denied_{}", self.word())
+    }
+}
 
 /// By what a packet's ends are told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,15 +169,18 @@ impl Keys {
 }
 
 /// All chains, each after those that it goes to.
-pub(crate) fn chains() -> Vec<PolicyChain> {
-    let mut chains = vec![allowed(), denied()];
+pub(crate) fn chains(variant: Variant) -> Vec<PolicyChain> {
+    let mut chains = vec![allowed()];
+    chains.extend(Denial::ALL.map(|denial| denied(denial, variant)));
     for keys in Keys::ALL {
-        chains.extend([judge_ports(keys), judge(keys)]);
+        for direction in Direction::ALL {
+            chains.extend([judge_ports(keys, direction), judge(keys, direction)]);
+        }
         for family in Family::ALL {
             for direction in Direction::ALL {
                 chains.push(isolated(keys, direction, family));
             }
-            chains.extend([forwarded(keys, family), to_node(keys, family)]);
+            chains.extend([forwarded(keys, family, variant), to_node(keys, family)]);
         }
     }
     chains.extend(Family::ALL.map(live));
@@ -120,8 +190,8 @@ pub(crate) fn chains() -> Vec<PolicyChain> {
 }
 
 /// The fingerprint of everything that is fixed. A table with another one is replaced.
-pub(crate) fn layout_fingerprint() -> u64 {
-    let chains: String = chains().iter().map(Chain::text).collect();
+pub(crate) fn layout_fingerprint(variant: Variant) -> u64 {
+    let chains: String = chains(variant).iter().map(Chain::text).collect();
     let sets: String = SetId::all().map(|set| format!("{set} {}\n", set_type(set).text)).collect();
     fingerprint(&(chains + &sets))
 }
@@ -147,10 +217,17 @@ pub(crate) fn set_type(set: SetId) -> SetType {
         SetId::Networks(family) => SetType { interval: true, ..map(plain(address(family))) },
         SetId::Rows(_, family) => map(concat(&[address(family), row])),
         SetId::Itself(family) => concat(&[address(family), address(family)]),
-        SetId::Own(family) | SetId::ToNode(family) | SetId::Watched(family) => {
-            plain(address(family))
-        }
+        SetId::Own(family)
+        | SetId::ToNode(family)
+        | SetId::Watched(family)
+        | SetId::Known(family) => plain(address(family)),
+        SetId::PodNetworks(family) => SetType { interval: true, ..plain(address(family)) },
     }
+}
+
+/// Whether the elements of a set are ranges of addresses, which are replaced all at once.
+pub(crate) const fn has_ranges(set: SetId) -> bool {
+    matches!(set, SetId::Networks(_) | SetId::PodNetworks(_))
 }
 
 fn plain((key, name, key_length): (u32, &'static str, u32)) -> SetType {
@@ -204,15 +281,30 @@ fn allowed() -> PolicyChain {
     chain(ALLOWED, vec![Rule::new("meta priority set none", [Expression::ClearPriority])])
 }
 
-fn denied() -> PolicyChain {
-    let drop = [Expression::Counter, Expression::End(Verdict::Drop)];
-    chain(DENIED, vec![Rule::new("counter packets 0 bytes 0 drop", drop)])
+/// Where a packet ends that is not allowed; in an audit it goes on.
+fn denied(denial: Denial, variant: Variant) -> PolicyChain {
+    let mut rules = Vec::new();
+    if variant.log {
+        let (prefix, group, length) = (denial.prefix(), GROUP, LOG_LENGTH);
+        let text = format!(
+            "limit rate {LOG_RATE}/second burst {LOG_BURST} packets \
+             log prefix \"{prefix}\" group {group} snaplen {length}"
+        );
+        let limit = Expression::Limit { rate: LOG_RATE, burst: LOG_BURST };
+        rules.push(Rule::new(text, [limit, Expression::Log { prefix, group, length }]));
+    }
+    let (word, end) = match variant.audit {
+        true => (format!("goto {ALLOWED}"), goto(ALLOWED)),
+        false => ("drop".to_owned(), Expression::End(Verdict::Drop)),
+    };
+    rules.push(Rule::new(format!("counter packets 0 bytes 0 {word}"), [Expression::Counter, end]));
+    chain(denial.chain(), rules)
 }
 
 /// Whether the row in the register accepts the packet.
-fn judge(keys: Keys) -> PolicyChain {
-    let name = format!("{}judge", keys.prefix());
-    let ports = format!("{name}_ports");
+fn judge(keys: Keys, direction: Direction) -> PolicyChain {
+    let (name, ports) = judges(keys, direction);
+    let denied = Denial::Policy(direction).chain();
     let others = [Expression::LoadPriority(Register(0)), within(SetId::Others), goto(ALLOWED)];
     let rules = vec![
         Rule::new(
@@ -220,12 +312,20 @@ fn judge(keys: Keys) -> PolicyChain {
             [Expression::ServiceProtocol, goto(&ports)],
         ),
         Rule::new(format!("meta priority @others goto {ALLOWED}"), others),
-        Rule::new(format!("goto {DENIED}"), [goto(DENIED)]),
+        Rule::new(format!("goto {denied}"), [goto(&denied)]),
     ];
     chain(name, rules)
 }
 
-fn judge_ports(keys: Keys) -> PolicyChain {
+/// The names of the chains that judge by a row: all packets, and those that have ports.
+fn judges(keys: Keys, direction: Direction) -> (String, String) {
+    let name = format!("{}judge_{}", keys.prefix(), direction.word());
+    let ports = format!("{name}_ports");
+    (name, ports)
+}
+
+fn judge_ports(keys: Keys, direction: Direction) -> PolicyChain {
+    let denied = Denial::Policy(direction).chain();
     let protocols = [
         Expression::LoadPriority(Register(0)),
         Expression::LoadProtocol(Register(1)),
@@ -253,8 +353,8 @@ fn judge_ports(keys: Keys) -> PolicyChain {
         ]);
         rules.push(Rule::new(text, expressions));
     }
-    rules.push(Rule::new(format!("goto {DENIED}"), [goto(DENIED)]));
-    chain(format!("{}judge_ports", keys.prefix()), rules)
+    rules.push(Rule::new(format!("goto {denied}"), [goto(&denied)]));
+    chain(judges(keys, direction).1, rules)
 }
 
 /// From peer to atom, from pod and atom to row.
@@ -266,7 +366,7 @@ fn isolated(keys: Keys, direction: Direction, family: Family) -> PolicyChain {
     };
     let load_local = || load(keys, direction == Direction::Egress, family);
     let load_peer = || load(keys, direction == Direction::Ingress, family);
-    let judge = format!("{}judge", keys.prefix());
+    let (judge, _) = judges(keys, direction);
     let (peers, networks) = (SetId::Peers(family), SetId::Networks(family));
     let (rows, default) = (SetId::Rows(direction, family), SetId::Isolated(direction, family));
 
@@ -326,7 +426,7 @@ fn within(set: SetId) -> PolicyExpression {
 }
 
 /// What is forwarded from pod to pod: both ends are asked, the one that opens first.
-fn forwarded(keys: Keys, family: Family) -> PolicyChain {
+fn forwarded(keys: Keys, family: Family, variant: Variant) -> PolicyChain {
     let (source, destination) = (keys.source(family), keys.destination(family));
     let mut itself = load(keys, true, family);
     itself.push(keys.load_destination(family, after_address(family)));
@@ -345,13 +445,25 @@ fn forwarded(keys: Keys, family: Family) -> PolicyChain {
         expressions.push(Expression::End(Verdict::Jump(name.clone())));
         Rule::new(format!("meta priority set {local} map @{set} jump {name}"), expressions)
     };
-    let rules = vec![
+    let mut rules = vec![
         Rule::new(format!("{source} . {destination} @{} accept", SetId::Itself(family)), itself),
         Rule::new(format!("{source} @{} accept", SetId::Own(family)), own(true)),
         Rule::new(format!("{destination} @{} accept", SetId::Own(family)), own(false)),
-        jump(Direction::Egress, &source),
-        jump(Direction::Ingress, &destination),
     ];
+    if variant.closed {
+        let (networks, known) = (SetId::PodNetworks(family), SetId::Known(family));
+        for (is_source, text) in [(true, &source), (false, &destination)] {
+            let mut unknown = load(keys, is_source, family);
+            unknown.push(within(networks));
+            unknown.extend(load(keys, is_source, family));
+            unknown.push(Expression::In { set: known, key: Register(0), inverted: true });
+            unknown.push(goto(&Denial::Unknown.chain()));
+            let to = Denial::Unknown.chain();
+            let text = format!("{text} @{networks} {text} != @{known} goto {to}");
+            rules.push(Rule::new(text, unknown));
+        }
+    }
+    rules.extend([jump(Direction::Egress, &source), jump(Direction::Ingress, &destination)]);
     chain(format!("{}forwarded_{}", keys.prefix(), suffix(family)), rules)
 }
 

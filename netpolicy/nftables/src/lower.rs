@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use shunt_model::address::{Family, Protocol};
 use shunt_netpolicy::object::Direction;
 use shunt_netpolicy::table::{Atom, Delta, Local, Range, Row, RowId, Table};
@@ -22,8 +23,8 @@ pub enum Operation {
     Add(SetId, Key, Value),
     /// Remove an element.
     Delete(SetId, Key),
-    /// Replace all ranges of addresses of a family.
-    ReplaceNetworks(Family, Vec<(Range, Atom)>),
+    /// Replace all ranges of addresses of a set. In one that has no atoms they are all 0.
+    ReplaceNetworks(SetId, Vec<(Range, Atom)>),
 }
 
 /// What the table shall hold, as far as it is in question.
@@ -31,8 +32,8 @@ pub enum Operation {
 pub struct Wanted {
     /// Elements with their values; `None`: shall not be there.
     pub elements: BTreeMap<(SetId, Key), Option<Value>>,
-    /// All ranges of addresses.
-    pub networks: BTreeMap<Family, Vec<(Range, Atom)>>,
+    /// All ranges of addresses of a set.
+    pub networks: BTreeMap<SetId, Vec<(Range, Atom)>>,
 }
 
 impl SetId {
@@ -50,6 +51,11 @@ pub struct Beside {
     pub own: BTreeSet<IpAddr>,
     /// Addresses of isolated pods whose live connections are judged packet by packet.
     pub watched: BTreeSet<IpAddr>,
+    /// The ranges that this node gives its pods addresses out of, where those of unknown pods are
+    /// closed.
+    pub pod_networks: BTreeSet<IpNet>,
+    /// The addresses in them whose pods are known.
+    pub known: BTreeSet<IpAddr>,
 }
 
 impl Wanted {
@@ -80,7 +86,7 @@ impl Wanted {
             }
         }
         if let Some(networks) = &delta.networks {
-            wanted.networks = by_family(networks);
+            wanted.networks = by_family(SetId::Networks, networks);
         }
         wanted
     }
@@ -88,7 +94,9 @@ impl Wanted {
     /// What the whole table asks for, given what is installed.
     #[must_use]
     pub fn full(table: &Table, beside: &Beside, installed: &Installed) -> Self {
-        let mut wanted = Self { networks: by_family(&table.networks), ..Self::default() };
+        let networks = by_family(SetId::Networks, &table.networks);
+        let mut wanted = Self { networks, ..Self::default() };
+        wanted.pod_networks(&beside.pod_networks);
         for place in installed.elements.keys() {
             wanted.without(*place);
         }
@@ -110,6 +118,16 @@ impl Wanted {
     pub fn beside(&mut self, old: &Beside, new: &Beside) {
         self.addresses(SetId::Own, &old.own, &new.own);
         self.addresses(SetId::Watched, &old.watched, &new.watched);
+        self.addresses(SetId::Known, &old.known, &new.known);
+        if old.pod_networks != new.pod_networks {
+            self.pod_networks(&new.pod_networks);
+        }
+    }
+
+    fn pod_networks(&mut self, networks: &BTreeSet<IpNet>) {
+        let range = |net: &IpNet| (Range { first: net.network(), last: net.broadcast() }, Atom(0));
+        let ranges: Vec<_> = networks.iter().map(range).collect();
+        self.networks.extend(by_family(SetId::PodNetworks, &ranges));
     }
 
     fn addresses(
@@ -132,12 +150,15 @@ impl Wanted {
     }
 }
 
-fn by_family(networks: &[(Range, Atom)]) -> BTreeMap<Family, Vec<(Range, Atom)>> {
+fn by_family(
+    set: impl Fn(Family) -> SetId,
+    networks: &[(Range, Atom)],
+) -> BTreeMap<SetId, Vec<(Range, Atom)>> {
     let of = |family| {
         let of_family = |(range, _): &&(Range, Atom)| Family::of(range.first) == family;
         networks.iter().filter(of_family).copied().collect()
     };
-    Family::ALL.into_iter().map(|family| (family, of(family))).collect()
+    Family::ALL.into_iter().map(|family| (set(family), of(family))).collect()
 }
 
 fn each_of_local(address: IpAddr, local: &Local, mut each: impl FnMut((SetId, Key), Value)) {

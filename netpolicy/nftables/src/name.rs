@@ -36,6 +36,10 @@ pub enum SetId {
     /// Set: isolated local pods whose live connections are judged packet by packet, as policy has
     /// taken something from them.
     Watched(Family),
+    /// Set: ranges that this node gives its pods addresses out of.
+    PodNetworks(Family),
+    /// Set: addresses of this node's pods that are known.
+    Known(Family),
 }
 
 impl SetId {
@@ -54,6 +58,8 @@ impl SetId {
                 Self::Own(family),
                 Self::ToNode(family),
                 Self::Watched(family),
+                Self::PodNetworks(family),
+                Self::Known(family),
             ]
         };
         fixed.into_iter().chain(Family::ALL.into_iter().flat_map(of_family))
@@ -82,6 +88,8 @@ impl fmt::Display for SetId {
             Self::Own(family) => ("own", family),
             Self::ToNode(family) => ("to_node", family),
             Self::Watched(family) => ("watched", family),
+            Self::PodNetworks(family) => ("pod_networks", family),
+            Self::Known(family) => ("known", family),
         };
         write!(f, "{stem}_{}", suffix(*family))
     }

@@ -7,13 +7,13 @@ use shunt_model::address::Family;
 use shunt_netlink::Socket;
 use shunt_netpolicy::table::{Atom, Range};
 use shunt_nftables::codec::{
-    Chain, Error, Rule, TableInfo, kind, read_chain, read_raw_elements, read_raw_set, read_rule,
-    table,
+    Chain, Error, Rule, TableInfo, kind, read_chain, read_counter, read_raw_elements, read_raw_set,
+    read_rule, table,
 };
 
 use crate::element::{Key, decode, decode_value};
 use crate::installed::Installed;
-use crate::layout;
+use crate::layout::{self, Variant};
 use crate::name::SetId;
 use crate::transaction::{OURS, table_comment};
 
@@ -28,11 +28,11 @@ pub(crate) enum ReadBack {
 }
 
 /// Reads the whole table.
-pub(crate) fn read(socket: &mut Socket) -> Result<ReadBack, Error> {
+pub(crate) fn read(socket: &mut Socket, variant: Variant) -> Result<ReadBack, Error> {
     let Some(table) = table(socket, OURS)? else {
         return Ok(ReadBack::Nothing);
     };
-    if let Err(reason) = frame(socket, &table)? {
+    if let Err(reason) = frame(socket, &table, variant)? {
         return Ok(ReadBack::Unfit(reason, table));
     }
     let mut installed = Installed::default();
@@ -46,21 +46,25 @@ pub(crate) fn read(socket: &mut Socket) -> Result<ReadBack, Error> {
 
 /// Whether table, sets, chains and rules are as this release makes them and, on kernels that count
 /// them, there are as many elements as recorded.
-pub(crate) fn still_holds(socket: &mut Socket, installed: &Installed) -> Result<bool, Error> {
+pub(crate) fn still_holds(
+    socket: &mut Socket,
+    variant: Variant,
+    installed: &Installed,
+) -> Result<bool, Error> {
     let Some(table) = table(socket, OURS)? else { return Ok(false) };
-    let Ok(counted) = frame(socket, &table)? else { return Ok(false) };
+    let Ok(counted) = frame(socket, &table, variant)? else { return Ok(false) };
     let recorded = installed.counts();
     Ok(counted.iter().all(|(set, count)| {
         let recorded = recorded.get(set).copied().unwrap_or_default();
-        matches!(set, SetId::Networks(_)) || usize::try_from(*count).is_ok_and(|n| n == recorded)
+        layout::has_ranges(*set) || usize::try_from(*count).is_ok_and(|n| n == recorded)
     }))
 }
 
 type Frame = Result<BTreeMap<SetId, u32>, &'static str>;
 
 /// How many elements each set has, if all that is fixed is as this release makes it.
-fn frame(socket: &mut Socket, table: &TableInfo) -> Result<Frame, Error> {
-    if table.comment != table_comment() {
+fn frame(socket: &mut Socket, table: &TableInfo, variant: Variant) -> Result<Frame, Error> {
+    if table.comment != table_comment(variant) {
         return Ok(Err("it has another layout"));
     }
     let request = OURS.get(kind::GETSET);
@@ -82,7 +86,7 @@ fn frame(socket: &mut Socket, table: &TableInfo) -> Result<Frame, Error> {
     let mut chains = socket.dump("list the chains", &request, |chains: &mut Vec<_>, payload| {
         chains.extend(read_chain(OURS, payload));
     })?;
-    let expected = layout::chains();
+    let expected = layout::chains(variant);
     let mut made: Vec<_> =
         expected.iter().map(|chain| (chain.name.clone(), chain.hook.is_some())).collect();
     chains.sort();
@@ -123,8 +127,9 @@ fn elements(socket: &mut Socket, set: SetId, installed: &mut Installed) -> Resul
         read_raw_elements(payload, |element| {
             let value = element.value.and_then(decode_value);
             match decode(set, element.key, element.end) {
-                Some(Key::Address(address)) if matches!(set, SetId::Networks(_)) => {
-                    read.bounds.push((address, value.filter(|_| !element.ends_interval)));
+                Some(Key::Address(address)) if layout::has_ranges(set) => {
+                    let begins = !element.ends_interval;
+                    read.bounds.push((address, begins.then(|| value.unwrap_or_default())));
                 }
                 Some(key) if value.is_some() == layout::set_type(set).data.is_some() => {
                     read.elements.push((key, value));
@@ -133,8 +138,8 @@ fn elements(socket: &mut Socket, set: SetId, installed: &mut Installed) -> Resul
             }
         });
     })?;
-    if let SetId::Networks(family) = set {
-        installed.networks.insert(family, networks(family, read.bounds));
+    if let SetId::Networks(family) | SetId::PodNetworks(family) = set {
+        installed.networks.insert(set, networks(family, read.bounds));
     }
     installed.elements.extend(read.elements.into_iter().map(|(key, value)| ((set, key), value)));
     Ok(!read.strange)
@@ -162,4 +167,14 @@ fn before(address: IpAddr) -> IpAddr {
         IpAddr::V4(address) => IpAddr::V4(u32::from(address).saturating_sub(1).into()),
         IpAddr::V6(address) => IpAddr::V6(u128::from(address).saturating_sub(1).into()),
     }
+}
+
+/// How many packets each chain that ends in one counter has seen.
+pub(crate) fn counters(socket: &mut Socket) -> Result<BTreeMap<String, u64>, Error> {
+    let request = OURS.get(kind::GETRULE);
+    let counters =
+        socket.dump("list the rules", &request, |counters: &mut BTreeMap<_, _>, payload| {
+            counters.extend(read_counter(OURS, payload));
+        })?;
+    Ok(counters)
 }

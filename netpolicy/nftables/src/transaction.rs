@@ -10,6 +10,7 @@ use shunt_nftables::codec::{Elements, Table};
 
 use crate::element::{Key, encode, encode_address, encode_end, encode_value};
 use crate::layout;
+use crate::layout::Variant;
 use crate::lower::Operation;
 use crate::name::{SetId, TABLE};
 
@@ -19,25 +20,30 @@ pub(crate) const OURS: Table = Table { name: TABLE };
 const COMMENT: &str = "shunt network policy, layout ";
 
 /// The comment by which a table of this layout is known.
-pub(crate) fn table_comment() -> String {
-    format!("{COMMENT}{:016x}", layout::layout_fingerprint())
+pub(crate) fn table_comment(variant: Variant) -> String {
+    format!("{COMMENT}{:016x}", layout::layout_fingerprint(variant))
 }
 
 /// The transaction that makes the table, with operations on it right away; where there is one it is
 /// replaced.
-pub(crate) fn create(replace: bool, owned: bool, operations: &[Operation]) -> Vec<Message> {
+pub(crate) fn create(
+    variant: Variant,
+    replace: bool,
+    owned: bool,
+    operations: &[Operation],
+) -> Vec<Message> {
     let mut messages = Vec::new();
     if replace {
         messages.push(OURS.delete());
     }
-    messages.push(OURS.create(owned, &table_comment()));
+    messages.push(OURS.create(owned, &table_comment(variant)));
     let mut ids = 0;
     for set in SetId::all() {
         ids += 1;
         // Without a size the kernel lets them grow.
         messages.push(OURS.new_set(&set.to_string(), &layout::set_type(set), 0, ids));
     }
-    let chains = layout::chains();
+    let chains = layout::chains(variant);
     messages.extend(chains.iter().map(|chain| OURS.new_chain(chain)));
     for chain in &chains {
         for rule in &chain.rules {
@@ -58,10 +64,9 @@ pub(crate) fn change(operations: &[Operation]) -> Vec<Message> {
         match operation {
             Operation::Delete(set, key) => deleted.entry(*set).or_default().push(key),
             Operation::Add(set, key, value) => added.entry(*set).or_default().push((key, *value)),
-            Operation::ReplaceNetworks(family, networks) => {
-                let set = SetId::Networks(*family).to_string();
-                messages.push(OURS.flush_set(&set));
-                messages.extend(ranges(&set, *family, networks));
+            Operation::ReplaceNetworks(set, networks) => {
+                messages.push(OURS.flush_set(&set.to_string()));
+                messages.extend(ranges(*set, networks));
             }
         }
     }
@@ -90,18 +95,21 @@ fn lists<'a>(
 }
 
 /// Ranges as bounds: each start with its value, and the address after each end.
-fn ranges(set: &str, family: Family, networks: &[(Range, Atom)]) -> Vec<Message> {
-    let unspecified: IpAddr = match family {
-        Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
-        Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
+fn ranges(set: SetId, networks: &[(Range, Atom)]) -> Vec<Message> {
+    let unspecified: IpAddr = match networks.first().map(|(range, _)| Family::of(range.first)) {
+        Some(Family::V6) => Ipv6Addr::UNSPECIFIED.into(),
+        _ => Ipv4Addr::UNSPECIFIED.into(),
     };
-    let mut lists = Lists::new(set, false);
+    let name = set.to_string();
+    let has_atoms = layout::set_type(set).data.is_some();
+    let mut lists = Lists::new(&name, false);
     if networks.first().is_some_and(|(range, _)| range.first != unspecified) {
         lists.next().push_bound(&encode_address(unspecified), true, None);
     }
     for (range, atom) in networks {
-        let value = encode_value(atom.0);
-        lists.next().push_bound(&encode_address(range.first), false, Some(&value));
+        let value = has_atoms.then(|| encode_value(atom.0));
+        let value = value.as_ref().map(<[u8; 4]>::as_slice);
+        lists.next().push_bound(&encode_address(range.first), false, value);
         if let Some(after) = address_after(range.last) {
             lists.next().push_bound(&encode_address(after), true, None);
         }

@@ -9,6 +9,7 @@ use std::io::Write as _;
 use std::net::IpAddr;
 use std::process::{Command, Stdio};
 
+use ipnet::IpNet;
 use reader::{assert_same, nft, open_when_free};
 use shunt_cluster::Netns;
 use shunt_model::address::Protocol;
@@ -18,9 +19,10 @@ use shunt_netpolicy::compile::Compiler;
 use shunt_netpolicy::object::{Peer, PortNumber, Rule};
 use shunt_netpolicy::selector::{Labels, Selector};
 use shunt_netpolicy::store::{Dirty, Store};
-use shunt_netpolicy_nftables::kernel::{Change, PolicyTable, Report};
+use shunt_netpolicy_nftables::kernel::{Change, Options, PolicyTable, Report};
+use shunt_netpolicy_nftables::layout::Variant;
 use shunt_netpolicy_nftables::lower::Beside;
-use shunt_netpolicy_nftables::text::{fresh, render};
+use shunt_netpolicy_nftables::text::{fresh, render, render_variant};
 use world::{block, cluster_policy, pod, pods, policy, port};
 
 /// One of each kind of element, of both families.
@@ -75,7 +77,8 @@ fn own() -> BTreeSet<IpAddr> {
 
 #[track_caller]
 fn sync(policy: &mut PolicyTable, compiler: &mut Compiler, store: &Store, dirty: &Dirty) -> Report {
-    let change = Change { table: compiler.update(store, dirty), own: Some(own()) };
+    let change =
+        Change { table: compiler.update(store, dirty), own: Some(own()), ..Change::default() };
     policy.sync(change).unwrap_or_else(|error| panic!("{error}: {error:?}"))
 }
 
@@ -90,7 +93,7 @@ fn the_kernel_holds_what_the_text_says_and_nft_reads_both_alike() {
     assert!(nft(&node, &["-j", "list", "ruleset"]).starts_with('{'));
 
     let watched = compiler.table().locals.keys().copied().collect();
-    let beside = Beside { own: own(), watched };
+    let beside = Beside { own: own(), watched, ..Beside::default() };
     let wanted = fresh(compiler.table(), &beside);
     assert_eq!(policy.installed(), Some(&wanted));
     let script = render(&wanted);
@@ -102,6 +105,41 @@ fn the_kernel_holds_what_the_text_says_and_nft_reads_both_alike() {
         assert!(nft.wait().expect("an end").success(), "{script}");
     });
     assert_same(&ours, &nft(&other, &["list", "ruleset"]));
+}
+
+#[test]
+fn every_choice_of_an_operator_is_printed_by_nft_as_we_do() {
+    let networks: BTreeSet<IpNet> =
+        ["10.77.1.0/24", "fd00:10:77:1::/64"].map(|net| net.parse().expect("a network")).into();
+    for (log, audit) in [(true, false), (true, true)] {
+        let variant = Variant { log, audit, closed: true };
+        let store = busy_store();
+        let mut compiler = Compiler::new("node-1");
+        let node = netns();
+        let options = Options { variant, ..Options::default() };
+        let mut policy = open(&node, false).with(options);
+        let change = Change {
+            table: compiler.update(&store, &Dirty::everything()),
+            own: Some(own()),
+            pod_networks: Some(networks.clone()),
+            known: own().into_iter().map(|address| (address, true)).collect(),
+        };
+        policy.sync(change).unwrap_or_else(|error| panic!("{error}: {error:?}"));
+        assert!(policy.logs(), "this kernel has NFLOG");
+        let script = render_variant(policy.installed().expect("a table"), variant);
+        let other = netns();
+        other.run(move || {
+            let mut nft =
+                Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().expect("nft");
+            nft.stdin.take().expect("stdin").write_all(script.as_bytes()).expect("a script");
+            assert!(nft.wait().expect("an end").success(), "{script}");
+        });
+        assert_same(&nft(&node, &["list", "ruleset"]), &nft(&other, &["list", "ruleset"]));
+        // And read back it is the same.
+        policy.forget();
+        let report = policy.sync(Change::default()).expect("nothing to do");
+        assert_eq!((report.read_back, report.operations, report.rebuilt), (true, 0, None));
+    }
 }
 
 #[test]
@@ -141,7 +179,7 @@ fn a_foreign_change_is_noticed_and_put_right() {
     let before = nft(&node, &["list", "ruleset"]);
     for damage in [
         &["flush", "ruleset"][..],
-        &["flush", "chain", "inet", "shunt-policy", "denied"],
+        &["flush", "chain", "inet", "shunt-policy", "denied_ingress"],
         &["flush", "set", "inet", "shunt-policy", "ports"],
         &["delete", "chain", "inet", "shunt-policy", "postrouting"],
         &["add", "element", "inet", "shunt-policy", "own_v4", "{ 1.2.3.4 }"],

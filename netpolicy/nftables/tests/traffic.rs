@@ -100,8 +100,11 @@ impl World {
     fn sync(&mut self, dirty: &Dirty) {
         for (node, (compiler, table)) in &mut self.nodes {
             let own = self.cluster.host(node).expect("a node").addresses().iter().copied();
-            let change =
-                Change { table: compiler.update(&self.store, dirty), own: Some(own.collect()) };
+            let change = Change {
+                table: compiler.update(&self.store, dirty),
+                own: Some(own.collect()),
+                ..Change::default()
+            };
             table.sync(change).unwrap_or_else(|error| panic!("{node}: {error}: {error:?}"));
         }
     }

@@ -1,0 +1,222 @@
+//! What an operator chooses, on real packets: the log of drops, the audit, closed addresses, and
+//! connections that are kept.
+
+#[expect(dead_code, reason = "what other tests need of it")]
+mod world;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nix::libc::NETLINK_NETFILTER;
+use shunt_cluster::{
+    Cluster, ClusterSpec, Connection, EchoServer, Families, NodeSpec, Outcome, ProbeOptions,
+    Protocol, probe,
+};
+use shunt_model::address;
+use shunt_netlink::Socket;
+use shunt_netpolicy::compile::Compiler;
+use shunt_netpolicy::object::{Direction, PortNumber, Rule};
+use shunt_netpolicy::store::{Dirty, Store};
+use shunt_netpolicy_nftables::drop_log::{DropLog, DroppedPacket};
+use shunt_netpolicy_nftables::kernel::{Change, Dropped, Options, PolicyTable, dropped};
+use shunt_netpolicy_nftables::layout::{Denial, Variant};
+use world::{block, pod, pods, policy, port};
+
+const SILENCE: Duration = Duration::from_millis(400);
+const PORT: u16 = 8080;
+
+/// One node with pods `a`, `b` and `c`; `b` may reach `a`, and `a` nobody.
+struct World {
+    cluster: Cluster,
+    _servers: Vec<EchoServer>,
+    store: Store,
+    compiler: Compiler,
+    table: PolicyTable,
+}
+
+impl World {
+    fn new(options: Options) -> Self {
+        let cluster = Cluster::build(&ClusterSpec {
+            families: Families::Dual,
+            nodes: vec![NodeSpec::new("node-1", &["a", "b", "c"])],
+            ..ClusterSpec::default()
+        })
+        .expect("a cluster: these tests need root");
+        let serve = |host: &shunt_cluster::Host| {
+            EchoServer::start(host.netns(), host.name(), &[PORT]).expect("a server")
+        };
+        let servers = cluster.pods().map(serve).collect();
+        let netns = cluster.host("node-1").expect("a node").netns();
+        let table = netns.run(|| PolicyTable::open(false)).expect("nftables").with(options);
+        let compiler = Compiler::new("node-1");
+        let mut world = Self { cluster, _servers: servers, store: Store::new(), compiler, table };
+        let mut dirty = world.know("a");
+        dirty.merge(world.know("b"));
+        let peers = vec![pods(&[("app", "b")], true), block("192.0.2.0/24", &[])];
+        let ports = [address::Protocol::Tcp, address::Protocol::Udp];
+        let ports = ports.map(|protocol| port(protocol, PortNumber::Any)).into();
+        let may = vec![Rule { peers: Some(peers), ports: Some(ports) }];
+        let a = policy("x", "p", &[("app", "a")], Some(may), Some(Vec::new()));
+        dirty.merge(world.store.put_policy(a));
+        world.sync(&dirty, Change::default());
+        world
+    }
+
+    fn addresses(&self, host: &str) -> Vec<IpAddr> {
+        self.cluster.host(host).expect("a host").addresses().to_vec()
+    }
+
+    /// A pod becomes known.
+    fn know(&mut self, name: &str) -> Dirty {
+        let addresses: Vec<_> = self.addresses(name).iter().map(ToString::to_string).collect();
+        let addresses: Vec<_> = addresses.iter().map(String::as_str).collect();
+        self.store.put_pod(pod("x", name, "node-1", &addresses, &[("app", name)]))
+    }
+
+    fn sync(&mut self, dirty: &Dirty, more: Change) {
+        let own = self.addresses("node-1").into_iter().collect();
+        let table = self.compiler.update(&self.store, dirty);
+        self.table.sync(Change { table, own: Some(own), ..more }).expect("a sync");
+    }
+
+    fn reaches(&self, from: &str, to: &str) -> bool {
+        let netns = self.cluster.host(from).expect("a host").netns();
+        let answers: BTreeSet<bool> = self
+            .addresses(to)
+            .into_iter()
+            .map(|to| {
+                let to = SocketAddr::new(to, PORT);
+                let outcome = probe(netns, Protocol::Udp, to, &ProbeOptions::within(SILENCE));
+                matches!(outcome, Outcome::Answer { .. })
+            })
+            .collect();
+        assert_eq!(answers.len(), 1, "both families alike");
+        answers.contains(&true)
+    }
+
+    fn dropped(&self) -> Dropped {
+        let netns = self.cluster.host("node-1").expect("a node").netns();
+        netns
+            .run(|| dropped(&mut Socket::open(NETLINK_NETFILTER).expect("a socket")))
+            .expect("counters")
+    }
+
+    fn listen(&self) -> DropLog {
+        let netns = self.cluster.host("node-1").expect("a node").netns();
+        netns.run(DropLog::open).expect("this kernel has NFLOG")
+    }
+}
+
+/// What is logged within a second.
+fn logged(log: &mut DropLog) -> Vec<DroppedPacket> {
+    let (mut packets, until) = (Vec::new(), Instant::now() + Duration::from_secs(1));
+    while Instant::now() < until {
+        log.read(|packet| packets.push(packet)).expect("a log");
+        sleep(Duration::from_millis(50));
+    }
+    packets
+}
+
+fn options(variant: Variant) -> Options {
+    Options { variant, ..Options::default() }
+}
+
+#[test]
+fn drops_are_logged_and_counted_by_direction() {
+    let world = World::new(options(Variant { log: true, ..Variant::default() }));
+    let mut log = world.listen();
+    let netns = world.cluster.host("node-1").expect("a node").netns();
+    assert!(netns.run(DropLog::open).is_err(), "one listener");
+    assert!(world.reaches("b", "a"));
+    assert!(!world.reaches("c", "a") && !world.reaches("a", "c"));
+    let packets = logged(&mut log);
+    let of = |denial| packets.iter().filter(move |packet| packet.denial == denial);
+    let ingress: Vec<_> = of(Denial::Policy(Direction::Ingress)).collect();
+    for (source, destination) in world.addresses("c").iter().zip(world.addresses("a")) {
+        let expected = |packet: &&&DroppedPacket| {
+            (packet.source, packet.destination, packet.protocol) == (*source, destination, 17)
+                && packet.ports.is_some_and(|(_, to)| to == PORT)
+        };
+        assert!(ingress.iter().any(|packet| expected(&packet)), "{packets:?}");
+    }
+    assert_eq!(of(Denial::Policy(Direction::Egress)).count(), 2, "{packets:?}");
+    assert_eq!(world.dropped(), Dropped { ingress: 2, egress: 2, unknown: 0 });
+}
+
+#[test]
+fn the_log_is_limited_in_the_kernel_and_the_counter_is_not() {
+    let world = World::new(options(Variant { log: true, ..Variant::default() }));
+    let mut log = world.listen();
+    let sent = 500;
+    let (to, from) = (world.addresses("a")[0], world.addresses("c")[0]);
+    world.cluster.host("c").expect("a pod").netns().run(move || {
+        let socket = std::net::UdpSocket::bind((from, 0)).expect("a socket");
+        (0..sent).for_each(|_| drop(socket.send_to(b"x", (to, PORT))));
+    });
+    let packets = logged(&mut log).len();
+    assert!((20..60).contains(&packets), "{packets} of {sent} packets are logged");
+    assert_eq!(world.dropped().ingress, sent);
+}
+
+#[test]
+fn an_audit_drops_nothing_and_tells_what_it_would() {
+    let world = World::new(options(Variant { log: true, audit: true, closed: false }));
+    let mut log = world.listen();
+    assert!(world.reaches("b", "a") && world.reaches("c", "a") && world.reaches("a", "c"));
+    let denials: BTreeSet<_> = logged(&mut log).iter().map(|packet| packet.denial).collect();
+    assert_eq!(denials, Direction::ALL.map(Denial::Policy).into());
+    let Dropped { ingress, egress, .. } = world.dropped();
+    assert_eq!((ingress, egress), (2, 2));
+}
+
+#[test]
+fn the_address_of_an_unknown_pod_is_closed_until_it_is_known() {
+    let closed = Variant { log: true, closed: true, audit: false };
+    let mut open = World::new(Options::default());
+    assert!(open.reaches("b", "c") && open.reaches("c", "b"), "in mode open");
+    let dirty = open.know("c");
+    open.sync(&dirty, Change::default());
+
+    let mut world = World::new(options(closed));
+    let networks = ["10.77.1.0/24", "fd00:10:77:1::/64"];
+    let networks = networks.map(|net| net.parse().expect("a network")).into();
+    let known = |world: &World, names: &[&str]| -> BTreeMap<_, _> {
+        let of = |name: &&str| world.addresses(name);
+        names.iter().flat_map(of).map(|address| (address, true)).collect()
+    };
+    let (a_and_b, c) = (known(&world, &["a", "b"]), known(&world, &["c"]));
+    let more = Change { pod_networks: Some(networks), known: a_and_b, ..Change::default() };
+    world.sync(&Dirty::default(), more);
+    let mut log = world.listen();
+    assert!(!world.reaches("b", "c") && !world.reaches("c", "b"), "it is not known");
+    assert!(world.reaches("b", "a"), "both are known");
+    assert!(world.reaches("node-1", "c"), "its own node may");
+    assert!(logged(&mut log).iter().all(|packet| packet.denial == Denial::Unknown));
+    assert_eq!(world.dropped().unknown, 4);
+    let dirty = world.know("c");
+    world.sync(&dirty, Change { known: c.clone(), ..Change::default() });
+    assert!(world.reaches("b", "c") && world.reaches("c", "b"), "now it is known");
+    // Gone, its address is closed again.
+    let gone = c.into_keys().map(|address| (address, false)).collect();
+    world.sync(&Dirty::default(), Change { known: gone, ..Change::default() });
+    assert!(!world.reaches("b", "c"));
+}
+
+#[test]
+fn connections_are_kept_where_that_is_chosen() {
+    for keep_connections in [true, false] {
+        let mut world = World::new(Options { keep_connections, ..Options::default() });
+        let to = SocketAddr::new(world.addresses("a")[0], PORT);
+        let netns = world.cluster.host("b").expect("a pod").netns();
+        let patience = ProbeOptions::within(Duration::from_secs(2));
+        let mut connection = Connection::open(netns, to, &patience).expect("a connection");
+        connection.exchange("before").expect("an answer");
+        let nobody = policy("x", "p", &[("app", "a")], Some(Vec::new()), Some(Vec::new()));
+        let dirty = world.store.put_policy(nobody);
+        world.sync(&dirty, Change::default());
+        assert_eq!(connection.exchange("after").is_ok(), keep_connections);
+        assert!(!world.reaches("b", "a"), "a new one is not allowed");
+    }
+}
