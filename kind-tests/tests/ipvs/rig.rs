@@ -100,6 +100,16 @@ impl Rig {
 
     /// The Service, with annotations (`a: b, c: d`) and the pods that serve it.
     pub(crate) fn write(&self, annotations: &str, pods: &[&str]) -> Result<()> {
+        self.write_sticky("None", annotations, pods)
+    }
+
+    /// The same with a session affinity.
+    pub(crate) fn write_sticky(
+        &self,
+        affinity: &str,
+        annotations: &str,
+        pods: &[&str],
+    ) -> Result<()> {
         let mut addresses = Vec::new();
         for pod in pods {
             let ip = self.cluster.host(pod)?.ip();
@@ -111,6 +121,7 @@ kind: Service
 metadata: {{name: web, namespace: default, annotations: {{{annotations}}}}}
 spec:
   type: NodePort
+  sessionAffinity: {affinity}
   clusterIPs: [{VIP}]
   ports:
   - {{name: web, port: 80, targetPort: 8080, nodePort: 30080}}
