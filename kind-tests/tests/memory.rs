@@ -32,6 +32,7 @@ fn settings() -> Settings {
         masquerade_all: false,
         external_ips: true,
         reset_tcp: false,
+        localhost_node_ports: false,
     }
 }
 

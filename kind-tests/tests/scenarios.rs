@@ -81,6 +81,8 @@ scenarios! {
     load_balancer_ip
     load_balancer_ranges_with_the_node
     load_balancer_source_ranges
+    localhost_node_ports
+    localhost_node_ports_switched_off
     masquerade_all
     masquerade_and_policies
     masquerade_and_policies_by_bridge

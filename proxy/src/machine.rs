@@ -5,18 +5,21 @@
 //! one of them, or whose /proc is read-only. None of them keeps Services from being served, so
 //! here each is told and the daemon goes on.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::thread::available_parallelism;
 
-use tracing::{debug, info};
+use tokio::sync::watch;
+use tracing::{debug, info, warn};
 
 use crate::config::kube_proxy::Conntrack;
+use crate::progress::Health;
 
 /// kube-proxy's bound for what it computes from the number of cores.
 const MOST_TRACKED: i64 = 1_048_576;
 const CONNTRACK: &str = "proc/sys/net/netfilter";
+const ROUTE_LOCALNET: &str = "proc/sys/net/ipv4/conf/all/route_localnet";
 const HASHSIZE: &str = "sys/module/nf_conntrack/parameters/hashsize";
 
 /// A file of the kernel's and what shall be in it.
@@ -106,6 +109,30 @@ fn set(root: &Path, setting: &Setting) -> Result<(), String> {
     Ok(())
 }
 
+/// Why NodePorts on 127.0.0.1 would not work: the kernel was not told to route its packets, and we
+/// may not tell it.
+#[must_use]
+pub fn localhost_is_closed(root: &Path) -> Option<String> {
+    let path = root.join(ROUTE_LOCALNET);
+    let is_set = fs::read_to_string(&path).is_ok_and(|held| held.trim() == "1");
+    let opened = OpenOptions::new().write(true).open(&path);
+    opened.err().filter(|_| !is_set).map(|error| {
+        format!("/{ROUTE_LOCALNET}: cannot be set to 1: {error}; no NodePorts on 127.0.0.1")
+    })
+}
+
+/// Has the kernel route packets with loopback addresses as soon as our table, which keeps those of
+/// others away, is there.
+pub async fn open_localhost(mut health: watch::Receiver<Health>) {
+    if health.wait_for(|health| health.synced).await.is_err() {
+        return;
+    }
+    let setting = Setting { path: ROUTE_LOCALNET.into(), value: 1, at_least: false };
+    if let Err(reason) = set(Path::new("/"), &setting) {
+        warn!("/{ROUTE_LOCALNET}: cannot be set to 1: {reason}");
+    }
+}
+
 /// Sets our score for the out-of-memory killer. As kube-proxy, without it if that is not allowed.
 pub fn set_oom_score(score: i32) {
     if let Err(error) = fs::write("/proc/self/oom_score_adj", score.to_string()) {
@@ -139,6 +166,18 @@ mod tests {
         assert_eq!(max(&conntrack(), 64), 1_048_576);
         let left = Conntrack { max_per_core: Some(0), ..conntrack() };
         assert!(settings(&left, 8).iter().all(|setting| !setting.path.ends_with("max")));
+    }
+
+    #[test]
+    fn localhost_is_told_to_be_closed_where_it_can_not_be_opened() {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join(ROUTE_LOCALNET);
+        let told = localhost_is_closed(root.path()).unwrap();
+        assert!(told.contains("route_localnet: cannot be set to 1"), "{told}");
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(&file, "0\n").unwrap();
+        assert_eq!(localhost_is_closed(root.path()), None);
+        assert_eq!(fs::read_to_string(&file).unwrap(), "0\n", "it is not opened yet");
     }
 
     #[test]

@@ -132,8 +132,7 @@ async fn work(
     let seen = policy.is_some().then_some(seen);
     let (source, reporter) = start_sources(args, effective, seen, changes, &mut tasks).await?;
     // Not before it is known that we can work.
-    machine::set_oom_score(effective.oom_score_adj);
-    let mut unset = machine::limit_conntrack(Path::new("/"), &effective.conntrack);
+    let mut unset = prepare_machine(effective);
     unset.extend(lack);
     info!(version = env!("CARGO_PKG_VERSION"), node, source, "shunt is starting");
 
@@ -158,6 +157,9 @@ async fn work(
     let served = Sources { questions, health: health_seen, metrics: metrics_told, registry, pages };
     start_servers(effective, &served).await?;
     tokio::spawn(rivals::take_over(served.health.clone()));
+    if effective.settings.localhost_node_ports {
+        tokio::spawn(machine::open_localhost(served.health.clone()));
+    }
     drop(served);
 
     let identity = Identity {
@@ -188,6 +190,16 @@ async fn work(
         stopped = event_loop.run(inputs, &kernel, policy_kernel.as_ref()) => Ok(stopped?),
         failure = source_ended(&mut tasks) => Err(failure),
     }
+}
+
+/// Sets what is set once; returns what could not be.
+fn prepare_machine(effective: &Effective) -> Vec<String> {
+    machine::set_oom_score(effective.oom_score_adj);
+    let mut unset = machine::limit_conntrack(Path::new("/"), &effective.conntrack);
+    if effective.settings.localhost_node_ports {
+        unset.extend(machine::localhost_is_closed(Path::new("/")));
+    }
+    unset
 }
 
 /// Starts what objects come from, each on a task of its own; returns its name for people, and

@@ -1,13 +1,14 @@
 //! What decides what the plan looks like: flags, and the compiler's settings made of them.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::{Context, anyhow, bail};
 use clap::{ArgAction, Args};
+use ipnet::Ipv4Net;
 use shunt_model::compile::{LocalSources, NodePortAddresses, Settings};
 use shunt_model::interface::InterfacePattern;
 
-use crate::config::kube_proxy::PRIMARY;
+use crate::config::kube_proxy::{Mode, PRIMARY};
 use crate::config::validate::NOBODY;
 use crate::config::{Effective, KubeProxyConfiguration};
 use crate::failure::Failure;
@@ -94,6 +95,7 @@ pub fn of(given: &KubeProxyConfiguration) -> anyhow::Result<Settings> {
         masquerade_all: given.masquerade_all(),
         external_ips: given.external_ips(),
         reset_tcp: given.shunt.reset_tcp.unwrap_or_default(),
+        localhost_node_ports: localhost_node_ports(given),
     })
 }
 
@@ -105,6 +107,25 @@ fn node_ports(given: &KubeProxyConfiguration) -> anyhow::Result<NodePortAddresse
     }
     let networks = given.iter().map(|network| network.parse());
     Ok(NodePortAddresses::Within(networks.collect::<Result<_, _>>()?))
+}
+
+/// Whether NodePorts are served on 127.0.0.1: as in kube-proxy's iptables mode if its addresses
+/// are among those that NodePorts are served on. In nftables mode, where kube-proxy never does,
+/// only if they are listed by themselves. IPVS cannot.
+fn localhost_node_ports(given: &KubeProxyConfiguration) -> bool {
+    let loopback = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
+    let listed = given.node_port_addresses.as_deref().unwrap_or_default();
+    let mut of_v4 = listed.iter().filter_map(|network| network.parse::<Ipv4Net>().ok()).peekable();
+    let meant = match given.mode() {
+        Mode::Iptables if listed == [PRIMARY] => false,
+        Mode::Iptables if of_v4.peek().is_none() => true,
+        Mode::Iptables => {
+            of_v4.any(|network| network.contains(&loopback.addr()) || loopback.contains(&network))
+        }
+        Mode::Nftables => of_v4.any(|network| loopback.contains(&network)),
+        Mode::Ipvs => false,
+    };
+    meant && given.iptables.localhost_node_ports.unwrap_or(true)
 }
 
 fn local_sources(given: &KubeProxyConfiguration) -> anyhow::Result<LocalSources> {

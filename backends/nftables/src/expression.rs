@@ -82,6 +82,12 @@ pub enum Expression<S = SetId> {
     SourceIsLocal,
     /// `fib daddr type != local`: no address of this machine.
     DestinationIsForeign,
+    /// `ip saddr 127.0.0.0/8`
+    SourceIsLoopback,
+    /// `ip daddr 127.0.0.0/8`
+    DestinationIsLoopback,
+    /// `iif != "lo"`: by another interface than the loopback one, which is always the first.
+    InputIsNotLoopback,
     /// `meta l4proto`
     LoadProtocol(Register),
     /// `iifname`: 16 bytes; empty where a packet comes in by no interface.
@@ -246,6 +252,12 @@ impl<S: Display> Expression<S> {
             Self::DestinationTranslated => translated(message),
             Self::SourceIsLocal => address_is_local(message, FIB_SOURCE, EQUAL),
             Self::DestinationIsForeign => address_is_local(message, FIB_DESTINATION, NOT_EQUAL),
+            Self::SourceIsLoopback => address_begins(message, 12, 127),
+            Self::DestinationIsLoopback => address_begins(message, 16, 127),
+            Self::InputIsNotLoopback => {
+                meta(message, META_IIF, SCRATCH);
+                compare(message, NOT_EQUAL, &LOOPBACK_IFINDEX.to_ne_bytes());
+            }
             Self::LoadInputName(register) => meta(message, META_IIFNAME, *register),
             Self::LoadProtocol(register) => meta(message, META_L4PROTO, *register),
             Self::LoadSource(Family::V4, register) => payload(message, NETWORK, (12, 4), *register),
@@ -407,6 +419,7 @@ pub(crate) const HASH_SEED: u32 = 0x7368_756e;
 const SCRATCH: Register = Register(0);
 const VERDICT_REGISTER: u32 = 0;
 const META_PRIORITY: u32 = 2;
+const META_IIF: u32 = 4;
 const META_IIFNAME: u32 = 6;
 const META_NFPROTO: u32 = 15;
 const META_L4PROTO: u32 = 16;
@@ -427,6 +440,8 @@ const REPLY: u8 = 1;
 const STATUS_DNAT: u32 = 1 << 5;
 const EQUAL: u32 = 0;
 const NOT_EQUAL: u32 = 1;
+/// `LOOPBACK_IFINDEX` of the kernel's.
+const LOOPBACK_IFINDEX: u32 = 1;
 const LESS_OR_EQUAL: u32 = 3;
 const GREATER_OR_EQUAL: u32 = 5;
 const LIMIT_PACKETS: u32 = 0;
@@ -584,6 +599,12 @@ fn not_first_of_tcp(message: &mut Message) {
     payload(message, TRANSPORT, (13, 1), SCRATCH);
     mask(message, SCRATCH, &[SYN | ACK]);
     compare(message, NOT_EQUAL, &[SYN]);
+}
+
+/// Whether the first byte of the address at an offset of the IPv4 header is this one.
+fn address_begins(message: &mut Message, offset: u32, byte: u8) {
+    payload(message, NETWORK, (offset, 1), SCRATCH);
+    compare(message, EQUAL, &[byte]);
 }
 
 /// Whether the kind of route that leads to an address is the machine's own; a number in host

@@ -40,9 +40,11 @@ pub(crate) fn chains(forwarding: Forwarding) -> Vec<Chain> {
     }
     for (name, number, priority_text) in [("prerouting", 0, "dstnat"), ("output", 3, "-100")] {
         let condition = local.then_some(Condition::New);
-        let rules = Family::ALL.map(|family| dispatch(family, name::services(family), condition));
+        let mut rules = if name == "prerouting" { forged() } else { Vec::new() };
+        let by_family = |family| dispatch(family, name::services(family), condition);
+        rules.extend(Family::ALL.map(by_family));
         let hook = Hook { kind: "nat", name, number, priority: DESTINATIONS, priority_text };
-        chains.push(base(hook, rules.to_vec()));
+        chains.push(base(hook, rules));
     }
     let mut rules = Vec::from(
         Family::ALL
@@ -93,6 +95,27 @@ const SERVICE_PROTOCOLS: &str = "meta l4proto { tcp, udp, sctp }";
 
 fn base(hook: Hook, rules: Vec<Rule>) -> Chain {
     Chain { name: hook.name.to_owned(), hook: Some(hook), rules }
+}
+
+/// Loopback addresses never come over a wire. The kernel sees to that unless `route_localnet` is
+/// set, which NodePorts on 127.0.0.1 need: then nobody else may reach what listens there
+/// (CVE-2020-8558), nor seem to be the machine itself.
+fn forged() -> Vec<Rule> {
+    let addresses =
+        [("daddr", Expression::DestinationIsLoopback), ("saddr", Expression::SourceIsLoopback)];
+    let rule = |(which, is_loopback)| {
+        Rule::new(
+            format!("ip {which} 127.0.0.0/8 iif != \"lo\" counter packets 0 bytes 0 drop"),
+            [
+                Expression::FamilyIs(Family::V4),
+                is_loopback,
+                Expression::InputIsNotLoopback,
+                Expression::Counter,
+                Expression::End(Verdict::Drop),
+            ],
+        )
+    };
+    addresses.map(rule).into()
 }
 
 /// Whose first packets a chain is for.

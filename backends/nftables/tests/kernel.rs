@@ -3,12 +3,15 @@
 mod common;
 mod reader;
 
-use std::io::Write as _;
+use std::fs;
+use std::io::{ErrorKind, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use common::{balanced, delta, node, service};
 use reader::{assert_same, nft, open_when_free};
-use shunt_cluster::Netns;
+use shunt_cluster::{Cluster, ClusterSpec, Netns, NodeSpec};
 use std::sync::Arc;
 
 use shunt_model::address::Endpoint;
@@ -340,6 +343,46 @@ fn what_the_kernel_refuses_is_set_aside_and_all_else_is_served() {
     let report = sync(&mut nftables, delta(&grown, &mended));
     assert!(report.rejected.is_empty());
     node.assert_holds(&mended);
+}
+
+/// NodePorts on 127.0.0.1 need the kernel to route loopback addresses: without our table anyone on
+/// the network reaches what listens there (CVE-2020-8558).
+#[test]
+fn nobody_else_reaches_loopback_addresses() {
+    const AT: &str = "127.0.0.1:9999";
+    let spec = ClusterSpec {
+        nodes: vec![NodeSpec::new("node-1", &[])],
+        clients: vec!["client".to_owned()],
+        ..ClusterSpec::default()
+    };
+    let cluster = Cluster::build(&spec).expect("a cluster");
+    let netns = |name| cluster.host(name).expect("a host").netns();
+    let (node, client) = (netns("node-1"), netns("client"));
+    for host in [node, client] {
+        let open = move || fs::write("/proc/sys/net/ipv4/conf/all/route_localnet", "1");
+        host.run(open).expect("a setting");
+    }
+    let via = cluster.host("node-1").expect("a host").ip().to_string();
+    for arguments in ["address del 127.0.0.1/8 dev lo", &format!("route add 127.0.0.1 via {via}")] {
+        let mut command = Command::new("ip");
+        command.args(arguments.split(' '));
+        let status = client.run(move || command.status());
+        assert!(status.expect("ip").success(), "{arguments}");
+    }
+    let listener = node.run(|| TcpListener::bind(AT)).expect("a listener");
+    let connect = || {
+        client.run(|| {
+            let address = AT.parse().expect("an address");
+            TcpStream::connect_timeout(&address, Duration::from_secs(2))
+        })
+    };
+    connect().expect("the kernel alone lets it in");
+    let mut nftables = node.run(|| open_when_free(|| Nftables::open(NO_OWNER)));
+    sync(&mut nftables, all(&plan_of([service(1, &[1])])));
+    assert_eq!(connect().expect_err("our table").kind(), ErrorKind::TimedOut);
+    let own = node.run(|| TcpStream::connect(AT));
+    own.expect("the node itself");
+    drop(listener);
 }
 
 /// Networks that touch and are not one: each begins where the one before has ended.

@@ -78,6 +78,7 @@ pub fn plan(node: &str, snapshot: &Snapshot) -> Plan {
         masquerade_all: false,
         external_ips: true,
         reset_tcp: false,
+        localhost_node_ports: false,
     };
     full(&settings, snapshot)
 }

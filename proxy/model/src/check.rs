@@ -4,7 +4,7 @@
 mod tests;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use crate::address::{Endpoint, Family, Frontend, FrontendAddress};
 use crate::balancing::{GREATEST_WEIGHT, WEIGHT};
@@ -33,7 +33,8 @@ impl Plan {
 
 fn check_node(node: &NodePlan) -> Vec<String> {
     let mut findings = Vec::new();
-    for ip in node.node_port_addresses.iter().filter(|ip| ip.is_loopback()) {
+    let unfit = |ip: &&IpAddr| ip.is_loopback() && **ip != Ipv4Addr::LOCALHOST;
+    for ip in node.node_port_addresses.iter().filter(unfit) {
         findings.push(format!("node: NodePorts on the loopback address {ip}"));
     }
     let mut previous = None;

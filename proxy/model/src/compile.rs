@@ -33,6 +33,8 @@ pub struct Settings {
     pub external_ips: bool,
     /// TCP connections to endpoints that are gone are ended too.
     pub reset_tcp: bool,
+    /// The machine itself reaches NodePorts on 127.0.0.1, too.
+    pub localhost_node_ports: bool,
 }
 
 /// The addresses on which NodePorts are served.

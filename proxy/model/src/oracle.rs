@@ -72,6 +72,12 @@ pub struct Match<'a> {
     pub frontend: &'a FrontendPlan,
 }
 
+/// Whether an address never leaves the machine that uses it (RFC 1122, 3.2.1.3). The kernel drops
+/// what comes from elsewhere, unless it was told to route such addresses.
+fn is_loopback(address: IpAddr) -> bool {
+    address.is_ipv4() && address.is_loopback()
+}
+
 impl<'a> Oracle<'a> {
     /// Indexes a plan.
     #[must_use]
@@ -103,6 +109,9 @@ impl<'a> Oracle<'a> {
     /// What happens to the packet.
     #[must_use]
     pub fn verdict(&self, packet: &Packet) -> Verdict {
+        if is_loopback(packet.destination) && !packet.from_node {
+            return Verdict::Drop;
+        }
         let Some(found) = self.find(packet) else {
             return self.without_frontend(packet.destination);
         };

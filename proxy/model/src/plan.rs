@@ -24,7 +24,8 @@ pub struct Plan {
 /// What concerns the node as a whole.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodePlan {
-    /// The node's addresses on which NodePorts are served.
+    /// The node's addresses on which NodePorts are served. 127.0.0.1 can be one of them: it is for
+    /// the node itself, and a backend must keep others from it.
     pub node_port_addresses: BTreeSet<IpAddr>,
     /// All addresses of the machine. Nothing is programmed from them; the kernel knows its own.
     /// What comes in for them leaves no more, so its source is never hidden.

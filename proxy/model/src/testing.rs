@@ -47,6 +47,7 @@ pub(crate) fn settings() -> Settings {
         masquerade_all: false,
         external_ips: true,
         reset_tcp: false,
+        localhost_node_ports: false,
     }
 }
 

@@ -38,6 +38,7 @@ pub(super) fn event_loop_with(
         masquerade_all: false,
         external_ips: true,
         reset_tcp: false,
+        localhost_node_ports: false,
     };
     EventLoop::new(identity, settings, Metrics::new().0, health)
 }

@@ -69,11 +69,11 @@ fn a_node_that_is_not_sound() {
     let mut plan = World::new().plan;
     assert!(plan.check().is_empty());
     let node = Arc::make_mut(&mut plan.node);
-    node.node_port_addresses.insert(ip("127.0.0.1"));
+    node.node_port_addresses.insert(ip("127.0.0.2"));
     node.local_sources =
         nets(&["10.0.0.0/8", "10.244.0.0/24", "192.168.7.7/16"]).into_iter().collect();
     let expected = [
-        "node: NodePorts on the loopback address 127.0.0.1",
+        "node: NodePorts on the loopback address 127.0.0.2",
         "node: local source 10.244.0.0/24 overlaps another",
         "node: 192.168.7.7/16 has host bits",
     ];

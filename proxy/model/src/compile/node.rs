@@ -1,7 +1,7 @@
 //! The node's part of the plan.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 
@@ -12,11 +12,16 @@ use crate::snapshot::Snapshot;
 
 /// Compiles the node's part.
 pub(super) fn plan(settings: &Settings, snapshot: &Snapshot) -> NodePlan {
+    let mut node_port_addresses = match &settings.node_port_addresses {
+        NodePortAddresses::Primary => primary(settings, snapshot),
+        NodePortAddresses::Within(networks) => within(networks, snapshot),
+    };
+    if settings.localhost_node_ports {
+        // Of IPv6 the kernel lets no packet with a loopback address leave.
+        node_port_addresses.insert(Ipv4Addr::LOCALHOST.into());
+    }
     NodePlan {
-        node_port_addresses: match &settings.node_port_addresses {
-            NodePortAddresses::Primary => primary(settings, snapshot),
-            NodePortAddresses::Within(networks) => within(networks, snapshot),
-        },
+        node_port_addresses,
         own_addresses: own(settings, snapshot),
         local_sources: match &settings.local_sources {
             LocalSources::Unknown | LocalSources::Interfaces(_) => BTreeSet::new(),

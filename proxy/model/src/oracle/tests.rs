@@ -51,7 +51,7 @@ fn flows() {
         (POD, "203.0.113.1:81", "pass"),
         (POD, "192.168.0.1:80", "pass"),
         (OUTSIDER, "192.168.0.2:30080", "pass"),
-        (OUTSIDER, "127.0.0.1:30080", "pass"),
+        (OUTSIDER, "127.0.0.1:30080", "drop"),
         (POD, "10.0.0.3:80", "pass"),
         ("2001:db8::1", "[fd00::1]:30080", "pass"),
     ];
@@ -124,5 +124,5 @@ fn node_ports_without_a_node_answer_on_the_machines_addresses() {
     world.apply(local_addresses(&["127.0.0.1", "192.168.5.5"]));
     world.apply(service("ns/web").cluster_ip("10.0.0.1").port("http", 80).node_port(30080));
     assert_eq!(world.flow(OUTSIDER, "192.168.5.5:30080"), "reject");
-    assert_eq!(world.flow(OUTSIDER, "127.0.0.1:30080"), "pass");
+    assert_eq!(world.flow(OUTSIDER, "127.0.0.1:30080"), "drop");
 }

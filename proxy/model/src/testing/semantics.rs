@@ -26,6 +26,9 @@ enum Way {
 
 /// What should happen to a packet, by the objects. Only the node's part is taken from the plan.
 fn meaning(snapshot: &Snapshot, settings: &Settings, node: &NodePlan, packet: &Packet) -> Verdict {
+    if packet.destination.is_loopback() && !packet.from_node {
+        return Verdict::Drop;
+    }
     let direct = [Way::ClusterIp, Way::LoadBalancer, Way::ExternalIp];
     let direct = if settings.external_ips { &direct[..] } else { &direct[..2] };
     if let Some((service, port, way)) = owner(snapshot, packet, direct) {

@@ -246,14 +246,18 @@ pub(super) fn settings() -> impl Strategy<Value = Settings> {
         interface().prop_map(|name| LocalSources::Interfaces(InterfacePattern::Prefix(name))),
     ];
     let rare = || prop::bool::weighted(0.2);
-    (node_port_addresses, local_sources, rare(), any::<bool>(), rare()).prop_map(
-        |(node_port_addresses, local_sources, masquerade_all, reset_tcp, without)| Settings {
-            node_name: HERE.into(),
-            node_port_addresses,
-            local_sources,
-            masquerade_all,
-            external_ips: !without,
-            reset_tcp,
+    let booleans = (rare(), any::<bool>(), rare(), any::<bool>());
+    (node_port_addresses, local_sources, booleans).prop_map(
+        |(node_port_addresses, local_sources, (masquerade_all, reset_tcp, without, localhost))| {
+            Settings {
+                node_name: HERE.into(),
+                node_port_addresses,
+                local_sources,
+                masquerade_all,
+                external_ips: !without,
+                reset_tcp,
+                localhost_node_ports: localhost,
+            }
         },
     )
 }

@@ -1,11 +1,13 @@
 //! The node's part of the plan.
 
+use crate::address::Protocol;
 use crate::compile::{LocalSources, NodePortAddresses, Settings};
 use crate::object::ServiceCidr;
+use crate::oracle::{Packet, Verdict, verdict};
 use crate::problem::Kind;
 use crate::snapshot::Object;
 use crate::testing::{
-    HERE, World, applied, deleted, local_addresses, nets, node, service, settings,
+    HERE, World, applied, deleted, ip, local_addresses, nets, node, service, settings,
 };
 
 fn node_port_addresses(world: &World) -> Vec<String> {
@@ -116,4 +118,24 @@ fn what_no_service_has_in_a_service_cidr_is_dropped() {
     world.apply(local_addresses(&["192.168.0.1"]));
     assert_eq!(world.flow("10.244.0.1", "192.168.0.1:22"), "pass", "the machine has it");
     assert_eq!(world.flow("10.244.0.1", "192.168.0.2:22"), "drop");
+}
+
+#[test]
+fn localhost_has_node_ports_where_it_is_asked_for_and_for_the_node_alone() {
+    for (localhost_node_ports, expected) in [(false, "pass"), (true, "reject")] {
+        let mut world = World::empty(Settings { localhost_node_ports, ..settings() });
+        world.apply(local_addresses(&["127.0.0.1", "192.168.0.1"]));
+        world.apply(service("ns/web").cluster_ip("10.0.0.1").port("http", 80).node_port(30080));
+        let mut packet = Packet {
+            source: ip("127.0.0.1"),
+            destination: ip("127.0.0.1"),
+            protocol: Protocol::Tcp,
+            port: 30080,
+            from_node: true,
+            interface: None,
+        };
+        assert_eq!(verdict(&world.plan, &packet) == Verdict::Reject, expected == "reject");
+        packet.from_node = false;
+        assert_eq!(verdict(&world.plan, &packet), Verdict::Drop, "it came over the wire");
+    }
 }
