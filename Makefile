@@ -52,10 +52,12 @@ unit: controlplane ## The tests alone; they need root, nft, and the control plan
 controlplane: ## Build the real API server, the controllers and kube-proxy (minutes, once)
 	kind-tests/controlplane/build.sh $(CONTROLPLANE)
 
-bench: build controlplane ## shunt beside kube-proxy in one run (BENCH='--quick' for less); prints ratios
+bench: build controlplane ## shunt beside kube-proxy and other layouts (BENCH='--quick' for less); prints ratios
 	$(STATIC) cargo run $(RELEASE) -p shunt-kind-tests --bin bench -- --shunt $(BINARY) $(BENCH)
 	$(STATIC) cargo run $(RELEASE) -p shunt-kind-tests --bin traffic -- --shunt $(BINARY) \
 		$(filter --quick --write-docs,$(BENCH)) $(TRAFFIC)
+	$(STATIC) cargo run $(RELEASE) -p shunt-kind-tests --bin policy -- --shunt $(BINARY) \
+		$(filter --quick --write-docs,$(BENCH)) $(POLICY)
 
 clean: ## Remove everything that was built
 	cargo clean

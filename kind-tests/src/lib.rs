@@ -4,5 +4,6 @@ pub mod control_plane;
 pub mod generation;
 pub mod guest;
 pub mod kube_proxy;
+pub mod policy;
 pub mod scenario;
 pub mod traffic;

@@ -1,5 +1,6 @@
 //! The executor: one socket, the record of what is installed, and transactions.
 
+mod fill;
 pub mod floor;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,6 +13,7 @@ use shunt_model::object::ObjectKey;
 use shunt_model::plan::{Plan, PlanDelta, ServicePlan};
 use shunt_netlink::{Pulse, Rejection};
 
+use self::fill::fill;
 use crate::declaration::capacities;
 use crate::diff::{Operation, Steps, diff};
 use crate::element::Key;
@@ -19,7 +21,7 @@ pub use crate::error::Error;
 use crate::forwarding::Forwarding;
 use crate::installed::Installed;
 pub use crate::inventory::{Inventory, TableState, inventory};
-use crate::lower::{References, Wanted, counts, portions};
+use crate::lower::{References, Wanted, counts};
 use crate::message::OURS;
 use crate::pool::PoolChain;
 use crate::readback::{self, ReadBack};
@@ -244,42 +246,16 @@ impl Nftables {
         let started = Instant::now();
         report.rebuilt = Some("there was no table");
         let counts = counts(&self.plan, &self.references);
-        let installed = Installed { capacity: capacities(&counts), ..self.nothing() };
+        let mut installed = Installed { capacity: capacities(&counts), ..self.nothing() };
         report.diff += started.elapsed();
         self.make_table(&installed, false, &[], report)?;
-        self.installed = Some(installed);
-        let plan = std::mem::take(&mut self.plan);
-        let filled = self.fill(&plan, report);
-        self.plan = plan;
-        match filled? {
-            None => Ok(()),
-            Some((operation, reason)) => {
-                self.set_aside(&operation, reason)?;
-                self.full_sync(report)
-            }
+        let filled = fill(&mut self.session, &self.plan, &self.references, &mut installed, report)?;
+        if filled {
+            self.installed = Some(installed);
+            return Ok(());
         }
-    }
-
-    /// Writes a whole plan into an empty table.
-    fn fill(
-        &mut self,
-        plan: &Plan,
-        report: &mut Report,
-    ) -> Result<Option<(Operation, String)>, Error> {
-        let nothing = Plan::default();
-        let mut references = References::new(self.options.forwarding);
-        for delta in portions(plan) {
-            let started = Instant::now();
-            let wanted = Wanted::change(&nothing, &delta, &mut references);
-            let steps = self.installed.as_ref().map(|installed| diff(&wanted, installed));
-            report.diff += started.elapsed();
-            let rejected = self.commit_steps(&wanted, &steps.unwrap_or_default(), report)?;
-            if rejected.is_some() {
-                return Ok(rejected);
-            }
-        }
-        self.references = references;
-        Ok(None)
+        // Something was rejected, or others wrote: what there is now has to be read.
+        self.full_sync(report)
     }
 
     /// Replaces the table by what the plan asks for, in one transaction: packets see the old

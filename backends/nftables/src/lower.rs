@@ -147,6 +147,24 @@ impl Wanted {
         wanted
     }
 
+    /// What a portion of a plan asks for where nothing of it is there yet; the references are those
+    /// of the whole plan.
+    #[must_use]
+    pub fn portion(portion: &PlanDelta, references: &References) -> Self {
+        let forwarding = references.forwarding;
+        let mut wanted = Self::default();
+        for (key, service) in &portion.services {
+            let Some(service) = service else { continue };
+            wanted.frontends.extend(service_targets(key, service, references));
+            wanted.members.extend(service_members(service, forwarding).map(|key| (key, true)));
+        }
+        if let Some(node) = &portion.node {
+            wanted.members.extend(node_members(node, forwarding).map(|key| (key, true)));
+            wanted.networks = networks(node);
+        }
+        wanted
+    }
+
     /// What a whole plan asks for, including that everything else goes.
     #[must_use]
     pub fn full(plan: &Plan, references: &References, installed: &Installed) -> Self {
@@ -169,8 +187,11 @@ impl Wanted {
 #[must_use]
 pub fn counts(plan: &Plan, references: &References) -> HashMap<SetId, u32> {
     let mut counts: HashMap<SetId, u32> = HashMap::new();
+    let comment: Arc<str> = "".into();
     for (key, service) in &plan.services {
-        for (place, target) in service_targets(key, service, references) {
+        let frontends = service.frontends.iter();
+        let targets = frontends.flat_map(|plan| targets(key, service, plan, references, &comment));
+        for (place, target) in targets {
             *counts.entry(place.verdicts()).or_default() += 1;
             let Some(target) = target else { continue };
             let mut count = |set, elements: usize| {
@@ -258,7 +279,13 @@ fn service_targets(
     service: &ServicePlan,
     references: &References,
 ) -> impl Iterator<Item = (Place, Option<FrontendTarget>)> {
-    service.frontends.iter().flat_map(move |plan| targets(key, service, plan, references))
+    service.frontends.iter().flat_map(move |plan| {
+        let comment: Arc<str> = match &*plan.port_name {
+            "" => fit_comment(&key.to_string()).into(),
+            port => fit_comment(&format!("{key}:{port}")).into(),
+        };
+        targets(key, service, plan, references, &comment)
+    })
 }
 
 fn targets(
@@ -266,16 +293,11 @@ fn targets(
     service: &ServicePlan,
     plan: &FrontendPlan,
     references: &References,
-) -> impl Iterator<Item = (Place, Option<FrontendTarget>)> {
-    let mut comment = key.to_string();
-    if !plan.port_name.is_empty() {
-        comment.push(':');
-        comment.push_str(&plan.port_name);
-    }
-    let comment: Arc<str> = fit_comment(&comment).into();
+    comment: &Arc<str>,
+) -> impl Iterator<Item = (Place, Option<FrontendTarget>)> + use<> {
     let numbers = &references.numbers;
     let target = |action| {
-        let mut target = target(service, action, &comment);
+        let mut target = target(service, action, comment);
         if let Some(affinity) = service.affinity()
             && let Some(sticky) = numbers.sticky(key, service, plan, &target.slots)
         {
@@ -287,7 +309,7 @@ fn targets(
     everyone.group = numbers.group(key, service, plan);
     if let (Forwarding::VirtualServers, Target::Pool(_)) = (references.forwarding, everyone.target)
     {
-        everyone = FrontendTarget::bare(Target::Virtual, &comment);
+        everyone = FrontendTarget::bare(Target::Virtual, comment);
     }
     let inside = plan.from_inside.as_ref().map(target);
     if inside.is_some() {
@@ -303,7 +325,7 @@ fn targets(
     if plan.sources.is_some() {
         // The slots stay with the view of everyone; the verdict that draws from them moves.
         let target = std::mem::replace(&mut everyone.target, Target::Guard);
-        let target = FrontendTarget::bare(target, &comment);
+        let target = FrontendTarget::bare(target, comment);
         allowed = Some((Place { view: View::Allowed, ..place }, Some(target)));
     }
     let inside = inside.map(|target| (Place { view: View::Inside, ..place }, Some(target)));

@@ -18,14 +18,14 @@ const PATIENCE: u16 = 5000;
 /// Connects to each of these addresses in turn, `rounds` times, and gives the times of each, in their order: so all
 /// meet the same machine. What is counted is from the call of `connect` until the kernel says that it is connected.
 ///
-/// All must lead to `listener`, which does not block. Its connections are taken between two rounds: a server that
-/// waits for them would be woken up by some of them, at the cost of those.
+/// All must lead to one of the `listeners`, which do not block. Their connections are taken between two rounds: a server
+/// that waits for them would be woken up by some of them, at the cost of those.
 ///
 /// # Errors
 /// If a connection fails.
 pub fn connect_times(
     netns: &Netns,
-    listener: TcpListener,
+    listeners: Vec<TcpListener>,
     destinations: &[SocketAddr],
     rounds: usize,
 ) -> io::Result<Vec<Vec<Duration>>> {
@@ -38,7 +38,9 @@ pub fn connect_times(
                 let place = (place + round) % destinations.len();
                 times[place].push(connect_time(destinations[place])?);
             }
-            while listener.accept().is_ok() {}
+            for listener in &listeners {
+                while listener.accept().is_ok() {}
+            }
         }
         Ok(times)
     })

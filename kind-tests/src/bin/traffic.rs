@@ -19,8 +19,13 @@ use shunt_kind_tests::traffic::soak::{self, Report, Soak};
 
 const BEGIN: &str = "<!-- traffic:begin, written by `make bench BENCH=--write-docs` -->";
 const END: &str = "<!-- traffic:end -->";
-/// The longest that a proxy may take for its first sync; kube-proxy takes minutes at 30,000 Services.
+/// The longest that a proxy may take for its first sync.
 const START: Duration = Duration::from_secs(600);
+/// How many Services kube-proxy is measured with at most, unless asked for more: with 30,000 of them it takes many
+/// minutes to start.
+const MOST_OF_OTHERS: usize = 10_000;
+/// The most that a connection may cost at the largest size, in what it costs at the smallest.
+const GROWTH: f64 = 1.1;
 
 /// Measure traffic through shunt beside kube-proxy
 #[derive(Parser, Clone, Debug)]
@@ -32,6 +37,9 @@ struct Arguments {
     /// How long the soak takes for each proxy
     #[arg(long, value_name = "SECONDS")]
     soak: Option<u64>,
+    /// Measure kube-proxy with this many Services at most
+    #[arg(long, value_name = "N", default_value_t = MOST_OF_OTHERS)]
+    others_up_to: usize,
     /// 10 and 1,000 Services, five seconds of soak
     #[arg(long)]
     quick: bool,
@@ -89,9 +97,10 @@ fn run(arguments: &Arguments) -> Result<()> {
             }
             (proxy.to_string(), medians.ok())
         };
-        results
-            .connections
-            .push(Size { services: *size, proxies: proxies.iter().map(one).collect() });
+        let measured = proxies
+            .iter()
+            .filter(|p| matches!(p, Proxy::Shunt(_)) || *size <= arguments.others_up_to);
+        results.connections.push(Size { services: *size, proxies: measured.map(one).collect() });
     }
     for proxy in &proxies {
         eprintln!("traffic: soak of {proxy}");
@@ -141,6 +150,7 @@ fn section(results: &Results) -> String {
             ));
         }
     }
+    out.push_str(&growth(&results.connections));
     out.push_str("\n### Scaling under load\n\n");
     out.push_str("200 Services of 1 to 6 pods are scaled one after the other without a pause to speak of, while a pod opens connections to all of them. ");
     out.push_str("No pod ever stops to serve, so no connection need be lost. _Late_: answered by a pod that had left less than five seconds before, as the proxy did not know yet.\n\n");
@@ -156,6 +166,27 @@ fn section(results: &Results) -> String {
     }
     out.push('\n');
     out
+}
+
+/// Whether a connection costs the same with few and with many Services: compared are not the times but how many times the
+/// price of a direct connection in the same run they are.
+fn growth(sizes: &[Size]) -> String {
+    let of_shunt = |size: &Size| {
+        let medians = size.proxies.first().and_then(|(_, medians)| medians.as_ref())?;
+        Some((size.services, medians.ratio(Way::Plain)))
+    };
+    let (Some(first), Some(last)) =
+        (sizes.first().and_then(of_shunt), sizes.last().and_then(of_shunt))
+    else {
+        return String::new();
+    };
+    let growth = last.1 / first.1;
+    let verdict = if growth <= GROWTH { "met" } else { "MISSED" };
+    format!(
+        "\nThrough shunt a connection to a ClusterIP is {:.2} times a direct one with {} Services and {:.2} times with {}: \
+         {growth:.2} times as dear, goal {GROWTH}: {verdict}.\n",
+        first.1, first.0, last.1, last.0
+    )
 }
 
 /// A median, its ratio, and for shunt whether that meets its goal.
@@ -189,6 +220,17 @@ mod tests {
         assert_eq!(figure("shunt", &medians, Way::Affinity), "13.0, 1.18 times, goal 1.1: MISSED");
         assert_eq!(figure("kube-proxy-iptables", &medians, Way::Affinity), "13.0, 1.18 times");
         assert_eq!(figure("shunt", &medians, Way::Direct), "10.0");
+    }
+
+    #[test]
+    fn growth_is_that_of_the_ratio() {
+        let size = |services, plain| Size {
+            services,
+            proxies: vec![("shunt".to_owned(), Some(Medians([10.0, plain, 0.0, 0.0, 0.0, 0.0])))],
+        };
+        let said = growth(&[size(10, 11.0), size(30_000, 11.55)]);
+        assert!(said.contains("1.05 times as dear, goal 1.1: met"), "{said}");
+        assert!(growth(&[size(10, 11.0), size(30_000, 13.0)]).contains("MISSED"));
     }
 
     #[test]

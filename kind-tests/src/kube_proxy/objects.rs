@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
-/// What kube-proxy lists.
+/// What kube-proxy lists, and what network policy is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Resource {
     /// `v1` `Node`.
@@ -16,10 +16,24 @@ pub enum Resource {
     EndpointSlice,
     /// `v1` `Service`.
     Service,
+    /// `v1` `Namespace`.
+    Namespace,
+    /// `v1` `Pod`.
+    Pod,
+    /// `networking.k8s.io/v1` `NetworkPolicy`.
+    NetworkPolicy,
 }
 
 impl Resource {
-    const ALL: [Self; 4] = [Self::Node, Self::ServiceCidr, Self::EndpointSlice, Self::Service];
+    const ALL: [Self; 7] = [
+        Self::Node,
+        Self::ServiceCidr,
+        Self::EndpointSlice,
+        Self::Service,
+        Self::Namespace,
+        Self::Pod,
+        Self::NetworkPolicy,
+    ];
 
     /// The kind of an object.
     pub(super) const fn kind(self) -> &'static str {
@@ -28,14 +42,17 @@ impl Resource {
             Self::ServiceCidr => "ServiceCIDR",
             Self::EndpointSlice => "EndpointSlice",
             Self::Service => "Service",
+            Self::Namespace => "Namespace",
+            Self::Pod => "Pod",
+            Self::NetworkPolicy => "NetworkPolicy",
         }
     }
 
     /// Group and version.
     pub(super) const fn api_version(self) -> &'static str {
         match self {
-            Self::Node | Self::Service => "v1",
-            Self::ServiceCidr => "networking.k8s.io/v1",
+            Self::Node | Self::Service | Self::Namespace | Self::Pod => "v1",
+            Self::ServiceCidr | Self::NetworkPolicy => "networking.k8s.io/v1",
             Self::EndpointSlice => "discovery.k8s.io/v1",
         }
     }
@@ -47,6 +64,9 @@ impl Resource {
             Self::ServiceCidr => "/apis/networking.k8s.io/v1/servicecidrs",
             Self::EndpointSlice => "/apis/discovery.k8s.io/v1/endpointslices",
             Self::Service => "/api/v1/services",
+            Self::Namespace => "/api/v1/namespaces",
+            Self::Pod => "/api/v1/pods",
+            Self::NetworkPolicy => "/apis/networking.k8s.io/v1/networkpolicies",
         }
     }
 
@@ -64,8 +84,7 @@ pub type Key = (Resource, String, String);
 pub struct Objects(pub(super) BTreeMap<Key, Value>);
 
 impl Objects {
-    /// Reads manifests. Of two objects with one name the first counts; kinds that kube-proxy does not follow are left
-    /// out.
+    /// Reads manifests. Of two objects with one name the first counts; other kinds are left out.
     ///
     /// # Errors
     /// If a text is no YAML.
@@ -91,7 +110,8 @@ impl Objects {
         else {
             return;
         };
-        let namespaced = matches!(resource, Resource::Service | Resource::EndpointSlice);
+        let namespaced =
+            !matches!(resource, Resource::Node | Resource::ServiceCidr | Resource::Namespace);
         let metadata = member(&mut object, "metadata");
         if namespaced {
             default(metadata, "namespace", "default");
@@ -103,7 +123,11 @@ impl Objects {
         match resource {
             Resource::Service => complete_service(&mut object),
             Resource::EndpointSlice => complete_slice(&mut object),
-            Resource::Node | Resource::ServiceCidr => {}
+            Resource::Node
+            | Resource::ServiceCidr
+            | Resource::Namespace
+            | Resource::Pod
+            | Resource::NetworkPolicy => {}
         }
         self.0.entry((resource, namespace, name)).or_insert(object);
     }

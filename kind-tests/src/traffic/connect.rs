@@ -139,9 +139,10 @@ pub fn measure(
         _ => SocketAddr::new(way.address(), 80),
     });
     let listener = node.listen(1, PORT)?;
-    let warming = connect_times(node.client()?, listener.try_clone()?, &destinations, WARM_UP);
+    let again = vec![listener.try_clone()?];
+    let warming = connect_times(node.client()?, again, &destinations, WARM_UP);
     warming.context("warming up")?;
-    let times = connect_times(node.client()?, listener, &destinations, rounds)?;
+    let times = connect_times(node.client()?, vec![listener], &destinations, rounds)?;
     let mut medians = Medians::default();
     for (median, mut times) in medians.0.iter_mut().zip(times) {
         times.sort_unstable();

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
+use shunt::status::Status;
 use shunt_cluster::{Cluster, ClusterSpec, EchoServer, Families, Netns, NodeSpec};
 
 use crate::kube_proxy::{Api, KubeProxy, Mode, Objects, mark};
@@ -30,6 +31,8 @@ pub enum Proxy {
     Shunt(PathBuf),
     /// The real kube-proxy.
     KubeProxy(Mode),
+    /// None at all: for rules of other makes.
+    None,
 }
 
 impl fmt::Display for Proxy {
@@ -37,6 +40,7 @@ impl fmt::Display for Proxy {
         match self {
             Self::Shunt(_) => f.write_str("shunt"),
             Self::KubeProxy(mode) => mode.fmt(f),
+            Self::None => f.write_str("no proxy"),
         }
     }
 }
@@ -44,7 +48,7 @@ impl fmt::Display for Proxy {
 /// A node with a proxy. Everything ends when it is dropped.
 pub struct Node {
     // In the order in which they must go.
-    _proxy: Running,
+    running: Running,
     api: Api,
     _servers: Vec<EchoServer>,
     cluster: Cluster,
@@ -54,6 +58,7 @@ pub struct Node {
 enum Running {
     Shunt(Daemon),
     KubeProxy(KubeProxy),
+    None,
 }
 
 impl Node {
@@ -82,6 +87,7 @@ impl Node {
         let log = files.path().join("proxy.log");
         let cidr = "--cluster-cidr=10.77.0.0/16".to_owned();
         let running = match proxy {
+            Proxy::None => Running::None,
             Proxy::KubeProxy(mode) => {
                 Running::KubeProxy(KubeProxy::start(*mode, NODE, &[cidr], &node, &log)?)
             }
@@ -94,7 +100,7 @@ impl Node {
                 Running::Shunt(Daemon::start(binary, &arguments, &node, &log)?)
             }
         };
-        let mut started = Self { _proxy: running, api, _servers: servers, cluster, _files: files };
+        let mut started = Self { running, api, _servers: servers, cluster, _files: files };
         started.wait(proxy, &node, patience)?;
         Ok(started)
     }
@@ -102,20 +108,25 @@ impl Node {
     fn wait(&mut self, proxy: &Proxy, node: &Netns, patience: Duration) -> Result<()> {
         let deadline = Instant::now() + patience;
         loop {
-            let there = match (&mut self._proxy, proxy) {
+            let there = match (&mut self.running, proxy) {
                 (Running::KubeProxy(running), Proxy::KubeProxy(mode)) => {
                     running.check_running()?;
                     mark::shows(node, *mode, Families::V4, MARK)?
                 }
-                (Running::Shunt(daemon), _) => daemon.status()?.is_some_and(|status| status.synced),
-                (Running::KubeProxy(_), Proxy::Shunt(_)) => false,
+                (Running::Shunt(daemon), _) => daemon.status()?.is_some_and(|status| {
+                    let policy = status.network_policy.as_ref();
+                    status.synced && policy.is_none_or(|policy| policy.synced)
+                }),
+                (Running::None, _) => true,
+                (Running::KubeProxy(_), _) => false,
             };
             if there {
                 return Ok(());
             }
-            let log = || match &self._proxy {
+            let log = || match &self.running {
                 Running::KubeProxy(running) => running.log_tail(),
                 Running::Shunt(daemon) => daemon.log_tail(),
+                Running::None => String::new(),
             };
             ensure!(
                 Instant::now() < deadline,
@@ -141,6 +152,25 @@ impl Node {
     /// If it is not there.
     pub fn client(&self) -> Result<&Netns> {
         Ok(self.cluster.host(CLIENT).context("the asking pod")?.netns())
+    }
+
+    /// The node's own namespace.
+    ///
+    /// # Errors
+    /// If it is not there.
+    pub fn netns(&self) -> Result<&Netns> {
+        Ok(self.cluster.host(NODE)?.netns())
+    }
+
+    /// What shunt says of itself; nothing of another proxy.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub fn status(&mut self) -> Result<Option<Status>> {
+        match &mut self.running {
+            Running::Shunt(daemon) => daemon.status(),
+            Running::KubeProxy(_) | Running::None => Ok(None),
+        }
     }
 
     /// Listens on a port of a serving pod; nobody waits there.

@@ -192,15 +192,37 @@ pub struct SliceEndpoint {
     pub terminating: bool,
     /// The annotation `shunt.dev/weight` of its slice (1-100); absent means 1.
     pub weight: u8,
-    /// `nodeName`, shared by all endpoints of the node.
+    /// Where it is and whom it is for, shared by all endpoints that have the same: there are many
+    /// endpoints, and one word for both keeps them small.
+    pub locality: Arc<Locality>,
+}
+
+impl SliceEndpoint {
+    /// The name of the node that it is on, if that is known.
+    #[must_use]
+    pub fn node(&self) -> Option<&str> {
+        self.locality.node.as_deref()
+    }
+
+    /// Who it is meant for, if there are hints.
+    #[must_use]
+    pub fn hints(&self) -> Option<&Hints> {
+        self.locality.hints.as_ref()
+    }
+}
+
+/// Where an endpoint is and whom it is for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Locality {
+    /// `nodeName`.
     pub node: Option<Arc<str>>,
-    /// `hints`, shared by the endpoints of a slice that have the same.
-    pub hints: Option<Arc<Hints>>,
+    /// `hints`.
+    pub hints: Option<Hints>,
 }
 
 /// Who an endpoint is meant for, so that traffic stays near (`trafficDistribution`, KEP-2433 and
 /// KEP-3015).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Hints {
     /// `forNodes[].name`.
     pub nodes: Vec<Arc<str>>,

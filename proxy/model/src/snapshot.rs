@@ -344,7 +344,7 @@ impl Snapshot {
     /// What is dirty after a change of a Node. Where it is decides for Services with hints alone.
     fn moved(&self, zone_changed: bool) -> Dirty {
         let hinted = |slices: &[EndpointSlice]| {
-            slices.iter().any(|slice| slice.endpoints.iter().any(|e| e.hints.is_some()))
+            slices.iter().any(|slice| slice.endpoints.iter().any(|e| e.hints().is_some()))
         };
         let services = self.slices.iter().filter(|(_, slices)| zone_changed && hinted(slices));
         Dirty { node: true, services: services.map(|(service, _)| service.clone()).collect() }

@@ -14,8 +14,8 @@ use crate::address::Protocol;
 use crate::balancing::{Affinity, AffinityScope, Balancing, WEIGHT};
 use crate::compile::{Compiler, LocalSources, NodePortAddresses, Settings, full};
 use crate::object::{
-    EndpointSlice, Hints, Node, ObjectKey, Service, ServicePort, ServiceType, SliceEndpoint,
-    SlicePort, TrafficPolicy,
+    EndpointSlice, Hints, Locality, Node, ObjectKey, Service, ServicePort, ServiceType,
+    SliceEndpoint, SlicePort, TrafficPolicy,
 };
 use crate::oracle::{Packet, Verdict, verdict};
 use crate::plan::{Plan, PlanDelta, ServicePlan};
@@ -182,14 +182,14 @@ impl SliceBuilder {
 
     /// A ready endpoint; the node `?` is none.
     pub(crate) fn endpoint(mut self, address: &str, node: &str) -> Self {
+        let node = (node != "?").then(|| node.into());
         self.0.endpoints.push(SliceEndpoint {
             address: ip(address),
             ready: true,
             serving: true,
             terminating: false,
             weight: WEIGHT,
-            node: (node != "?").then(|| node.into()),
-            hints: None,
+            locality: Arc::new(Locality { node, hints: None }),
         });
         self
     }
@@ -198,7 +198,8 @@ impl SliceBuilder {
     pub(crate) fn hints(mut self, nodes: &[&str], zones: &[&str]) -> Self {
         let names = |texts: &[&str]| texts.iter().map(|text| (*text).into()).collect();
         let hints = Hints { nodes: names(nodes), zones: names(zones) };
-        self.0.endpoints.last_mut().unwrap().hints = Some(Arc::new(hints));
+        let last = self.0.endpoints.last_mut().unwrap();
+        Arc::make_mut(&mut last.locality).hints = Some(hints);
         self
     }
 

@@ -72,8 +72,7 @@ fn slice(service: &str, addresses: &[u8]) -> EndpointSlice {
         serving: true,
         terminating: false,
         weight: 1,
-        node: None,
-        hints: None,
+        locality: Arc::default(),
     };
     EndpointSlice {
         key: ObjectKey::new("default", &format!("{service}-1")),

@@ -66,10 +66,10 @@ fn print_slice(yaml: &mut Yaml, slice: &EndpointSlice) {
 
 fn print_endpoint(yaml: &mut Yaml, endpoint: &SliceEndpoint) {
     yaml.field("address", endpoint.address);
-    if let Some(node) = &endpoint.node {
+    if let Some(node) = endpoint.node() {
         yaml.field("node", node);
     }
-    if let Some(hints) = &endpoint.hints {
+    if let Some(hints) = endpoint.hints() {
         yaml.words("forNodes", &hints.nodes);
         yaml.words("forZones", &hints.zones);
     }

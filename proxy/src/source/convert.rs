@@ -22,13 +22,13 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
-use shunt_model::object::{Node, ObjectKey, ServiceCidr};
+use shunt_model::object::{Locality, Node, ObjectKey, ServiceCidr};
 use shunt_model::problem::{Kind, Problem};
 use shunt_model::snapshot::{Change, Object};
 use shunt_netpolicy::snapshot as of_policy;
 
 use self::fields::{Report, address, cidr};
-use self::names::Names;
+use self::names::{Names, Shared};
 use crate::source::SourceEvent;
 use crate::source::wire;
 
@@ -128,10 +128,11 @@ impl Wire for wire::ServiceCidr {
     }
 }
 
-/// Converts objects. Keeps nothing but the names that objects share.
+/// Converts objects. Keeps nothing but what they share.
 #[derive(Debug, Default)]
 pub struct Converter {
     names: Names,
+    localities: Shared<Locality>,
     labels: policy::SharedLabels,
 }
 

@@ -67,6 +67,8 @@ pub(crate) struct Start {
 pub(crate) struct Usage {
     pub(crate) resident_kib: u64,
     pub(crate) resident_peak_kib: u64,
+    /// What of it is the program's file, which all its processes and the page cache share.
+    pub(crate) resident_file_kib: u64,
     /// User and system time of the process, in milliseconds.
     pub(crate) cpu_ms: u64,
     /// The same of the processes it has started and that have ended.
@@ -122,6 +124,7 @@ pub(crate) struct RestartResult {
     pub(crate) connections: u64,
     pub(crate) lost: u64,
     pub(crate) slowest_ms: f64,
+    pub(crate) usage: Usage,
 }
 
 /// The same elements written with no program around them.

@@ -94,6 +94,7 @@ pub(crate) fn usage(pid: u32) -> Result<Usage> {
     Ok(Usage {
         resident_kib: field(&status, "VmRSS:").unwrap_or_default(),
         resident_peak_kib: field(&status, "VmHWM:").unwrap_or_default(),
+        resident_file_kib: field(&status, "RssFile:").unwrap_or_default(),
         cpu_ms: milliseconds(14)?,
         children_cpu_ms: milliseconds(16)?,
     })

@@ -222,6 +222,7 @@ impl Run<'_> {
         let report = load.stop()?;
         let status = proxy.status()?;
         let generations = kernel::generation(node)?.wrapping_sub(before);
+        let usage = proxy.usage()?;
         proxy.stop()?;
         if report.losses() > 0 || report.answers() == 0 {
             wrong.push(format!("connections lost during the restart: {report}"));
@@ -243,6 +244,7 @@ impl Run<'_> {
             connections: report.sent,
             lost: report.losses(),
             slowest_ms: milliseconds(report.slowest),
+            usage,
         })
     }
 

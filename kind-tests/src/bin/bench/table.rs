@@ -2,10 +2,15 @@
 
 use shunt::status::Latency;
 
-use crate::figures::{ChangeKind, ProxyResult, Results, SizeResult, grouped, median, percentile};
+use crate::figures::{
+    ChangeKind, ProxyResult, Results, SizeResult, Usage, grouped, median, percentile,
+};
 
 /// One line of a table.
 type Row = [String; 4];
+
+/// The most that may be resident, at 100,000 endpoints, in 10^6 bytes.
+const MOST_MEGABYTES: f64 = 40.0;
 
 const HEAD: [&str; 4] = ["", "shunt", "kube-proxy", "ratio, goal"];
 
@@ -129,10 +134,20 @@ fn start(size: &SizeResult) -> Vec<Row> {
 }
 
 fn resources(size: &SizeResult) -> Vec<Row> {
+    let resident = |what: &str, usage: &Usage| {
+        let megabytes = kib(usage.resident_kib) * 1024.0 / 1e6;
+        row(what, format!("{megabytes:.1} MB"), "", goal(megabytes, MOST_MEGABYTES))
+    };
+    let restarted = &size.restart.usage;
     vec![
         both("resident after the sync", size, |proxy| kib(proxy.after_sync.resident_kib), mib),
+        both("  of it the program itself", size, |p| kib(p.after_sync.resident_file_kib), mib),
         both("  peak", size, |proxy| kib(proxy.after_sync.resident_peak_kib), mib),
         both("  after the changes", size, |proxy| kib(proxy.after_changes.resident_kib), mib),
+        row("  after a restart", mib(kib(restarted.resident_kib)), "", ""),
+        resident("resident in 10^6 bytes", &size.shunt.after_sync),
+        resident("  after the changes", &size.shunt.after_changes),
+        resident("  after a restart", restarted),
         both("CPU of the start (with nft)", size, |proxy| kib(proxy.after_sync.all_cpu_ms()), ms),
         both("CPU of one change (with nft)", size, cpu_of_change, ms),
     ]

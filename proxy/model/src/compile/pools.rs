@@ -28,7 +28,7 @@ pub(super) struct Here<'a> {
 
 impl Here<'_> {
     fn has(&self, endpoint: &SliceEndpoint) -> bool {
-        endpoint.node.as_deref() == Some(self.node)
+        endpoint.node() == Some(self.node)
     }
 }
 
@@ -141,7 +141,7 @@ fn pool(candidates: &[Candidate<'_>], policy: TrafficPolicy, here: Here<'_>) -> 
     if chosen.is_empty() {
         return none(Action::Drop);
     }
-    let may_be_here = |e: &SliceEndpoint| e.node.is_none() || here.has(e);
+    let may_be_here = |e: &SliceEndpoint| e.node().is_none() || here.has(e);
     let hairpins = chosen.iter().filter(|(_, e)| may_be_here(e));
     Pool {
         hairpins: hairpins.map(|(endpoint, _)| endpoint.address).collect(),
@@ -154,7 +154,7 @@ fn pool(candidates: &[Candidate<'_>], policy: TrafficPolicy, here: Here<'_>) -> 
 fn near<'a>(endpoints: Vec<Candidate<'a>>, here: Here<'_>) -> Vec<Candidate<'a>> {
     let for_node = |hints: &Hints| hints.nodes.iter().any(|node| **node == *here.node);
     let for_zone = |hints: &Hints| here.zone.is_some_and(|z| hints.zones.iter().any(|h| **h == *z));
-    let of = |e: &'a SliceEndpoint| e.hints.as_deref().filter(|_| e.ready);
+    let of = |e: &'a SliceEndpoint| e.hints().filter(|_| e.ready);
     let all = |given: fn(&Hints) -> bool| endpoints.iter().all(|(_, e)| of(e).is_some_and(given));
     let some = |ours: &dyn Fn(&Hints) -> bool| -> Vec<_> {
         endpoints.iter().filter(|(_, e)| of(e).is_some_and(ours)).copied().collect()

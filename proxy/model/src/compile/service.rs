@@ -79,7 +79,7 @@ fn health_check(
         slice.ports.iter().any(names)
     };
     let endpoints = slices.iter().filter(matches).flat_map(|slice| &slice.endpoints);
-    let ready = endpoints.filter(|e| e.ready && e.node.as_deref() == Some(node_name));
+    let ready = endpoints.filter(|e| e.ready && e.node() == Some(node_name));
     let ready: BTreeSet<IpAddr> = ready.map(|endpoint| endpoint.address).collect();
     let of = |family| ready.iter().filter(|ip| Family::of(**ip) == family).count();
     let local = Family::ALL.map(|family| u32::try_from(of(family)).unwrap_or(u32::MAX));

@@ -23,7 +23,7 @@ pub(super) fn weights(
     let mut weights: BTreeMap<Endpoint, u8> = BTreeMap::new();
     for slice in slices {
         for endpoint in &slice.endpoints {
-            let node = endpoint.node.as_deref();
+            let node = endpoint.node();
             let said =
                 balancing.zip(node).and_then(|(balancing, node)| balancing.node_weight(node));
             let weight = said.unwrap_or(endpoint.weight);

@@ -2,6 +2,7 @@
 //! without a plan. What the compiler makes of them must lead to the same.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -101,7 +102,7 @@ fn outcome(
     }
     let family = Family::of(packet.destination);
     let all = endpoints(snapshot, service, &port.name, port.protocol, family);
-    let is_local = |e: &SliceEndpoint| e.node.as_deref() == Some(HERE);
+    let is_local = |e: &SliceEndpoint| e.node() == Some(HERE);
     let policy = match way {
         Way::ClusterIp => service.internal_traffic_policy,
         _ => service.external_traffic_policy,
@@ -130,7 +131,7 @@ fn outcome(
         (false, _) => settings.masquerade_all || (known && !from_pod),
     };
     let pool = chosen.into_iter().map(|(endpoint, state)| {
-        let here = is_local(state) || state.node.is_none();
+        let here = is_local(state) || state.node().is_none();
         let leaves = packet.from_node || !node.own_addresses.contains(&endpoint.address);
         (endpoint, leaves && (masquerade || (here && packet.source == endpoint.address)))
     });
@@ -180,7 +181,7 @@ fn near<'a>(
 ) -> Vec<(Endpoint, &'a SliceEndpoint)> {
     let zone = snapshot.node(HERE).and_then(|node| node.zone.clone());
     let names = |e: &SliceEndpoint, by_node: bool| {
-        let hints = e.hints.as_deref().filter(|_| e.ready).cloned().unwrap_or_default();
+        let hints = e.hints().filter(|_| e.ready).cloned().unwrap_or_default();
         if by_node { hints.nodes } else { hints.zones }
     };
     for (by_node, ours) in [(true, Some(HERE.into())), (false, zone)] {
@@ -202,7 +203,7 @@ fn weight(snapshot: &Snapshot, service: &Service, endpoint: &Endpoint) -> u8 {
         for each in slice.endpoints.iter().filter(|e| has_port && e.address == endpoint.address) {
             let balancing = service.balancing.as_deref();
             let nodes = balancing.map_or(&[][..], |balancing| &balancing.node_weights);
-            let by_node = nodes.iter().find(|(node, _)| each.node.as_ref() == Some(node));
+            let by_node = nodes.iter().find(|(node, _)| each.node() == Some(&**node));
             said.push(by_node.map_or(each.weight, |(_, weight)| *weight));
         }
     }
@@ -214,11 +215,12 @@ fn weight(snapshot: &Snapshot, service: &Service, endpoint: &Endpoint) -> u8 {
 fn agree_on_nodes(mut change: Change) -> Change {
     if let Change::Applied { object: Object::EndpointSlice(slice), .. } = &mut change {
         for endpoint in &mut slice.endpoints {
-            endpoint.node = match endpoint.address.to_string().as_str() {
+            let node = match endpoint.address.to_string().as_str() {
                 "10.244.0.1" | "fd01::1" => Some(HERE.into()),
                 "10.244.0.2" => None,
                 _ => Some("there".into()),
             };
+            Arc::make_mut(&mut endpoint.locality).node = node;
         }
     }
     change

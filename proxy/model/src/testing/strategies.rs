@@ -14,8 +14,8 @@ use crate::balancing::{Affinity, AffinityScope, Balancing, Method};
 use crate::compile::{LocalSources, NodePortAddresses, Settings};
 use crate::interface::{InterfaceName, InterfacePattern};
 use crate::object::{
-    EndpointSlice, Hints, Node, Service, ServiceCidr, ServicePort, ServiceType, SliceEndpoint,
-    SlicePort, TrafficPolicy,
+    EndpointSlice, Hints, Locality, Node, Service, ServiceCidr, ServicePort, ServiceType,
+    SliceEndpoint, SlicePort, TrafficPolicy,
 };
 use crate::oracle::Packet;
 use crate::problem::Kind;
@@ -136,8 +136,8 @@ prop_compose! {
         node in option::of(select(&NODES)),
         hints in option::weighted(0.8, hints()),
     ) -> SliceEndpoint {
-        let (node, hints) = (node.map(Into::into), hints.map(Into::into));
-        SliceEndpoint { address: ip(address), ready, serving, terminating, weight, node, hints }
+        let locality = Arc::new(Locality { node: node.map(Into::into), hints });
+        SliceEndpoint { address: ip(address), ready, serving, terminating, weight, locality }
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use shunt_model::address::Family;
 use shunt_model::balancing::WEIGHT;
-use shunt_model::object::{EndpointSlice, Hints, ObjectKey, SliceEndpoint, SlicePort};
+use shunt_model::object::{EndpointSlice, Hints, Locality, ObjectKey, SliceEndpoint, SlicePort};
 use shunt_model::problem::Kind;
 use shunt_model::snapshot::Object;
 
@@ -83,10 +83,7 @@ impl Converter {
         let mut converted = Vec::with_capacity(endpoints.len());
         for (index, entry) in endpoints.iter().enumerate() {
             match self.slice_endpoint(entry, family) {
-                Ok(mut endpoint) => {
-                    share_hints(&mut endpoint, &converted);
-                    converted.push(endpoint);
-                }
+                Ok(endpoint) => converted.push(endpoint),
                 Err(reason) => report.add(
                     format!("endpoints[{index}].addresses[0]"),
                     format!("{reason}; this endpoint is skipped"),
@@ -96,15 +93,17 @@ impl Converter {
         converted
     }
 
-    fn hints(&mut self, wire: &wire::EndpointHints) -> Option<Arc<Hints>> {
-        if wire.for_nodes.is_empty() && wire.for_zones.is_empty() {
-            return None;
-        }
+    fn locality(&mut self, entry: &wire::Endpoint) -> Arc<Locality> {
+        let node = entry.node_name.as_deref().filter(|name| !name.is_empty());
+        let node = node.map(|name| self.names.shared(name));
+        let wire::EndpointHints { for_nodes, for_zones } = &entry.hints;
         let mut names = |hints: &[wire::Hint]| {
             let names = hints.iter().filter_map(|hint| hint.name.as_deref());
             names.map(|name| self.names.shared(name)).collect()
         };
-        Some(Arc::new(Hints { nodes: names(&wire.for_nodes), zones: names(&wire.for_zones) }))
+        let hinted = !for_nodes.is_empty() || !for_zones.is_empty();
+        let hints = hinted.then(|| Hints { nodes: names(for_nodes), zones: names(for_zones) });
+        self.localities.one(Locality { node, hints })
     }
 
     fn slice_endpoint(
@@ -118,7 +117,6 @@ impl Converter {
             return Err(format!("{address} is not an {family} address, which addressType says"));
         }
         let conditions = &entry.conditions;
-        let node = entry.node_name.as_deref().filter(|name| !name.is_empty());
         Ok(SliceEndpoint {
             address,
             ready: conditions.ready.unwrap_or(true),
@@ -126,16 +124,7 @@ impl Converter {
             serving: conditions.serving.unwrap_or(true),
             terminating: conditions.terminating.unwrap_or(false),
             weight: WEIGHT,
-            node: node.map(|name| self.names.shared(name)),
-            hints: self.hints(&entry.hints),
+            locality: self.locality(entry),
         })
-    }
-}
-
-/// The hints of another endpoint in place of the same ones: most have those of one of three zones.
-fn share_hints(endpoint: &mut SliceEndpoint, others: &[SliceEndpoint]) {
-    let mut last = others.iter().rev().take(16).filter_map(|other| other.hints.as_ref());
-    if let Some(same) = last.find(|hints| Some(*hints) == endpoint.hints.as_ref()) {
-        endpoint.hints = Some(Arc::clone(same));
     }
 }

@@ -1,45 +1,57 @@
-//! Names that many objects share, each kept once.
+//! Values that many objects share, each kept once: names, labels, localities.
 
+use std::borrow::Borrow;
 use std::collections::HashSet;
+use std::hash::Hash;
 use std::sync::Arc;
 
-/// How many names there may be before the unused ones are looked for.
+/// How many values there may be before the unused ones are looked for.
 const SMALL: usize = 1024;
 
 /// Names in use: of namespaces, nodes and ports.
+pub(super) type Names = Shared<str>;
+
+/// Values in use.
 #[derive(Debug)]
-pub(super) struct Names {
-    names: HashSet<Arc<str>>,
+pub(super) struct Shared<T: ?Sized> {
+    values: HashSet<Arc<T>>,
     /// Prune when there are more than this.
     limit: usize,
 }
 
-impl Default for Names {
+impl<T: ?Sized> Default for Shared<T> {
     fn default() -> Self {
-        Self { names: HashSet::new(), limit: SMALL }
+        Self { values: HashSet::new(), limit: SMALL }
+    }
+}
+
+impl<T: Eq + Hash + ?Sized> Shared<T> {
+    /// The one copy of a value.
+    pub(super) fn one(&mut self, value: impl Borrow<T> + Into<Arc<T>>) -> Arc<T> {
+        if let Some(known) = self.values.get(value.borrow()) {
+            return Arc::clone(known);
+        }
+        if self.values.len() >= self.limit {
+            self.prune();
+        }
+        let value = value.into();
+        self.values.insert(Arc::clone(&value));
+        value
+    }
+
+    /// Forgets the values that nobody else holds. The limit grows with what is in use, so that the
+    /// cost of pruning is spread over as many new ones.
+    fn prune(&mut self) {
+        self.values.retain(|value| Arc::strong_count(value) > 1);
+        self.limit = SMALL.max(self.values.len() * 2);
+        self.values.shrink_to(self.limit);
     }
 }
 
 impl Names {
     /// The shared copy of a name.
     pub(super) fn shared(&mut self, name: &str) -> Arc<str> {
-        if let Some(known) = self.names.get(name) {
-            return Arc::clone(known);
-        }
-        if self.names.len() >= self.limit {
-            self.prune();
-        }
-        let name: Arc<str> = name.into();
-        self.names.insert(Arc::clone(&name));
-        name
-    }
-
-    /// Forgets the names that nobody else holds. The limit grows with what is in use, so that the
-    /// cost of pruning is spread over as many new names.
-    fn prune(&mut self) {
-        self.names.retain(|name| Arc::strong_count(name) > 1);
-        self.limit = SMALL.max(self.names.len() * 2);
-        self.names.shrink_to(self.limit);
+        self.one(name)
     }
 }
 
@@ -60,7 +72,7 @@ mod tests {
         for i in 0..10 * SMALL {
             names.shared(&format!("name-{i}"));
         }
-        assert!(names.names.len() <= SMALL, "{}", names.names.len());
+        assert!(names.values.len() <= SMALL, "{}", names.values.len());
         for name in &held {
             assert!(Arc::ptr_eq(name, &names.shared(name)));
         }

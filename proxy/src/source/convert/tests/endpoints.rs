@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use shunt_model::address::Protocol;
-use shunt_model::object::{EndpointSlice, SliceEndpoint, SlicePort};
+use shunt_model::object::{EndpointSlice, Locality, SliceEndpoint, SlicePort};
 
 use super::*;
 
@@ -35,7 +35,7 @@ fn a_whole_slice() {
     let converted = convert::<wire::EndpointSlice>(base());
     assert_eq!(converted.problems, []);
     let port = |name: &str, port| SlicePort { name: name.into(), protocol: Protocol::Tcp, port };
-    let node: Option<Arc<str>> = Some("n1".into());
+    let locality = Arc::new(Locality { node: Some("n1".into()), hints: None });
     assert_eq!(
         converted.object,
         Some(Object::EndpointSlice(EndpointSlice {
@@ -49,8 +49,7 @@ fn a_whole_slice() {
                     serving: true,
                     terminating: false,
                     weight: 1,
-                    node: node.clone(),
-                    hints: None,
+                    locality: Arc::clone(&locality),
                 },
                 SliceEndpoint {
                     address: ips(&["10.0.0.2"])[0],
@@ -58,8 +57,7 @@ fn a_whole_slice() {
                     serving: true,
                     terminating: true,
                     weight: 1,
-                    node,
-                    hints: None,
+                    locality,
                 },
             ],
         }))
@@ -91,8 +89,7 @@ fn names_are_shared() {
         }
     };
     let (one, two) = (read(), read());
-    let (ours, theirs) = (one.endpoints[0].node.as_ref(), two.endpoints[1].node.as_ref());
-    assert!(Arc::ptr_eq(ours.unwrap(), theirs.unwrap()));
+    assert!(Arc::ptr_eq(&one.endpoints[0].locality, &two.endpoints[1].locality));
     assert!(Arc::ptr_eq(&one.ports[0].name, &two.ports[0].name));
     assert!(Arc::ptr_eq(&one.key.namespace, &two.service.namespace));
 }
@@ -206,9 +203,10 @@ fn hints_are_read_and_shared() {
         ],
     }));
     let [first, second, empty, none] = &slice.endpoints[..] else { panic!("four endpoints") };
-    let hints = first.hints.as_ref().unwrap();
+    let hints = first.hints().unwrap();
     assert_eq!(hints.zones, ["a".into(), "b".into()]);
     assert_eq!(hints.nodes, ["n1".into()]);
-    assert!(std::sync::Arc::ptr_eq(hints, second.hints.as_ref().unwrap()));
-    assert_eq!((&empty.hints, &none.hints), (&None, &None));
+    assert!(Arc::ptr_eq(&first.locality, &second.locality));
+    assert_eq!((empty.hints(), none.hints()), (None, None));
+    assert!(Arc::ptr_eq(&empty.locality, &none.locality));
 }
