@@ -11,7 +11,7 @@ mod number;
 mod program;
 mod tighten;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -34,7 +34,11 @@ pub struct Compiler {
     features: Features,
     atoms: Numbers<Signature>,
     rows: Numbers<Row>,
-    programs: HashMap<Arc<Program>, Arc<Decisions>>,
+    /// Each program once, so that its address stands for it: programs are long, and pods are many.
+    programs: HashSet<Arc<Program>>,
+    /// What they decide of the atoms below, by their addresses.
+    decided: HashMap<usize, Arc<Decisions>>,
+    decided_of: BTreeSet<u32>,
     locals: BTreeMap<IpAddr, LocalPrograms>,
     /// Nothing has been compiled yet: what was accepted before is not known.
     fresh: bool,
@@ -65,7 +69,9 @@ impl Compiler {
             features: Features::default(),
             atoms: Numbers::default(),
             rows: Numbers::default(),
-            programs: HashMap::new(),
+            programs: HashSet::new(),
+            decided: HashMap::new(),
+            decided_of: BTreeSet::new(),
             locals: BTreeMap::new(),
             fresh: true,
         }
@@ -88,29 +94,44 @@ impl Compiler {
         delta
     }
 
-    /// Some addresses. `None`: they ask what was not asked before, so that every address has to be
-    /// looked at.
+    /// Some addresses, or what policies say of our pods. `None`: they ask what was not asked before,
+    /// so that every address has to be looked at.
     fn part(&mut self, store: &Store, dirty: &Dirty) -> Option<Delta> {
+        let mut concerned = dirty.addresses.clone();
+        if dirty.policies {
+            let locals = store.addresses().filter(|(_, pod)| pod.node.as_ref() == Some(&self.node));
+            concerned.extend(locals.map(|(address, _)| address));
+        }
         let mut delta = Delta::default();
-        let mut locals = self.locals.clone();
-        for address in &dirty.addresses {
-            let pod = store.pod_at(*address);
+        let mut changed = BTreeMap::new();
+        let nothing = LocalPrograms::default();
+        for address in concerned {
+            let pod = store.pod_at(address);
             let programs = pod.map(|pod| self.programs_of(store, pod)).unwrap_or_default();
             if !self.features.cover(&programs) {
                 return None;
             }
-            if programs.is_empty() {
-                locals.remove(address);
-            } else {
-                locals.insert(*address, programs);
+            if *self.locals.get(&address).unwrap_or(&nothing) != programs {
+                changed.insert(address, programs);
             }
-            let atom = self.peer(store, *address, pod);
-            if self.table.peers.get(address) != atom.as_ref() {
-                delta.peers.insert(*address, atom);
+            if dirty.addresses.contains(&address) {
+                let atom = self.peer(store, address, pod);
+                if self.table.peers.get(&address) != atom.as_ref() {
+                    delta.peers.insert(address, atom);
+                }
             }
         }
-        self.locals = locals;
-        self.decide(&mut delta);
+        let decide = self.atoms.take_news() || !changed.is_empty();
+        for (address, programs) in changed {
+            if programs.is_empty() {
+                self.locals.remove(&address);
+            } else {
+                self.locals.insert(address, programs);
+            }
+        }
+        if decide {
+            self.decide(&mut delta);
+        }
         Some(delta)
     }
 
@@ -124,25 +145,19 @@ impl Compiler {
                 self.locals.insert(address, programs);
             }
         }
+        features.index();
         self.features = features;
-        self.atoms = Numbers::default();
-        self.programs.clear();
         let networks = Family::ALL.into_iter().flat_map(|family| self.features.networks(family));
         let networks: Vec<_> = networks.collect();
         let networks: Vec<_> = networks
             .into_iter()
             .map(|(range, signature)| (range, Atom(self.atoms.number(signature))))
             .collect();
-        let mut peers = HashMap::new();
-        if !self.locals.is_empty() {
-            for (address, pod) in store.addresses() {
-                peers.extend(self.peer(store, address, Some(pod)).map(|atom| (address, atom)));
-            }
-            for address in self.others(store) {
-                let pod = store.pod_at(address);
-                peers.extend(self.peer(store, address, pod).map(|atom| (address, atom)));
-            }
-        }
+        let peers = if self.locals.is_empty() { HashMap::new() } else { self.peers(store) };
+        let mut used: HashSet<u32> = peers.values().map(|atom| atom.0).collect();
+        used.extend(networks.iter().map(|(_, atom)| atom.0));
+        self.atoms.retain(|number| used.contains(&number));
+        self.atoms.take_news();
         let mut delta = Delta::default();
         for (address, atom) in &peers {
             if self.table.peers.get(address) != Some(atom) {
@@ -155,6 +170,26 @@ impl Compiler {
         delta.networks = (self.table.networks != networks).then_some(networks);
         self.decide(&mut delta);
         delta
+    }
+
+    /// The classes of all addresses whose network does not tell them.
+    fn peers(&mut self, store: &Store) -> HashMap<IpAddr, Atom> {
+        let mut peers = HashMap::new();
+        // Pods of a namespace share their labels, and mostly nothing else is asked of them.
+        let mut alike = HashMap::new();
+        let by_labels = self.features.ask_for_labels_alone();
+        for (address, pod) in store.addresses() {
+            let place = (Arc::as_ptr(&pod.key.namespace), Arc::as_ptr(&pod.labels));
+            let known = alike.get(&place).copied().filter(|_| by_labels);
+            let atom = known.unwrap_or_else(|| self.peer(store, address, Some(pod)));
+            alike.entry(place).or_insert(atom);
+            peers.extend(atom.map(|atom| (address, atom)));
+        }
+        for address in self.others(store) {
+            let pod = store.pod_at(address);
+            peers.extend(self.peer(store, address, pod).map(|atom| (address, atom)));
+        }
+        peers
     }
 
     /// Addresses beside those of pods that may be told apart: of nodes, and the machine's own.
@@ -176,47 +211,69 @@ impl Compiler {
         Some(Atom(self.atoms.number(signature)))
     }
 
-    fn programs_of(&self, store: &Store, pod: &Pod) -> LocalPrograms {
+    fn programs_of(&mut self, store: &Store, pod: &Pod) -> LocalPrograms {
         if pod.node.as_ref() != Some(&self.node) {
             return LocalPrograms::default();
         }
-        let program = |direction| Program::of(store, pod, direction).map(Arc::new);
+        let mut program = |direction| {
+            let program = Program::of(store, pod, direction)?;
+            if let Some(held) = self.programs.get(&program) {
+                return Some(Arc::clone(held));
+            }
+            let program = Arc::new(program);
+            self.programs.insert(Arc::clone(&program));
+            Some(program)
+        };
         LocalPrograms { ingress: program(Direction::Ingress), egress: program(Direction::Egress) }
     }
 
     /// Brings the decisions for local addresses up to date.
     fn decide(&mut self, delta: &mut Delta) {
-        if self.atoms.take_news() {
-            self.programs.clear();
-        }
+        let atoms: BTreeSet<u32> = self.atoms.iter().map(|(number, _)| number).collect();
+        let gone: Vec<u32> = self.decided_of.difference(&atoms).copied().collect();
+        let new: Vec<u32> = atoms.difference(&self.decided_of).copied().collect();
         let mut locals = BTreeMap::new();
-        let mut programs = HashMap::new();
+        let mut used = HashMap::new();
         for (address, of) in &self.locals {
             let mut decide = |program: &Arc<Program>| {
-                let decisions = match self.programs.get(program).or_else(|| programs.get(program)) {
-                    Some(decided) => Arc::clone(decided),
-                    None => Arc::new(decisions(program, &self.atoms, &mut self.rows)),
-                };
-                programs.insert(Arc::clone(program), Arc::clone(&decisions));
-                decisions
+                let place = Arc::as_ptr(program) as usize;
+                let decisions = used.entry(place).or_insert_with(|| {
+                    let former = self.decided.get(&place);
+                    let (atoms, rows) = (&self.atoms, &mut self.rows);
+                    match former {
+                        Some(former) if gone.is_empty() && new.is_empty() => Arc::clone(former),
+                        Some(former) => again(former, program, (&gone, &new), atoms, rows),
+                        None => Arc::new(decisions(program, atoms, rows)),
+                    }
+                });
+                Arc::clone(decisions)
             };
             let ingress = of.ingress.as_ref().map(&mut decide);
             let egress = of.egress.as_ref().map(&mut decide);
             let to_node = of.egress.as_ref().is_some_and(|program| program.has_tiers());
             locals.insert(*address, Local { ingress, egress, to_node });
         }
-        self.programs = programs;
-        let mut rows = BTreeMap::new();
-        for decisions in self.programs.values() {
-            for id in decisions.rows.values().chain([&decisions.default]) {
-                if !rows.contains_key(id) {
-                    rows.extend(self.rows.get(id.0).map(|row| (*id, Arc::clone(row))));
-                }
-            }
+        delta.locals = changes(&self.table.locals, &locals);
+        let is_former = |(place, decisions): (&usize, &Arc<Decisions>)| {
+            self.decided.get(place).is_some_and(|former| Arc::ptr_eq(former, decisions))
+        };
+        let same = used.len() == self.decided.len() && used.iter().all(is_former);
+        self.programs.retain(|program| used.contains_key(&(Arc::as_ptr(program) as usize)));
+        (self.decided, self.decided_of) = (used, atoms);
+        if !same {
+            self.keep_rows(delta);
         }
+    }
+
+    /// Finds the rows that are decided on, and forgets the others.
+    fn keep_rows(&mut self, delta: &mut Delta) {
+        let mut ids = BTreeSet::new();
+        for decisions in self.decided.values() {
+            ids.extend(decisions.rows.values().copied().chain([decisions.default]));
+        }
+        let row = |id: RowId| Some((id, Arc::clone(self.rows.get(id.0)?)));
+        let rows: BTreeMap<_, _> = ids.into_iter().filter_map(row).collect();
         self.rows.retain(|id| rows.contains_key(&RowId(id)));
-        let (old, new) = (&self.table.locals, &locals);
-        delta.locals = changes(old, new);
         delta.rows = changes(&self.table.rows, &rows);
     }
 }
@@ -238,6 +295,39 @@ fn decisions(program: &Program, atoms: &Numbers<Signature>, rows: &mut Numbers<R
         (row != default).then_some((Atom(atom), row))
     };
     Decisions { default, rows: atoms.iter().filter_map(of_atom).collect() }
+}
+
+/// The decisions of a program when some atoms are gone and others new.
+fn again(
+    former: &Arc<Decisions>,
+    program: &Program,
+    (gone, new): (&[u32], &[u32]),
+    atoms: &Numbers<Signature>,
+    rows: &mut Numbers<Row>,
+) -> Arc<Decisions> {
+    let default = former.default;
+    let mut changes = Vec::new();
+    for atom in gone.iter().filter(|atom| former.rows.contains_key(&Atom(**atom))) {
+        changes.push((Atom(*atom), None));
+    }
+    for atom in new {
+        let Some(signature) = atoms.get(*atom) else { continue };
+        let row = RowId(rows.number(program.row(signature)));
+        if row != default {
+            changes.push((Atom(*atom), Some(row)));
+        }
+    }
+    if changes.is_empty() {
+        return Arc::clone(former);
+    }
+    let mut decisions = Decisions::clone(former);
+    for (atom, row) in changes {
+        match row {
+            Some(row) => decisions.rows.insert(atom, row),
+            None => decisions.rows.remove(&atom),
+        };
+    }
+    Arc::new(decisions)
 }
 
 /// What is new, different or gone.

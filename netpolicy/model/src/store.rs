@@ -22,8 +22,10 @@ pub enum Presence {
 /// What has to be compiled anew.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Dirty {
-    /// Policies or namespaces have changed.
+    /// All there is: namespaces have changed, or nothing is known of what has.
     pub everything: bool,
+    /// Policies have changed, and nothing else with them.
+    pub policies: bool,
     /// Addresses whose pod has changed.
     pub addresses: BTreeSet<IpAddr>,
     /// Addresses that have come or gone: they have no live connections.
@@ -37,15 +39,21 @@ impl Dirty {
         Self { everything: true, ..Self::default() }
     }
 
+    /// What policies say.
+    fn policies() -> Self {
+        Self { policies: true, ..Self::default() }
+    }
+
     /// Whether nothing has.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        !self.everything && self.addresses.is_empty()
+        !self.everything && !self.policies && self.addresses.is_empty()
     }
 
     /// Adds what another change made dirty.
     pub fn merge(&mut self, other: Self) {
         self.everything |= other.everything;
+        self.policies |= other.policies;
         self.addresses.extend(other.addresses);
         self.presence.extend(other.presence);
     }
@@ -133,12 +141,12 @@ impl Store {
             return Dirty::default();
         }
         self.policies.insert(policy.key.clone(), Arc::new(policy));
-        Dirty::everything()
+        Dirty::policies()
     }
 
     /// Removes a policy.
     pub fn remove_policy(&mut self, key: &ObjectKey) -> Dirty {
-        if self.policies.remove(key).is_some() { Dirty::everything() } else { Dirty::default() }
+        if self.policies.remove(key).is_some() { Dirty::policies() } else { Dirty::default() }
     }
 
     /// Adds a ClusterNetworkPolicy or replaces it.

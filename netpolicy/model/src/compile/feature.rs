@@ -1,6 +1,6 @@
 //! What policies in force ask of an address.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use shunt_model::address::{Family, Protocol};
 use super::LocalPrograms;
 use super::program::{Port, Program};
 use crate::object::{Block, Pod};
-use crate::selector::{Labels, Selector};
+use crate::selector::{Labels, Operator, Selector};
 use crate::store::Store;
 use crate::table::Range;
 
@@ -72,10 +72,18 @@ pub(super) struct Features {
     nodes: BTreeSet<Arc<Feature>>,
     /// It is asked whether the peer is the node itself.
     own_node: bool,
+    /// Selectors of pods that ask for a label with one of some values, by that label and each of
+    /// the values: of a thousand selectors a pod is asked about a few.
+    by_label: HashMap<Label, Vec<Arc<Feature>>>,
+    /// All other selectors of pods.
+    by_no_label: Vec<Arc<Feature>>,
     /// Which selectors match, for each namespace and set of labels that was looked at. Pods share
     /// their labels, and the set is held here, so its address stands for it.
     matches: BTreeMap<(Arc<str>, usize), Matching>,
 }
+
+/// A label and its value.
+type Label = (Arc<str>, Arc<str>);
 
 /// A set of labels and the selectors that match it.
 #[derive(Debug)]
@@ -97,6 +105,25 @@ impl Features {
         }
     }
 
+    /// To be called when all is added.
+    pub(super) fn index(&mut self) {
+        for feature in &self.asked {
+            let Feature::Pods(_, pods) = feature.as_ref() else { continue };
+            let values = pods.requirements().find_map(|requirement| match &requirement.operator {
+                Operator::In(values) => Some((&requirement.key, values)),
+                _ => None,
+            });
+            let Some((key, values)) = values else {
+                self.by_no_label.push(Arc::clone(feature));
+                continue;
+            };
+            for value in values {
+                let place = (Arc::clone(key), Arc::clone(value));
+                self.by_label.entry(place).or_default().push(Arc::clone(feature));
+            }
+        }
+    }
+
     /// Whether all that the programs of an address ask was asked before.
     pub(super) fn cover(&self, programs: &LocalPrograms) -> bool {
         let asks_of_node = programs.egress.is_some();
@@ -105,6 +132,12 @@ impl Features {
                 let peers = asked.peers.iter().flatten().all(|f| self.asked.contains(f));
                 peers && named(asked.ports.as_ref()).all(|port| self.ports.contains(&port))
             })
+    }
+
+    /// Whether nothing is asked of a pod's address but which labels it has: then pods that share
+    /// their labels are alike.
+    pub(super) fn ask_for_labels_alone(&self) -> bool {
+        self.ports.is_empty() && self.nodes.is_empty() && self.blocks().next().is_none()
     }
 
     /// Whether it is asked which nodes a peer is the address of.
@@ -169,7 +202,11 @@ impl Features {
             }
             _ => false,
         };
-        let features: Arc<[_]> = self.asked.iter().filter(matches).cloned().collect();
+        let of_label = |(key, value): (&Arc<str>, &Arc<str>)| {
+            self.by_label.get(&(Arc::clone(key), Arc::clone(value)))
+        };
+        let likely = pod.labels.iter().filter_map(of_label).flatten().chain(&self.by_no_label);
+        let features: Arc<[_]> = likely.filter(matches).cloned().collect();
         let found = Matching { _labels: Arc::clone(&pod.labels), features: Arc::clone(&features) };
         self.matches.insert(place, found);
         features

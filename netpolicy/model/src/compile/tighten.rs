@@ -19,9 +19,15 @@ pub(super) fn tightened(
         return BTreeSet::new();
     }
     let new = After { old, delta };
-    let moves = moves(&new, presence);
-    let mut addresses: BTreeSet<&IpAddr> = old.locals.keys().collect();
-    addresses.extend(delta.locals.keys());
+    let moved = moved(&new, presence);
+    // Who has other decisions may lose something of peers that stay in their class, too.
+    let changed = |address: &IpAddr| delta.locals.contains_key(address);
+    let any_changed = delta.locals.keys().any(|address| !presence.contains_key(address));
+    let stay = if any_changed { stay(old, delta) } else { BTreeSet::new() };
+    let mut addresses: BTreeSet<&IpAddr> = delta.locals.keys().collect();
+    if !moved.is_empty() {
+        addresses.extend(old.locals.keys());
+    }
     let loses = |address: &&&IpAddr| {
         if presence.contains_key(**address) {
             return false;
@@ -32,15 +38,17 @@ pub(super) fn tightened(
             Some(changed) => changed.as_ref().unwrap_or(&nothing),
             None => before,
         };
+        let stay = stay.iter().filter(|_| changed(address)).map(|atom| (*atom, *atom));
         Direction::ALL.into_iter().any(|direction| {
-            new.loses(before.decisions(direction), after.decisions(direction), &moves)
+            let moves = moved.iter().copied().chain(stay.clone());
+            new.loses(before.decisions(direction), after.decisions(direction), moves)
         })
     };
     addresses.iter().filter(loses).map(|address| **address).collect()
 }
 
 /// From which class to which peers have gone; most stay in theirs.
-fn moves(new: &After<'_>, presence: &BTreeMap<IpAddr, Presence>) -> BTreeSet<(Atom, Atom)> {
+fn moved(new: &After<'_>, presence: &BTreeMap<IpAddr, Presence>) -> BTreeSet<(Atom, Atom)> {
     let After { old, delta } = new;
     let mut addresses: BTreeSet<IpAddr> =
         delta.peers.keys().copied().filter(|address| !presence.contains_key(address)).collect();
@@ -50,13 +58,18 @@ fn moves(new: &After<'_>, presence: &BTreeMap<IpAddr, Presence>) -> BTreeSet<(At
             addresses.extend([range.first, range.last]);
         }
     }
-    let mut moves: BTreeSet<_> =
-        addresses.iter().map(|address| (old.atom(*address), new.atom(*address))).collect();
-    moves.insert((Atom::OTHERS, Atom::OTHERS));
+    let moves = addresses.iter().map(|address| (old.atom(*address), new.atom(*address)));
+    moves.filter(|(from, to)| from != to).collect()
+}
+
+/// The classes that peers may stay in.
+fn stay(old: &Table, delta: &Delta) -> BTreeSet<Atom> {
     let locals = old.locals.values().chain(delta.locals.values().flatten());
     let decisions = locals.flat_map(|local| local.ingress.iter().chain(&local.egress));
-    moves.extend(decisions.flat_map(|decisions| decisions.rows.keys().map(|atom| (*atom, *atom))));
-    moves
+    // Many pods share theirs.
+    let shared: BTreeMap<_, _> = decisions.map(|shared| (Arc::as_ptr(shared), shared)).collect();
+    let atoms = shared.values().flat_map(|decisions| decisions.rows.keys().copied());
+    atoms.chain([Atom::OTHERS]).collect()
 }
 
 /// A table as it is after a change.
@@ -88,15 +101,15 @@ impl After<'_> {
         &self,
         before: Option<&Arc<Decisions>>,
         after: Option<&Arc<Decisions>>,
-        moves: &BTreeSet<(Atom, Atom)>,
+        mut moves: impl Iterator<Item = (Atom, Atom)>,
     ) -> bool {
         let Some(after) = after else { return false };
-        moves.iter().any(|(from, to)| {
-            let new = after.row(*to);
+        moves.any(|(from, to)| {
+            let new = after.row(to);
             let Some(before) = before else {
                 return self.row(new).is_none_or(|row| **row != Row::everything());
             };
-            let old = before.row(*from);
+            let old = before.row(from);
             if old == new {
                 return false;
             }
