@@ -106,6 +106,7 @@ scenarios! {
     policy_stays_while_the_daemon_is_dead
     policy_truth_table
     pools_of_any_size_reach_all_their_pods
+    publish_not_ready_addresses
     restart_writes_nothing_and_breaks_nothing
     scale_up_and_down
     sctp_service

@@ -77,6 +77,10 @@ impl Report {
             Origin::Object(Kind::EndpointSlice, key) => {
                 (object("EndpointSlice", key), "EndpointSliceProblem")
             }
+            // Kube-proxy's word.
+            Origin::HealthCheck(key, _) => {
+                (object("Service", key), "FailedToStartServiceHealthcheck")
+            }
             Origin::Kernel => (About::Node, "RejectedByKernel"),
             Origin::Machine => (About::Node, "NotSet"),
             Origin::Object(..) => (About::Node, "NodeProblem"),
@@ -218,6 +222,19 @@ mod tests {
         }
         let notes: Vec<_> = collected.values().map(|report| report.note.as_str()).collect();
         assert_eq!(notes, ["one; two", "x"]);
+    }
+
+    #[test]
+    fn a_health_check_that_cannot_listen_is_told_of_its_service() {
+        let address = "192.0.2.1:30100".parse().unwrap();
+        let origin = Origin::HealthCheck(ObjectKey::new("default", "web"), address);
+        let report = Report::problem(&origin, "cannot listen").unwrap();
+        let event = event("n1", &report, Timestamp::UNIX_EPOCH);
+        let regarding = event.regarding.unwrap();
+        assert_eq!(regarding.kind.as_deref(), Some("Service"));
+        assert_eq!(regarding.name.as_deref(), Some("web"));
+        assert_eq!(event.reason.as_deref(), Some("FailedToStartServiceHealthcheck"));
+        assert_eq!(event.type_.as_deref(), Some("Warning"));
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub(crate) const GROUP: u32 = 0xffff_0000;
 pub(crate) const MARK: u32 = 0x8000_0000;
 /// The groups that there can be. The last is left out: nft calls `ffff:ffff` "root".
 const GROUPS: std::ops::RangeInclusive<u32> = 0x8000..=0xfffe;
+/// How many they are.
+pub(crate) const MOST_GROUPS: usize = (*GROUPS.end() - *GROUPS.start() + 1) as usize;
 /// The endpoints that a group can have.
 const MEMBERS: std::ops::RangeInclusive<u32> = 1..=0xffff;
 
@@ -62,12 +64,17 @@ struct Group {
 pub struct Numbers {
     services: HashMap<ObjectKey, BTreeMap<Scope, Group>>,
     taken: BTreeSet<Id>,
+    /// The group that was numbered last: the search for a free number begins behind it.
+    last: Id,
+    /// Services for which there was no number, of a group or of an endpoint.
+    short: BTreeSet<ObjectKey>,
 }
 
 impl Numbers {
     /// Numbers what a Service needs, and takes back what it needs no more.
     pub(crate) fn update(&mut self, key: &ObjectKey, service: Option<&ServicePlan>) {
         let old = self.services.remove(key).unwrap_or_default();
+        self.short.remove(key);
         let Some((service, scope)) =
             service.and_then(|service| Some((service, service.affinity()?.scope)))
         else {
@@ -83,18 +90,40 @@ impl Numbers {
         for (of, members) in wanted {
             let group = match old.get(&of) {
                 Some(group) => Some(group.clone()),
-                None => free(&self.taken, GROUPS.map(|group| group << 16)).map(Group::of),
+                None => self.free_group().map(Group::of),
             };
             // Without a number the Service is served without affinity.
-            let Some(mut group) = group else { continue };
+            let Some(mut group) = group else {
+                self.short.insert(key.clone());
+                continue;
+            };
             self.taken.insert(group.id);
             group.number(&members);
+            if group.members.len() < members.len() {
+                self.short.insert(key.clone());
+            }
             groups.insert(of, group);
         }
         self.release(
             old.iter().filter(|(of, _)| !groups.contains_key(*of)).map(|(_, group)| group),
         );
         self.services.insert(key.clone(), groups);
+    }
+
+    /// The Services whose clients are not remembered, or not at each of its ports, for want of a
+    /// number.
+    pub(crate) fn short(&self) -> impl Iterator<Item = &ObjectKey> {
+        self.short.iter()
+    }
+
+    fn free_group(&mut self) -> Option<Id> {
+        if self.taken.len() >= MOST_GROUPS {
+            return None;
+        }
+        let behind = (self.last >> 16).max(*GROUPS.start())..=*GROUPS.end();
+        let id = free(&self.taken, behind.chain(GROUPS).map(|group| group << 16))?;
+        self.last = id;
+        Some(id)
     }
 
     /// Takes over the numbers that the kernel holds of a Service, so that it remembers clients
@@ -216,4 +245,63 @@ fn endpoints(plan: &FrontendPlan) -> impl Iterator<Item = &Endpoint> {
         Action::Forward(pool) => &**pool,
         Action::Reject | Action::Drop => &[],
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use shunt_model::address::{Frontend, FrontendAddress};
+    use shunt_model::balancing::{Affinity, Balancing};
+    use shunt_model::object::ServiceType;
+    use shunt_model::plan::{FrontendKind, Masquerade};
+
+    use super::*;
+
+    fn sticky() -> ServicePlan {
+        let address: IpAddr = [10, 96, 0, 1].into();
+        let frontend = FrontendPlan {
+            frontend: Frontend {
+                address: FrontendAddress::Ip(address),
+                protocol: Protocol::Tcp,
+                port: 80,
+            },
+            kind: FrontendKind::ClusterIp,
+            port_name: "".into(),
+            sources: None,
+            action: Action::Reject,
+            from_inside: None,
+            masquerade: Masquerade::Outsiders,
+        };
+        let affinity = Affinity { seconds: 10_800, scope: AffinityScope::Port };
+        let balancing = Balancing { affinity: Some(affinity), ..Balancing::default() };
+        ServicePlan {
+            service_type: ServiceType::ClusterIp,
+            frontends: vec![frontend],
+            cluster_ips: vec![address],
+            hairpins: Vec::new(),
+            balancing: Some(Arc::new(balancing)),
+            weights: Box::default(),
+            lingering: Box::default(),
+            health_check: None,
+            problems: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn who_gets_no_number_is_told_and_gets_one_that_becomes_free() {
+        let (mut numbers, plan) = (Numbers::default(), sticky());
+        let key = |n: usize| ObjectKey::new("ns", &n.to_string());
+        let most = MOST_GROUPS;
+        assert_eq!(most, 32_767);
+        for n in 0..=most {
+            numbers.update(&key(n), Some(&plan));
+        }
+        assert_eq!(numbers.short().collect::<Vec<_>>(), [&key(most)]);
+        assert_eq!(numbers.group(&key(most), &plan, &plan.frontends[0]), None);
+        numbers.update(&key(7), None);
+        numbers.update(&key(most), Some(&plan));
+        assert_eq!(numbers.short().count(), 0);
+        assert!(numbers.group(&key(most), &plan, &plan.frontends[0]).is_some());
+    }
 }

@@ -29,6 +29,10 @@ pub use crate::report::Report;
 use crate::session::{Session, rejected};
 use crate::transaction::{Transaction, chunks};
 
+/// What is told of a Service that asks for session affinity when all numbers are given out.
+const WITHOUT_AFFINITY: &str = "spec.sessionAffinity: not all of its clients keep their endpoint: there are 32,767 ServicePorts \
+     with session affinity, or 65,535 endpoints of one, and no number is left";
+
 /// How to use the kernel.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -82,6 +86,9 @@ impl Nftables {
             let named =
                 |(key, (_, reason)): (&ObjectKey, &(_, String))| (key.clone(), reason.clone());
             report.rejected = self.quarantine.iter().map(named).collect();
+            let forgetful = self.references.without_affinity();
+            report.degraded =
+                forgetful.map(|key| (key.clone(), WITHOUT_AFFINITY.to_owned())).collect();
             report
         })
     }

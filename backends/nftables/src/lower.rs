@@ -91,6 +91,12 @@ impl References {
         self
     }
 
+    /// The Services that are served without (all of) their session affinity: more of them ask for
+    /// it than can be numbered.
+    pub(crate) fn without_affinity(&self) -> impl Iterator<Item = &ObjectKey> {
+        self.numbers.short()
+    }
+
     /// Numbers what a Service needs for session affinity. IPVS has its own.
     fn number(&mut self, key: &ObjectKey, service: Option<&ServicePlan>) {
         if self.forwarding.translates() {

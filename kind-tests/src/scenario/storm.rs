@@ -286,7 +286,11 @@ impl Question {
             ensure!(fits, "{outcome}; masqueraded: {masqueraded}, the client is {local}");
             reached.insert(*endpoint);
         }
-        ensure!(reached.len() == pool.len(), "only {reached:?} of {pool:?} were reached");
+        if self.target.sticky {
+            ensure!(reached.len() == 1, "one client was sent to each of {reached:?}");
+        } else {
+            ensure!(reached.len() == pool.len(), "only {reached:?} of {pool:?} were reached");
+        }
         Ok(())
     }
 

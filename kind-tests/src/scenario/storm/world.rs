@@ -36,6 +36,7 @@ struct Service {
     families: &'static [&'static str],
     outside_local: bool,
     inside_local: bool,
+    sticky: bool,
     external: bool,
     ranges: Option<&'static [&'static str]>,
     ports: Vec<Port>,
@@ -64,6 +65,8 @@ pub(super) struct Target {
     pub(super) port: u16,
     /// A NodePort with `externalTrafficPolicy: Local`: pods of other nodes get their answers past its NAT.
     pub(super) own_node_only: bool,
+    /// Of a Service whose clients keep their endpoint.
+    pub(super) sticky: bool,
 }
 
 impl World {
@@ -126,6 +129,7 @@ impl Service {
             families: random.one_of::<&[&str]>(&[&["v4", "v6"], &["v4", "v6"], &["v4"], &["v6"]]),
             outside_local: outside && random.chance(40),
             inside_local: random.chance(25),
+            sticky: random.chance(25),
             external,
             ranges: (kind == "LoadBalancer" && random.chance(40)).then(|| random.one_of(&RANGES)),
             ports,
@@ -159,6 +163,9 @@ impl Service {
             "internalTrafficPolicy": policy(self.inside_local),
             "ports": ports.collect::<Vec<_>>(),
         });
+        if self.sticky {
+            spec["sessionAffinity"] = json!("ClientIP");
+        }
         let mut status = json!({});
         if self.external {
             spec["externalIPs"] = json!(resolve(&external(slot)));
@@ -241,11 +248,12 @@ fn external(slot: usize) -> String {
 }
 
 fn targets(slot: usize, service: Option<&Service>) -> Vec<Target> {
+    let sticky = service.is_some_and(|service| service.sticky);
     let mut targets = Vec::new();
     let mut add = |name: &str, protocol, port, own_node_only| {
         for family in ["v4", "v6"] {
             let name = format!("{name}/{family}");
-            targets.push(Target { name, protocol, port, own_node_only });
+            targets.push(Target { name, protocol, port, own_node_only, sticky });
         }
     };
     let ports = service.map_or(&[][..], |service| &service.ports);
