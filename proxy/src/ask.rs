@@ -19,6 +19,7 @@ use anyhow::{Context, anyhow};
 use clap::{Args, Subcommand, ValueEnum};
 use shunt_model::address::Protocol;
 
+pub(crate) use self::answer::why;
 use self::matrix::Matrix;
 use self::world::World;
 use crate::cli;

@@ -84,6 +84,15 @@ pub struct OwnArgs {
     /// Whether NetworkPolicies are enforced on this node [default: auto]
     #[arg(long, value_enum)]
     pub network_policy: Option<NetworkPolicy>,
+    /// Log what network policy drops, with the names of pods and policies [default: true]
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub policy_log: Option<bool>,
+    /// What may reach an address of this node's pods whose pod is not known yet [default: open]
+    #[arg(long, value_enum)]
+    pub new_pods: Option<NewPods>,
+    /// What becomes of live connections that a changed policy does not allow [default: cut]
+    #[arg(long, value_enum)]
+    pub live_connections: Option<LiveConnections>,
     /// What to do where the kernel lacks what IPVS mode needs: end, or serve with nftables
     /// [default: exit]
     #[arg(long, value_enum)]
@@ -133,6 +142,14 @@ impl RunArgs {
             shunt.ipvs_fallback =
                 fallback.to_possible_value().map(|value| value.get_name().to_owned());
         }
+        shunt.policy_log = self.own.policy_log.or(shunt.policy_log);
+        let word = |value: clap::builder::PossibleValue| value.get_name().to_owned();
+        if let Some(mode) = self.own.new_pods {
+            shunt.new_pods = mode.to_possible_value().map(word);
+        }
+        if let Some(mode) = self.own.live_connections {
+            shunt.live_connections = mode.to_possible_value().map(word);
+        }
         shunt.verify_interval = self.own.verify_interval.or(shunt.verify_interval);
         shunt.external_ips = self.own.external_ips.or(shunt.external_ips);
         shunt.reset_tcp = self.own.reset_tcp.or(shunt.reset_tcp);
@@ -146,8 +163,28 @@ impl RunArgs {
 pub enum NetworkPolicy {
     /// Where there are any.
     Auto,
+    /// Drop nothing: count and log what would be dropped.
+    Audit,
     /// Never: another one does.
     Off,
+}
+
+/// What may reach an address of this node's pods whose pod is not known yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum NewPods {
+    /// Everyone.
+    Open,
+    /// Only the node itself, while a policy is in force.
+    Closed,
+}
+
+/// What becomes of live connections that a changed policy does not allow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LiveConnections {
+    /// Their packets are dropped.
+    Cut,
+    /// They go on.
+    Keep,
 }
 
 /// What to do where the kernel lacks what IPVS mode needs.

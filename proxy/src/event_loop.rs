@@ -22,6 +22,7 @@ use tokio::time::MissedTickBehavior;
 use tracing::{debug, error, info, warn};
 
 use self::in_step::InStep;
+use crate::drops::DropEvent;
 use crate::kernel::{Ended, Failed, Kernel, KernelEvent, Order, Reason, Synced};
 use crate::ledger::{Ledger, Origin};
 use crate::metrics::{Metrics, resident_bytes};
@@ -47,6 +48,8 @@ pub enum Event {
     Source(SourceEvent),
     /// The kernel thread reports.
     Kernel(KernelEvent),
+    /// Network policy has dropped something.
+    Drops(DropEvent),
     /// The kernel thread of network policy reports.
     PolicyKernel(KernelEvent),
     /// Someone wants to know something.
@@ -70,6 +73,7 @@ impl Event {
             },
             Self::Source(SourceEvent::Policy(_)) => "policy",
             Self::PolicyKernel(_) => "policy_kernel",
+            Self::Drops(_) => "drops",
             Self::Source(SourceEvent::Triggered(_)) => "triggered",
             Self::Source(SourceEvent::FileProblems { .. }) => "file_problems",
             Self::Kernel(KernelEvent::Synced(_)) => "synced",
@@ -100,6 +104,8 @@ pub struct Inputs {
     pub kernel: mpsc::UnboundedReceiver<KernelEvent>,
     /// The kernel thread of network policy, if there is one.
     pub policy: Option<mpsc::UnboundedReceiver<KernelEvent>>,
+    /// What network policy drops.
+    pub drops: mpsc::Receiver<DropEvent>,
     /// The HTTP server.
     pub questions: mpsc::Receiver<Question>,
     /// Health-check node ports.
@@ -235,6 +241,9 @@ impl EventLoop {
                 report = next_of(&mut inputs.policy) => {
                     self.handle(Event::PolicyKernel(report.ok_or(Ended)?), Instant::now());
                 }
+                Some(event) = inputs.drops.recv() => {
+                    self.handle(Event::Drops(event), Instant::now());
+                }
                 Some(question) = inputs.questions.recv() => {
                     self.handle(Event::Question(question), Instant::now());
                 }
@@ -274,6 +283,7 @@ impl EventLoop {
             Event::Source(SourceEvent::Change(change)) => self.change(change, now),
             Event::Source(SourceEvent::Policy(change)) => self.policy_change(change, now),
             Event::PolicyKernel(event) => self.policy_kernel(event),
+            Event::Drops(event) => self.policy_drops(&event),
             Event::Source(SourceEvent::Triggered(at)) => {
                 self.metrics.triggered(self.planner.ordered() + 1, at);
             }

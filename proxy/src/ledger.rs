@@ -22,6 +22,8 @@ pub enum Origin {
     Kernel,
     /// The kernel, which does not hold what network policy asks.
     Policy,
+    /// The mode for pods that are not known yet, which cannot be had.
+    NewPods,
     /// The start, which could not set something on the machine.
     Machine,
 }
@@ -41,7 +43,7 @@ impl Origin {
             Self::Object(Kind::ClusterNetworkPolicy, _) => "ClusterNetworkPolicy",
             Self::File(_) => "file",
             Self::Kernel => "kernel",
-            Self::Policy => "policy",
+            Self::Policy | Self::NewPods => "policy",
             Self::Machine => "machine",
         }
     }

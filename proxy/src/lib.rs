@@ -6,6 +6,7 @@ pub mod cli;
 pub mod config;
 pub mod demo;
 pub mod doctor;
+pub mod drops;
 pub mod event_loop;
 pub mod failure;
 pub mod kernel;

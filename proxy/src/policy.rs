@@ -1,21 +1,29 @@
 //! Network policy in the daemon: its objects, its decision table, and orders for a kernel thread of
 //! its own. It shares the event loop with Services and nothing else, so neither waits for the other.
 
-use std::collections::BTreeSet;
+mod closed;
+mod drops;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use shunt_model::object::ObjectKey;
 use shunt_model::problem::Kind;
 use shunt_netpolicy::compile::Compiler;
 use shunt_netpolicy::snapshot::{Change, Snapshot};
 use shunt_netpolicy::store::Dirty;
-use shunt_netpolicy_nftables::kernel;
+use shunt_netpolicy_nftables::drop_log::DroppedPacket;
+use shunt_netpolicy_nftables::kernel::{self, Dropped};
 use tokio::sync::watch;
 
+use self::closed::Closed;
+pub use self::drops::DropRecord;
+use self::drops::Drops;
 use crate::kernel::{Failed, Order, Synced};
-use crate::status::PolicyStatus;
+use crate::status::{DroppedStatus, PolicyStatus};
 
 /// Where pods and namespaces come from.
 #[derive(Debug)]
@@ -45,6 +53,11 @@ pub struct PolicyPlanner {
     synced: u64,
     failure: Option<String>,
     last: Option<LastSync>,
+    /// Nothing is dropped.
+    audit: bool,
+    /// In mode closed: which pods of this node are known.
+    closed: Option<Closed>,
+    drops: Drops,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -71,7 +84,56 @@ impl PolicyPlanner {
             synced: 0,
             failure: None,
             last: None,
+            audit: false,
+            closed: None,
+            drops: Drops::default(),
         }
+    }
+
+    /// The same as an operator has chosen it: drop nothing; close addresses of pods that are not known.
+    #[must_use]
+    pub fn with_modes(self, audit: bool, closed: bool) -> Self {
+        Self { audit, closed: closed.then(Closed::default), ..self }
+    }
+
+    /// Whether nothing is dropped.
+    #[must_use]
+    pub const fn is_audit(&self) -> bool {
+        self.audit
+    }
+
+    /// Whether addresses of pods that are not known are closed.
+    #[must_use]
+    pub const fn is_closed(&self) -> bool {
+        self.closed.is_some()
+    }
+
+    /// Takes in the ranges that the node gives its pods addresses out of; whether they are new.
+    pub fn take_pod_networks(&mut self, networks: &[IpNet], received: Instant) -> bool {
+        let is_new = self.closed.as_mut().is_some_and(|closed| closed.take(networks));
+        if is_new {
+            self.oldest.get_or_insert(received);
+            self.own_is_new = self.own.is_some();
+        }
+        is_new
+    }
+
+    /// What the kernel has counted.
+    #[must_use]
+    pub const fn dropped(&self) -> &Dropped {
+        &self.drops.counted
+    }
+
+    /// Takes in what the kernel has counted.
+    pub const fn count_drops(&mut self, counted: Dropped) {
+        self.drops.counted = counted;
+    }
+
+    /// Finds out who and why a packet was dropped, and counts it.
+    pub fn record_drop(&mut self, packet: &DroppedPacket) -> DropRecord {
+        let mut record = drops::describe(self.snapshot.store(), packet);
+        self.drops.record(&mut record);
+        record
     }
 
     /// The objects.
@@ -122,7 +184,8 @@ impl PolicyPlanner {
         self.want_pods(wanted);
         let known = self.own.is_some()
             && [Kind::Pod, Kind::Namespace].iter().all(|kind| self.snapshot.has_listed(*kind));
-        if wanted && !known {
+        let ready = self.closed.as_ref().is_none_or(Closed::is_ready);
+        if wanted && !(known && ready) {
             return None;
         }
         let first = self.ordered == 0;
@@ -135,16 +198,22 @@ impl PolicyPlanner {
             return None;
         }
         let dirty = std::mem::take(&mut self.dirty);
-        let table = self.compiler.update(self.snapshot.store(), &dirty);
+        let store = self.snapshot.store();
+        let table = self.compiler.update(store, &dirty);
+        let (pod_networks, known) = match &mut self.closed {
+            Some(closed) => closed.order(store, &self.node, &dirty, wanted),
+            None => (None, BTreeMap::new()),
+        };
         let own = std::mem::take(&mut self.own_is_new).then(|| self.own.clone()).flatten();
         let since = self.oldest.take().unwrap_or(now);
-        if table.is_empty() && own.is_none() && !first {
+        let nothing = table.is_empty() && pod_networks.is_none() && known.is_empty();
+        if nothing && own.is_none() && !first {
             return None;
         }
         self.ordered += 1;
         Some(Order {
             number: self.ordered,
-            delta: kernel::Change { table, own, ..kernel::Change::default() },
+            delta: kernel::Change { table, own, pod_networks, known },
             since,
         })
     }
@@ -178,7 +247,12 @@ impl PolicyPlanner {
     pub fn status(&self) -> PolicyStatus {
         let store = self.snapshot.store();
         let table = self.compiler.table();
+        let Dropped { ingress, egress, unknown } = self.drops.counted;
         PolicyStatus {
+            audit: self.audit,
+            closed: self.closed.is_some(),
+            dropped: DroppedStatus { ingress, egress, unknown },
+            logged_by_policy: self.drops.by_policy.clone(),
             synced: self.ordered > 0 && self.synced == self.ordered,
             policies: store.policies().count(),
             pods: store.pods().count(),

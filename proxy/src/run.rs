@@ -6,14 +6,16 @@ use std::time::Instant;
 
 use anyhow::{Context, anyhow};
 use jiff::Timestamp;
-use shunt_netpolicy_nftables::kernel::{Change as PolicyChange, PolicyTable};
+use shunt_netpolicy_nftables::drop_log::DropLog;
+use shunt_netpolicy_nftables::kernel::{Change as PolicyChange, Options, PolicyTable};
+use shunt_netpolicy_nftables::layout::Variant;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use crate::backend;
-use crate::cli::{IpvsFallback, NetworkPolicy, RunArgs, TableOwner};
+use crate::cli::{IpvsFallback, LiveConnections, NetworkPolicy, NewPods, RunArgs, TableOwner};
 use crate::config::watch::Watched;
 use crate::config::{Effective, Mode, load};
 use crate::event_loop::{EventLoop, Identity, Inputs};
@@ -25,7 +27,7 @@ use crate::progress::Health;
 use crate::reporter::{About, Report};
 use crate::server::{Pages, Site, Sources, serve, serve_or_fail, service_health};
 use crate::source::{SourceEvent, api, client, local, manifests};
-use crate::{logging, machine, reporter, rivals};
+use crate::{drops, logging, machine, reporter, rivals};
 
 /// How many source events may wait for the loop. Sources wait when it is full: a first list must
 /// not be held in memory before it is taken in.
@@ -82,12 +84,34 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     result
 }
 
+/// Network policy's side of the kernel.
+struct PolicyKernel {
+    table: PolicyTable,
+    log: Option<DropLog>,
+    /// Why there is no log, if there should be one.
+    no_log: Option<String>,
+}
+
 /// The table of network policy, if policy is enforced.
-fn open_policy(effective: &Effective) -> Result<Option<PolicyTable>, Failure> {
+fn open_policy(effective: &Effective) -> Result<Option<PolicyKernel>, Failure> {
     let owner = effective.table_owner == TableOwner::Auto;
     let mut table = PolicyTable::open(owner).map_err(Failure::machine)?;
     match effective.network_policy {
-        NetworkPolicy::Auto => Ok(Some(table)),
+        mode @ (NetworkPolicy::Auto | NetworkPolicy::Audit) => {
+            let opened = effective.policy_log.then(DropLog::open).transpose();
+            let no_log = opened.as_ref().err().map(|error| {
+                format!("what network policy drops is counted and not logged: {error}")
+            });
+            let log = opened.unwrap_or_default();
+            let variant = Variant {
+                log: log.is_some(),
+                audit: mode == NetworkPolicy::Audit,
+                closed: effective.new_pods == NewPods::Closed,
+            };
+            let keep_connections = effective.live_connections == LiveConnections::Keep;
+            let table = table.with(Options { variant, keep_connections });
+            Ok(Some(PolicyKernel { table, log, no_log }))
+        }
         NetworkPolicy::Off => {
             // What an earlier run enforced would stay as it was then for ever.
             table.sync(PolicyChange::default()).map_err(Failure::machine)?;
@@ -122,7 +146,7 @@ impl End {
 async fn work(
     args: &RunArgs,
     effective: &Effective,
-    (services, policy, lack): (backend::Services, Option<PolicyTable>, Option<String>),
+    (services, policy, lack): (backend::Services, Option<PolicyKernel>, Option<String>),
     started: Instant,
 ) -> Result<(), Failure> {
     let (changes, sources) = mpsc::channel(SOURCE_QUEUE);
@@ -142,10 +166,15 @@ async fn work(
     let kernel = Kernel::start("kernel", services, flows, Policy { verify_every }, reports)
         .context("the kernel thread cannot be started")?;
     let (reports, policy_reports) = mpsc::unbounded_channel();
-    let policy_kernel = policy
-        .map(|table| Kernel::start("policy", table, None, Policy { verify_every }, reports))
-        .transpose()
-        .context("the kernel thread of network policy cannot be started")?;
+    let (drop_events, dropped) = mpsc::channel(drops::QUEUE);
+    let mut policy_kernel = None;
+    if let Some(PolicyKernel { table, log, no_log }) = policy {
+        unset.extend(no_log);
+        drops::start(log, drop_events)?;
+        let started = Kernel::start("policy", table, None, Policy { verify_every }, reports);
+        let context = "the kernel thread of network policy cannot be started";
+        policy_kernel = Some(started.context(context)?);
+    }
 
     let (metrics, registry) = Metrics::new();
     let (health, health_seen) = watch::channel(Health::STARTING);
@@ -172,7 +201,14 @@ async fn work(
     };
     let (listens, listening) = mpsc::unbounded_channel();
     let policy = policy_kernel.is_some().then_some(policy_reports);
-    let inputs = Inputs { sources, kernel: kernel_reports, policy, questions: asked, listening };
+    let inputs = Inputs {
+        sources,
+        kernel: kernel_reports,
+        policy,
+        drops: dropped,
+        questions: asked,
+        listening,
+    };
     let mut event_loop = EventLoop::new(identity, effective.settings.clone(), metrics, health);
     if let Some(reporter) = reporter {
         event_loop.report_to(reporter);
@@ -183,7 +219,10 @@ async fn work(
             Some(_) => Pods::Always,
             None => Pods::OnDemand(pods_wanted),
         };
-        event_loop.enforce(PolicyPlanner::new(&effective.settings.node_name, pods));
+        let audit = effective.network_policy == NetworkPolicy::Audit;
+        let closed = effective.new_pods == NewPods::Closed;
+        let planner = PolicyPlanner::new(&effective.settings.node_name, pods);
+        event_loop.enforce(planner.with_modes(audit, closed));
     }
     event_loop.note_machine(&unset);
     tokio::select! {

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use shunt_model::address::Frontend;
 use shunt_model::object::ObjectKey;
 use shunt_model::plan::{Action, FrontendKind, FrontendPlan, Masquerade, ServicePlan};
+use std::collections::BTreeMap;
 
 /// The state of a running daemon.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -82,6 +83,29 @@ pub struct PolicyStatus {
     pub last_operations: usize,
     /// How long that took, in milliseconds.
     pub last_ms: f64,
+    /// Nothing is dropped, only counted and logged.
+    #[serde(default)]
+    pub audit: bool,
+    /// Addresses of pods that are not known are closed.
+    #[serde(default)]
+    pub closed: bool,
+    /// Packets dropped since the table was made; in an audit, that would have been.
+    #[serde(default)]
+    pub dropped: DroppedStatus,
+    /// Logged drops by policy; at most 200 are named.
+    #[serde(default)]
+    pub logged_by_policy: BTreeMap<String, u64>,
+}
+
+/// Packets that network policy dropped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DroppedStatus {
+    /// By ingress policies.
+    pub ingress: u64,
+    /// By egress policies.
+    pub egress: u64,
+    /// As the pod was not known.
+    pub unknown: u64,
 }
 
 /// The first sync: what a start costs, in milliseconds.

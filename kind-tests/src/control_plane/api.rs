@@ -150,6 +150,12 @@ impl Id {
         Self::new("v1", "Pod", namespace, name)
     }
 
+    /// A NetworkPolicy.
+    #[must_use]
+    pub fn network_policy(namespace: &str, name: &str) -> Self {
+        Self::new("networking.k8s.io/v1", "NetworkPolicy", namespace, name)
+    }
+
     /// An Event.
     #[must_use]
     pub fn event(namespace: &str, name: &str) -> Self {

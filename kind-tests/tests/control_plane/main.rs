@@ -10,6 +10,7 @@ mod health;
 mod lists;
 mod manifests;
 mod outage;
+mod policy;
 mod services;
 mod site;
 mod takeover;

@@ -253,6 +253,7 @@ impl PolicyTable {
         if made.is_err() && self.options.variant.log {
             // Policy holds also where the kernel has no log.
             self.options.variant.log = false;
+            report.rebuilt = Some("the kernel refuses the log of drops: it is made without");
             self.make(replaced.is_some(), &steps)?;
         } else {
             made?;

@@ -123,7 +123,7 @@ fn of_no_pod() -> String {
 }
 
 /// Why, in one clause.
-fn why(direction: Direction, ruling: &Ruling) -> String {
+pub(crate) fn why(direction: Direction, ruling: &Ruling) -> String {
     match ruling {
         Ruling::NoPod => of_no_pod(),
         Ruling::NotIsolated => "allowed: no policy selects it".to_owned(),

@@ -57,6 +57,9 @@ pub fn explain(effective: &Effective, remarks: &[String]) -> String {
     line("verified", if verify.is_zero() { "never".into() } else { format!("every {verify:?}") });
     line("table owner", format!("{:?}", effective.table_owner).to_lowercase());
     line("network policy", format!("{:?}", effective.network_policy).to_lowercase());
+    line("policy's log", if effective.policy_log { "on".into() } else { "off".into() });
+    line("new pods", format!("{:?}", effective.new_pods).to_lowercase());
+    line("live connections", format!("{:?}", effective.live_connections).to_lowercase());
     if effective.mode == Mode::Ipvs {
         line("without IPVS", format!("{:?}", effective.ipvs_fallback).to_lowercase());
     }

@@ -10,7 +10,7 @@ use shunt_model::compile::Settings;
 use super::kube_proxy::{Conntrack, KubeProxyConfiguration, Mode};
 use super::notes::notes;
 use super::validate::validate;
-use crate::cli::{IpvsFallback, NetworkPolicy, TableOwner};
+use crate::cli::{IpvsFallback, LiveConnections, NetworkPolicy, NewPods, TableOwner};
 use crate::failure::Failure;
 use crate::logging::{Format, LogArgs};
 use crate::settings;
@@ -43,6 +43,12 @@ pub struct Effective {
     pub table_owner: TableOwner,
     /// Whether NetworkPolicies are enforced.
     pub network_policy: NetworkPolicy,
+    /// Whether what policy drops is logged.
+    pub policy_log: bool,
+    /// What may reach an address of this node's pods whose pod is not known yet.
+    pub new_pods: NewPods,
+    /// What becomes of live connections that a changed policy does not allow.
+    pub live_connections: LiveConnections,
     /// What to do where the kernel lacks what IPVS mode needs.
     pub ipvs_fallback: IpvsFallback,
     /// How often all is compared; zero: never.
@@ -89,8 +95,22 @@ impl Effective {
             },
             network_policy: match shunt.network_policy.as_deref() {
                 None | Some("auto") => NetworkPolicy::Auto,
+                Some("audit") => NetworkPolicy::Audit,
                 Some("off") => NetworkPolicy::Off,
-                Some(other) => bail!("shunt.networkPolicy: {other:?} is invalid: auto or off"),
+                Some(other) => {
+                    bail!("shunt.networkPolicy: {other:?} is invalid: auto, audit or off")
+                }
+            },
+            policy_log: shunt.policy_log.unwrap_or(true),
+            new_pods: match shunt.new_pods.as_deref() {
+                None | Some("open") => NewPods::Open,
+                Some("closed") => NewPods::Closed,
+                Some(other) => bail!("shunt.newPods: {other:?} is invalid: open or closed"),
+            },
+            live_connections: match shunt.live_connections.as_deref() {
+                None | Some("cut") => LiveConnections::Cut,
+                Some("keep") => LiveConnections::Keep,
+                Some(other) => bail!("shunt.liveConnections: {other:?} is invalid: cut or keep"),
             },
             ipvs_fallback: match shunt.ipvs_fallback.as_deref() {
                 None | Some("exit") => IpvsFallback::Exit,

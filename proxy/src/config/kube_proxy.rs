@@ -69,9 +69,18 @@ pub struct Shunt {
     /// `auto` or `off`, as `--table-owner`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub table_owner: Option<String>,
-    /// `auto` or `off`, as `--network-policy`.
+    /// `auto`, `audit` or `off`, as `--network-policy`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network_policy: Option<String>,
+    /// As `--policy-log`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy_log: Option<bool>,
+    /// `open` or `closed`, as `--new-pods`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub new_pods: Option<String>,
+    /// `cut` or `keep`, as `--live-connections`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub live_connections: Option<String>,
     /// `exit` or `nftables`, as `--ipvs-fallback`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ipvs_fallback: Option<String>,

@@ -176,6 +176,9 @@ fn a_file_is_explained() {
         verified:          every 900s
         table owner:       auto
         network policy:    auto
+        policy's log:      on
+        new pods:          open
+        live connections:  cut
         oom_score_adj:     -999
         note:              x: unknown field
     "#]]

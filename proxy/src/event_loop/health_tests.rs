@@ -70,7 +70,9 @@ async fn program(hangs: bool) -> (bool, Duration) {
     }
     let (_questions, questions) = mpsc::channel(1);
     let (_listening, listening) = mpsc::unbounded_channel();
-    let inputs = Inputs { sources, kernel: kernel_reports, policy: None, questions, listening };
+    let (_dropped, drops) = mpsc::channel(1);
+    let inputs =
+        Inputs { sources, kernel: kernel_reports, policy: None, drops, questions, listening };
     let watched = async {
         let mut alive = true;
         while !seen.borrow_and_update().synced {

@@ -3,17 +3,30 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
+use shunt_model::problem::Kind;
 use shunt_netpolicy::snapshot::Change;
 use shunt_netpolicy_nftables::kernel::Change as TableChange;
 use tracing::{debug, info, warn};
 
 use super::{EventLoop, texts};
+use crate::drops::DropEvent;
 use crate::kernel::{KernelEvent, Order, Reason, Synced};
 use crate::ledger::Origin;
 
 impl EventLoop {
     /// The order for the kernel thread of network policy, if there is one.
     pub(super) fn next_policy_order(&mut self, now: Instant) -> Option<Order<TableChange>> {
+        let policy = self.policy.as_mut()?;
+        let snapshot = self.planner.snapshot();
+        if policy.is_closed() && snapshot.has_listed(Kind::Node) {
+            let node = snapshot.node(&self.identity.node);
+            let networks = node.map_or(&[][..], |node| &node.pod_cidrs);
+            if policy.take_pod_networks(networks, now) {
+                let text = "--new-pods=closed closes nothing: the Node has no spec.podCIDRs";
+                let found = networks.is_empty().then(|| text.to_owned());
+                self.found(Origin::NewPods, found.into_iter().collect());
+            }
+        }
         let policy = self.policy.as_mut()?;
         let order = policy.order(now)?;
         self.metrics.policy(&policy.status());
@@ -44,6 +57,31 @@ impl EventLoop {
             }
         }
         self.policy = Some(policy);
+    }
+
+    /// Takes in what network policy has dropped.
+    pub(super) fn policy_drops(&mut self, event: &DropEvent) {
+        let Some(policy) = &mut self.policy else { return };
+        match event {
+            DropEvent::Counted(dropped) => {
+                self.metrics.policy_dropped(policy.dropped(), dropped);
+                policy.count_drops(*dropped);
+            }
+            DropEvent::Packet(packet) => {
+                let record = policy.record_drop(packet);
+                self.metrics.policy_logged(&record);
+                let what = if policy.is_audit() { "would drop" } else { "drops" };
+                info!(
+                    denied = record.denied,
+                    source = record.source,
+                    destination = record.destination,
+                    port = record.port,
+                    answer = record.answer,
+                    by = record.by,
+                    "network policy {what} a packet"
+                );
+            }
+        }
     }
 
     /// Takes in what the kernel thread of network policy reports.

@@ -5,8 +5,11 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
+use shunt_netpolicy_nftables::kernel::Dropped;
+
 use super::{Label, Metrics, Seconds};
 use crate::kernel::{Reason, Synced};
+use crate::policy::DropRecord;
 use crate::status::PolicyStatus;
 
 /// The metrics of network policy.
@@ -16,6 +19,8 @@ pub(super) struct OfPolicy {
     operations: Counter,
     failures: Counter,
     latency: Seconds<50>,
+    dropped: Family<Label, Counter>,
+    logged: Family<Vec<(&'static str, String)>, Counter>,
 }
 
 impl OfPolicy {
@@ -26,6 +31,11 @@ impl OfPolicy {
         own.register("policy_sync_operations", help, self.operations.clone());
         let help = "Syncs of network policy that failed";
         own.register("policy_sync_failures", help, self.failures.clone());
+        let help =
+            "Packets that network policy dropped (in an audit: would have), by what denied them";
+        own.register("policy_dropped_packets", help, self.dropped.clone());
+        let help = "Logged drops, by what denied them and policy; at most 200 policies are named";
+        own.register("policy_logged_drops", help, self.logged.clone());
         let help = "From the receipt of an event to the end of network policy's transaction";
         let latency = self.latency.0.clone();
         own.register_with_unit("policy_event_to_commit", help, Unit::Seconds, latency);
@@ -54,6 +64,27 @@ impl Metrics {
         self.of_policy.operations.inc_by(synced.report.operations as u64);
         if let (Some(latency), true) = (synced.latency, synced.reason != Reason::First) {
             self.of_policy.latency.0.observe(latency.as_secs_f64());
+        }
+    }
+
+    /// The kernel has counted drops; a table that was made anew begins at 0.
+    pub fn policy_dropped(&self, before: &Dropped, now: &Dropped) {
+        let counts = [
+            ("ingress", before.ingress, now.ingress),
+            ("egress", before.egress, now.egress),
+            ("unknown", before.unknown, now.unknown),
+        ];
+        for (denied, before, now) in counts {
+            let more = if now < before { now } else { now - before };
+            self.of_policy.dropped.get_or_create(&[("denied", denied)]).inc_by(more);
+        }
+    }
+
+    /// A drop was logged.
+    pub fn policy_logged(&self, record: &DropRecord) {
+        for policy in &record.policies {
+            let labels = vec![("denied", record.denied.to_owned()), ("policy", policy.clone())];
+            self.of_policy.logged.get_or_create(&labels).inc();
         }
     }
 

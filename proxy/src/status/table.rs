@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::in_kernel::InKernel;
-use super::{FrontendRow, Status};
+use super::{DroppedStatus, FrontendRow, PolicyStatus, Status};
 
 /// What is printed.
 #[derive(Clone, Debug)]
@@ -109,7 +109,28 @@ fn daemon(status: &Status) -> Vec<(&'static str, String)> {
     let (services, frontends, endpoints) = (status.services, status.frontends, status.endpoints);
     let plan = format!("{services} services, {frontends} frontends, {endpoints} endpoints");
     lines.push(("plan", plan));
+    if let Some(policy) = &status.network_policy {
+        lines.extend(of_policy(policy));
+    }
     lines.push(("problems", status.problems.len().to_string()));
+    lines
+}
+
+fn of_policy(policy: &PolicyStatus) -> Vec<(&'static str, String)> {
+    let DroppedStatus { ingress, egress, unknown } = policy.dropped;
+    let audit = if policy.audit { ", audit: nothing is dropped" } else { "" };
+    let closed = if policy.closed { ", new pods are closed" } else { "" };
+    let (policies, isolated) = (policy.policies, policy.isolated);
+    let mut lines = vec![
+        ("policy", format!("{policies} policies isolate {isolated} addresses here{audit}{closed}")),
+        ("dropped", format!("{ingress} by ingress, {egress} by egress, {unknown} of unknown pods")),
+    ];
+    let mut most: Vec<_> = policy.logged_by_policy.iter().collect();
+    most.sort_by_key(|(name, count)| (std::cmp::Reverse(**count), (*name).clone()));
+    let most: Vec<_> = most.iter().take(5).map(|(name, count)| format!("{name} {count}")).collect();
+    if !most.is_empty() {
+        lines.push(("logged", most.join(", ")));
+    }
     lines
 }
 

@@ -1,0 +1,172 @@
+//! Network policy through a real API server: what is created there holds on a node, and can be seen.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
+use shunt::status::PolicyStatus;
+use shunt_cluster::{ClusterSpec, EchoServer, NodeSpec, ProbeOptions, Protocol, probe};
+use shunt_kind_tests::control_plane::{
+    Daemon, DaemonSpec, Id, Plane, PlaneSpec, PodPort, wait_for,
+};
+
+const NODE: &str = "node-1";
+const PORT: PodPort = PodPort { name: "http", protocol: "TCP", number: 8080 };
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A node with the pods `web`, `shop` and `late`; the last one is unknown to the API.
+struct Node {
+    daemon: Daemon,
+    _servers: Vec<EchoServer>,
+    plane: Plane,
+}
+
+impl Node {
+    /// With flags of shunt's and of the API server's.
+    fn start(flags: &[&str], of_server: &[&str]) -> Result<Self> {
+        let nodes = vec![NodeSpec::new(NODE, &["web", "shop", "late"])];
+        let cluster = ClusterSpec { nodes, ..ClusterSpec::default() };
+        let plane = Plane::start(&PlaneSpec { cluster, flags: of_server })?;
+        let mut servers = Vec::new();
+        for name in ["web", "shop", "late"] {
+            let host = plane.cluster().host(name)?;
+            servers.push(EchoServer::start(host.netns(), name, &[PORT.number])?);
+            if name != "late" {
+                plane.run_pod(host, name, &[PORT])?;
+            }
+        }
+        let flags = flags.iter().map(ToString::to_string).collect();
+        let mut daemon = Daemon::start(&plane, NODE, &DaemonSpec { flags, ..Default::default() })?;
+        daemon.wait_until_synced()?;
+        Ok(Self { daemon, _servers: servers, plane })
+    }
+
+    fn ip(&self, pod: &str) -> Result<IpAddr> {
+        Ok(self.plane.cluster().host(pod)?.ip())
+    }
+
+    fn reaches(&self, from: &str, to: &str) -> Result<bool> {
+        let to = SocketAddr::new(self.ip(to)?, PORT.number);
+        let netns = self.plane.cluster().host(from)?.netns();
+        let patience = ProbeOptions::within(Duration::from_millis(400));
+        Ok(probe(netns, Protocol::Tcp, to, &patience).by().is_some())
+    }
+
+    /// Waits until one reaches another, or does not.
+    fn wait_until(&self, from: &str, to: &str, reached: bool) -> Result<()> {
+        wait_for(&format!("{from} to {to}: {reached}"), PATIENCE, || {
+            Ok(if self.reaches(from, to)? == reached { Ok(()) } else { Err("not yet".to_owned()) })
+        })
+    }
+
+    /// Waits for a state of network policy.
+    fn wait_for_policy(&mut self, what: &str, met: impl Fn(&PolicyStatus) -> bool) -> Result<()> {
+        let is = |status: &shunt::status::Status| status.network_policy.as_ref().is_some_and(&met);
+        self.daemon.wait_for_status(what, is).map(drop)
+    }
+
+    fn put(&self, spec: Value) -> Result<Value> {
+        self.plane.api().create(json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+            "metadata": {"namespace": "default", "name": "web"},
+            "spec": spec,
+        }))
+    }
+}
+
+fn from(app: &str) -> Value {
+    json!([{"from": [{"podSelector": {"matchLabels": {"app": app}}}]}])
+}
+
+fn web() -> Value {
+    json!({"matchLabels": {"app": "web"}})
+}
+
+#[test]
+fn a_policy_holds_from_its_creation_to_its_deletion_and_drops_are_told_with_names() -> Result<()> {
+    let mut node = Node::start(&[], &[])?;
+    node.wait_for_policy("no pods without a policy", |policy| policy.pods == 0)?;
+    ensure!(node.reaches("shop", "web")?, "there is no policy");
+
+    node.put(json!({"podSelector": web(), "ingress": from("nobody")}))?;
+    node.wait_until("shop", "web", false)?;
+    node.wait_for_policy("pods are watched", |policy| policy.pods == 2 && policy.isolated > 0)?;
+    let (shop, web_ip) = (node.ip("shop")?, node.ip("web")?);
+    node.daemon.wait_for_log("network policy drops a packet")?;
+    let log = node.daemon.log()?;
+    let line = log.lines().find(|line| line.contains("network policy drops a packet"));
+    let line = line.unwrap_or_default();
+    for part in [
+        "denied=\"ingress\"",
+        &format!("source=\"default/shop ({shop})\""),
+        &format!("destination=\"default/web ({web_ip})\""),
+        "port=\"8080/tcp\"",
+        "by=\"denied: isolated by NetworkPolicy default/web, no rule allows it\"",
+    ] {
+        ensure!(line.contains(part), "{part} is not in {line}");
+    }
+    node.wait_for_policy("the counters", |policy| {
+        policy.dropped.ingress > 0 && policy.logged_by_policy.contains_key("default/web")
+    })?;
+    let (_, metrics) = node.daemon.get("127.0.0.1:10249".parse()?, "/metrics")?;
+    for metric in [
+        "shunt_policy_dropped_packets_total{denied=\"ingress\"}",
+        "shunt_policy_logged_drops_total{denied=\"ingress\",policy=\"default/web\"}",
+    ] {
+        ensure!(metrics.contains(metric), "{metric} is not in {metrics}");
+    }
+
+    let id = Id::network_policy("default", "web");
+    node.plane.api().patch(&id, json!({"spec": {"ingress": from("shop")}}))?;
+    node.wait_until("shop", "web", true)?;
+    node.plane
+        .api()
+        .patch(&Id::pod("default", "shop"), json!({"metadata": {"labels": {"app": "x"}}}))?;
+    node.wait_until("shop", "web", false)?;
+    node.plane.api().delete(&id, 0)?;
+    node.wait_until("shop", "web", true)?;
+    node.wait_for_policy("pods are not watched any more", |policy| policy.pods == 0)?;
+    node.daemon.expect_permitted()
+}
+
+#[test]
+fn numbers_with_leading_zeros_are_what_older_servers_took_them_for() -> Result<()> {
+    let node = Node::start(&[], &["--feature-gates=StrictIPCIDRValidation=false"])?;
+    let block = json!({"cidr": "010.0.0.0/8", "except": ["010.077.0.0/16"]});
+    node.put(json!({"podSelector": web(), "ingress": [{"from": [{"ipBlock": block}]}]}))?;
+    node.wait_until("shop", "web", false)?;
+    let block = json!({"cidr": "010.077.0.0/16"});
+    let rules = json!({"spec": {"ingress": [{"from": [{"ipBlock": block}]}]}});
+    node.plane.api().patch(&Id::network_policy("default", "web"), rules)?;
+    node.wait_until("shop", "web", true)?;
+    node.daemon.expect_permitted()
+}
+
+#[test]
+fn a_pod_is_closed_until_the_api_knows_it() -> Result<()> {
+    let mut node = Node::start(&["--new-pods=closed"], &[])?;
+    ensure!(node.reaches("shop", "late")?, "nothing is closed without a policy");
+    node.put(json!({"podSelector": web(), "ingress": from("late")}))?;
+    node.wait_until("shop", "late", false)?;
+    ensure!(!node.reaches("late", "web")? && node.reaches("web", "shop")?, "two are known");
+    let late = node.plane.cluster().host("late")?;
+    node.plane.run_pod(late, "late", &[PORT])?;
+    node.wait_until("late", "web", true)?;
+    ensure!(node.reaches("shop", "late")? && !node.reaches("shop", "web")?);
+    node.wait_for_policy("the counter", |policy| policy.closed && policy.dropped.unknown > 0)?;
+    node.daemon.expect_permitted()
+}
+
+#[test]
+fn an_audit_drops_nothing() -> Result<()> {
+    let mut node = Node::start(&["--network-policy=audit"], &[])?;
+    node.put(json!({"podSelector": web(), "policyTypes": ["Ingress"]}))?;
+    node.wait_for_policy("the policy", |policy| policy.audit && policy.isolated > 0)?;
+    wait_for("a line in the log", PATIENCE, || {
+        ensure!(node.reaches("shop", "web")?, "an audit drops nothing");
+        let told = node.daemon.log()?.contains("network policy would drop a packet");
+        Ok(if told { Ok(()) } else { Err("none yet".to_owned()) })
+    })?;
+    node.wait_for_policy("the counter", |policy| policy.dropped.ingress > 0)
+}
