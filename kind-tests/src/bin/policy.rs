@@ -114,7 +114,8 @@ fn section(results: &Results) -> String {
         out,
         "Medians in microseconds, from a pod to two pods of the same node in turn: one that no policy selects, and one that policies isolate, \
          of which the last lets the client in. {} pods in the cluster; every policy selects a pod of this node. _New_: `connect()`. \
-         _Established_: a byte there and one back, by one thread that has both ends. The other layouts are loaded by `nft -f`.\n",
+         _Established_: a byte there and one back, by one thread that has both ends; the daemon has just come to a node where nothing was enforced, \
+         so connections of isolated pods are judged packet by packet (`netpolicy/README.md`). The other layouts are loaded by `nft -f`.\n",
         results.pods
     );
     out.push_str("| policies | rules | new, no policy | new, isolated | times | established, no policy | isolated | times |\n");
@@ -147,13 +148,13 @@ fn section(results: &Results) -> String {
         let megabytes = f64::from(u32::try_from(resident / 1000).unwrap_or(u32::MAX)) / 1e3;
         let _ = writeln!(
             out,
-            "| {policies} | {:.0} ms | {} | {} | {} | {} | {} MB |",
+            "| {policies} | {:.0} ms | {} | {} | {} | {} | {} |",
             own.first_ms,
             times(&own.remote_pod, 1.0),
             times(&own.local_pod, 1.0),
             times(&own.known_peers, 50.0),
             times(&own.new_peers, 50.0),
-            goal(megabytes, 100.0),
+            goal(megabytes, 100.0).replacen(',', " MB,", 1),
         );
     }
     out.push('\n');

@@ -86,7 +86,7 @@ fn linear(out: &mut String, scene: &Scene, rules: impl Iterator<Item = Rule>) {
         let peers = set_name(&class);
         let _ = writeln!(out, "ip daddr @team_{team} ip saddr @{peers} tcp dport {port} accept");
     }
-    out.push_str("drop }\n");
+    out.push_str("drop\n}\n");
 }
 
 fn chain_per_pod(out: &mut String, scene: &Scene, rules: impl Iterator<Item = Rule>) {
@@ -94,7 +94,7 @@ fn chain_per_pod(out: &mut String, scene: &Scene, rules: impl Iterator<Item = Ru
     for (number, Rule { team, class, port }) in rules.enumerate() {
         let peers = set_name(&class);
         let _ =
-            writeln!(out, "chain policy_{number} {{ ip saddr @{peers} tcp dport {port} accept }}");
+            writeln!(out, "chain policy_{number} {{ ip saddr @{peers} tcp dport {port} accept; }}");
         of_team[team].push(number);
     }
     let mut dispatch = Vec::new();
@@ -104,17 +104,17 @@ fn chain_per_pod(out: &mut String, scene: &Scene, rules: impl Iterator<Item = Ru
             for number in policies {
                 let _ = writeln!(out, "jump policy_{number}");
             }
-            out.push_str("drop }\n");
+            out.push_str("drop\n}\n");
             dispatch.push(format!("{address} : goto pod_{team}_{n}"));
         }
     }
     let _ = writeln!(
         out,
-        "map pods {{ type ipv4_addr : verdict; elements = {{ {} }} }}",
+        "map pods {{ type ipv4_addr : verdict; elements = {{ {} }}; }}",
         dispatch.join(", ")
     );
     out.push_str(BASE);
-    out.push_str("ip daddr vmap @pods }\n");
+    out.push_str("ip daddr vmap @pods\n}\n");
 }
 
 fn set_name(class: &str) -> String {
@@ -125,7 +125,7 @@ fn set(out: &mut String, name: &str, addresses: &[IpAddr]) {
     let _ = write!(out, "set {name} {{ type ipv4_addr; ");
     if !addresses.is_empty() {
         let elements: Vec<_> = addresses.iter().map(ToString::to_string).collect();
-        let _ = write!(out, "elements = {{ {} }} ", elements.join(", "));
+        let _ = write!(out, "elements = {{ {} }}; ", elements.join(", "));
     }
     out.push_str("}\n");
 }

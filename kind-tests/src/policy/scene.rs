@@ -66,7 +66,7 @@ impl Scene {
     #[must_use]
     pub fn policy(&self, number: usize) -> Value {
         let rule = self.rule(number);
-        policy(&team_name(rule.team), &format!("policy-{number:05}"), &rule.class, rule.port)
+        policy(&team_name(rule.team), &policy_name(number), &everywhere(&rule.class), rule.port)
     }
 
     /// What that policy says.
@@ -118,15 +118,37 @@ pub fn team_name(team: usize) -> String {
     format!("team-{team}")
 }
 
+/// The name of a policy.
+#[must_use]
+pub fn policy_name(number: usize) -> String {
+    format!("policy-{number:05}")
+}
+
+/// The peers of a class, in all namespaces.
+#[must_use]
+pub fn everywhere(class: &str) -> Value {
+    json!({ "namespaceSelector": {}, "podSelector": { "matchLabels": { "app": class } } })
+}
+
+/// The peers of a class in the one namespace that has some.
+#[must_use]
+pub fn at_home(class: usize) -> Value {
+    let name = team_name(class % TEAMS);
+    json!({
+        "namespaceSelector": { "matchLabels": { "kubernetes.io/metadata.name": name } },
+        "podSelector": { "matchLabels": { "app": class_name(class) } },
+    })
+}
+
 /// A policy for a team's servers.
 #[must_use]
-pub fn policy(namespace: &str, name: &str, class: &str, port: u16) -> Value {
+pub fn policy(namespace: &str, name: &str, from: &Value, port: u16) -> Value {
     let mut policy = named("NetworkPolicy", namespace, name);
     policy["spec"] = json!({
         "podSelector": { "matchLabels": { "app": "server" } },
         "policyTypes": ["Ingress"],
         "ingress": [{
-            "from": [{ "namespaceSelector": {}, "podSelector": { "matchLabels": { "app": class } } }],
+            "from": [from],
             "ports": [{ "protocol": "TCP", "port": port }],
         }],
     });
