@@ -114,6 +114,25 @@ fn invalid_values_are_all_named_with_their_fields() {
 }
 
 #[test]
+fn localhost_has_node_ports_as_the_mode_has_it() {
+    let localhost = |flags: &[&str]| effective(flags).settings.localhost_node_ports;
+    assert!(localhost(&["--proxy-mode=iptables"]));
+    assert!(localhost(&["--proxy-mode=iptables", "--nodeport-addresses=127.0.0.0/8,10.0.0.0/8"]));
+    assert!(localhost(&["--proxy-mode=iptables", "--nodeport-addresses=fd00::/8"]));
+    assert!(localhost(&["--nodeport-addresses=127.0.0.0/8"]), "asked for");
+    for flags in [
+        &["--proxy-mode=iptables", "--iptables-localhost-nodeports=false"][..],
+        &["--proxy-mode=iptables", "--nodeport-addresses=primary"],
+        &["--proxy-mode=iptables", "--nodeport-addresses=10.0.0.0/8"],
+        &["--proxy-mode=ipvs", "--nodeport-addresses=127.0.0.0/8"],
+        &["--nodeport-addresses=0.0.0.0/0"],
+        &[],
+    ] {
+        assert!(!localhost(flags), "{flags:?}");
+    }
+}
+
+#[test]
 fn local_pods_can_be_told_by_their_interface() {
     let made =
         effective(&["--detect-local-mode=InterfaceNamePrefix", "--pod-interface-name-prefix=cali"]);
