@@ -15,6 +15,7 @@ need ip iproute2
 need iptables iptables
 need cc gcc
 need ipvsadm ipvsadm
+need ipset ipset
 need buildah buildah
 # For the guest's kernel; the rest is in every Debian.
 need make make

@@ -49,6 +49,18 @@ impl Api {
         format!("http://{ADDRESS}")
     }
 
+    /// Credentials and address, for a program that wants a file.
+    #[must_use]
+    pub fn kubeconfig() -> String {
+        json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "c",
+            "clusters": [{ "name": "c", "cluster": { "server": Self::url() } }],
+            "users": [{ "name": "u", "user": {} }],
+            "contexts": [{ "name": "c", "context": { "cluster": "c", "user": "u" } }],
+        })
+        .to_string()
+    }
+
     /// A server that nobody can reach yet, with these objects.
     #[must_use]
     pub fn new(objects: &Objects) -> Self {
@@ -69,6 +81,20 @@ impl Api {
         let thread = thread::Builder::new().name(format!("api-{}", netns.name()));
         self.listeners.push(thread.spawn(accept)?);
         Ok(())
+    }
+
+    /// Adds an object, or replaces the one of its name.
+    pub fn put(&self, object: Value) {
+        let mut objects = Objects::default();
+        objects.add(object);
+        let mut state = self.shared.state();
+        for (key, object) in objects.0 {
+            state.version += 1;
+            let version = state.version;
+            state.objects.insert(key, (version, object));
+        }
+        drop(state);
+        self.shared.changed.notify_all();
     }
 
     /// Replaces all objects; those who watch are told the difference: Nodes and `ServiceCIDRs` first, those that go

@@ -93,7 +93,7 @@ impl Node {
             }
             Proxy::Shunt(binary) => {
                 let kubeconfig = files.path().join("kubeconfig");
-                std::fs::write(&kubeconfig, kubeconfig_text())?;
+                std::fs::write(&kubeconfig, Api::kubeconfig())?;
                 let run =
                     ["run", "--node-name", NODE, "--kubeconfig", &kubeconfig.to_string_lossy()];
                 let arguments: Vec<_> = run.map(str::to_owned).into_iter().chain([cidr]).collect();
@@ -204,16 +204,6 @@ fn complete(objects: &[Value], node: IpAddr) -> Objects {
     }));
     mark::add(&mut all, Families::V4, MARK);
     all
-}
-
-fn kubeconfig_text() -> String {
-    json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": "c",
-        "clusters": [{ "name": "c", "cluster": { "server": Api::url() } }],
-        "users": [{ "name": "u", "user": {} }],
-        "contexts": [{ "name": "c", "context": { "cluster": "c", "user": "u" } }],
-    })
-    .to_string()
 }
 
 /// An EndpointSlice of these pods, with a port of theirs, for a Service in namespace `default`.
