@@ -25,6 +25,7 @@ need bc bc
 need xz xz-utils
 need qemu-system-x86_64 qemu-system-x86
 [ -x /usr/lib/qemu/virtiofsd ] || missing="$missing qemu-system-common"
+[ -x /usr/lib/cni/bridge ] || missing="$missing containernetworking-plugins"
 need busybox busybox-static
 need modprobe kmod
 

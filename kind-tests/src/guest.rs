@@ -47,6 +47,8 @@ pub fn run_tests(clock: Clock, arguments: &[&str]) -> Result<String> {
     ensure!(Clock::of_this_guest().is_none(), "this is the guest: it lacks what the test needs");
     let program = env::current_exe().context("finding this program")?;
     let mut command = Command::new(program);
+    // Whatever tests are told by their environment is told there, too.
+    command.envs(env::vars().filter(|(name, _)| name.starts_with("SHUNT_")));
     command.args(arguments).env(VARIABLE, clock.name()).env("SHUNT_BIN", shunt_binary()?);
     let guest = Guest::builder().timeout(PATIENCE);
     let guest = if clock == Clock::TimeTravel { guest.time_travel() } else { guest };

@@ -31,6 +31,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use shunt_cluster::Network;
 use shunt_nftables::forwarding::Forwarding;
 
 use crate::guest::Clock;
@@ -72,6 +73,16 @@ impl Scenario {
     #[must_use]
     pub fn is_playable_here(&self) -> bool {
         self.setup.needs.iter().all(|need| need.is_met())
+    }
+
+    /// The same scenario on another network than the one that scenarios are written for.
+    ///
+    /// # Errors
+    /// If it gives an address to a node that is another's at the devices of that network.
+    pub fn on(&self, network: Network) -> Result<Self> {
+        let mut scenario = self.clone();
+        scenario.setup.choose(network)?;
+        Ok(scenario)
     }
 
     /// The clock of the guest that it can be played in.

@@ -106,6 +106,18 @@ pub fn examine() -> Vec<Finding> {
     found
 }
 
+/// What keeps packets between pods of this machine from us, in words; `None` if it cannot be found out.
+///
+/// `root` is `/`, but in tests.
+#[must_use]
+pub fn unseen_pods(root: &Path) -> Option<Vec<String>> {
+    let found = links::bridged(&links::read()?, root);
+    let text = |Finding { what, consequence, remedy, .. }| {
+        format!("{what}: {consequence}; to do: {remedy}")
+    };
+    Some(found.into_iter().map(text).collect())
+}
+
 fn print(found: &[Finding]) -> String {
     let mut out = String::new();
     for finding in found {

@@ -76,6 +76,7 @@ impl Event {
             Self::Drops(_) => "drops",
             Self::Source(SourceEvent::Triggered(_)) => "triggered",
             Self::Source(SourceEvent::FileProblems { .. }) => "file_problems",
+            Self::Source(SourceEvent::Network { .. }) => "network",
             Self::Kernel(KernelEvent::Synced(_)) => "synced",
             Self::Kernel(KernelEvent::Failed(_)) => "sync_failed",
             Self::Kernel(KernelEvent::ForeignChange { .. }) => "foreign_change",
@@ -286,6 +287,9 @@ impl EventLoop {
             Event::Drops(event) => self.policy_drops(&event),
             Event::Source(SourceEvent::Triggered(at)) => {
                 self.metrics.triggered(self.planner.ordered() + 1, at);
+            }
+            Event::Source(SourceEvent::Network { problems }) => {
+                self.found(Origin::Network, problems.into_iter().collect());
             }
             Event::Source(SourceEvent::FileProblems { file, problems }) => {
                 let texts = problems.iter().map(ToString::to_string).collect();

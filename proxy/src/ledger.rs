@@ -26,6 +26,8 @@ pub enum Origin {
     NewPods,
     /// The start, which could not set something on the machine.
     Machine,
+    /// The machine's network, which keeps packets from us.
+    Network,
 }
 
 impl Origin {
@@ -45,11 +47,12 @@ impl Origin {
             Self::Kernel => "kernel",
             Self::Policy | Self::NewPods => "policy",
             Self::Machine => "machine",
+            Self::Network => "network",
         }
     }
 
     /// All values of that label.
-    pub const KINDS: [&'static str; 12] = [
+    pub const KINDS: [&'static str; 13] = [
         "Service",
         "EndpointSlice",
         "Node",
@@ -62,6 +65,7 @@ impl Origin {
         "kernel",
         "policy",
         "machine",
+        "network",
     ];
 }
 

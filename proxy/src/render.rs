@@ -86,6 +86,8 @@ impl Loaded {
             }
             // Only the API server tells it.
             SourceEvent::Triggered(_) => {}
+            // Of a machine, not of manifests.
+            SourceEvent::Network { .. } => {}
             SourceEvent::FileProblems { problems, .. } => self.file_problems.extend(problems),
         }
     }

@@ -83,6 +83,7 @@ impl Report {
             }
             Origin::Kernel => (About::Node, "RejectedByKernel"),
             Origin::Machine => (About::Node, "NotSet"),
+            Origin::Network => (About::Node, "PodsUnseen"),
             Origin::Object(..) => (About::Node, "NodeProblem"),
             _ => return None,
         };

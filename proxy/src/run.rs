@@ -26,7 +26,7 @@ use crate::policy::{Pods, PolicyPlanner};
 use crate::progress::Health;
 use crate::reporter::{About, Report};
 use crate::server::{Pages, Site, Sources, serve, serve_or_fail, service_health};
-use crate::source::{SourceEvent, api, client, local, manifests};
+use crate::source::{SourceEvent, api, client, local, manifests, network};
 use crate::{drops, logging, machine, reporter, rivals};
 
 /// How many source events may wait for the loop. Sources wait when it is full: a first list must
@@ -251,8 +251,9 @@ async fn start_sources(
     tasks: &mut JoinSet<Result<(), Failure>>,
 ) -> Result<(String, Option<mpsc::Sender<Report>>), Failure> {
     let local = local::watch(changes.clone());
+    let network = network::watch(changes.clone());
     tasks.spawn(async {
-        local.await;
+        tokio::join!(local, network);
         Ok(())
     });
     if let Some(directory) = &args.own.manifests {

@@ -20,7 +20,7 @@ use crate::netns::{Netns, write_sysctl};
 #[cfg(feature = "tun")]
 use crate::network::udp::Forwarder;
 use crate::network::{
-    Between, Network, Pods, bridge, ipip, macvlan, masquerade, ptp, routed, vxlan,
+    Between, Network, Pods, bridge, cni, ipip, macvlan, masquerade, ptp, routed, vxlan,
 };
 use crate::numbering;
 
@@ -146,7 +146,8 @@ impl Fabric {
         match self.network.pods() {
             Pods::Bridge { seen } => bridge::prepare(host, &gateways, seen)?,
             Pods::Macvlan => macvlan::prepare(host, &gateways)?,
-            Pods::Routed | Pods::Ptp => {}
+            Pods::Plugin("bridge") => bridge::watch(host, true)?,
+            Pods::Routed | Pods::Ptp | Pods::Plugin(_) => {}
         }
         let mtu = self.network.mtu();
         match self.network.between() {
@@ -188,6 +189,7 @@ impl Fabric {
                 Pods::Routed => routed::connect(node, pod, device, self.families)?,
                 Pods::Bridge { .. } => bridge::connect(node, pod, device)?,
                 Pods::Ptp => ptp::connect(node, pod, device)?,
+                Pods::Plugin(plugin) => return cni::add(node, pod, plugin, self.network.mtu()),
                 Pods::Macvlan => macvlan::connect(node, pod)?,
             }
             let mtu = self.network.mtu();
@@ -207,6 +209,7 @@ impl Fabric {
         };
         match self.network.pods() {
             Pods::Macvlan => pod.netns.links().remove(DEVICE),
+            Pods::Plugin(plugin) => cni::delete(node, pod, plugin, self.network.mtu()),
             _ => node.netns.links().remove(device),
         }
     }

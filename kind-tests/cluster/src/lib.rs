@@ -2,7 +2,7 @@
 //! servers to ask and traffic to count.
 //!
 //! Everything is done by this process over netlink and system calls; no program is run (but for Flannel's rules, which
-//! `nft` writes) and nothing is written to the file system. Namespaces have no names: they end with their handles, also when the process is killed. All traffic
+//! `nft` writes, and CNI plugins) and nothing is written to the file system. Namespaces have no names: they end with their handles, also when the process is killed. All traffic
 //! stays between them.
 //!
 //! # Addresses

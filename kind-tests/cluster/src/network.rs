@@ -3,6 +3,7 @@
 //! Each is made of the kernel's own devices, as the CNI it is named for makes them.
 
 pub(crate) mod bridge;
+pub(crate) mod cni;
 pub(crate) mod ipip;
 pub(crate) mod macvlan;
 pub(crate) mod masquerade;
@@ -39,6 +40,10 @@ pub enum Network {
     FlannelUdp,
     /// As the CNI plugin ptp: a veth pair whose node's end has the gateway's address, plain routes between nodes.
     Ptp,
+    /// The stock CNI plugin bridge, from Debian, with `br_netfilter`; plain routes between nodes.
+    CniBridge,
+    /// The stock CNI plugin ptp; plain routes between nodes.
+    CniPtp,
     /// Pods are macvlan devices on the underlay, and so is the node's `shim0`, their gateway.
     Macvlan,
 }
@@ -47,8 +52,12 @@ pub enum Network {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pods {
     Routed,
-    Bridge { seen: bool },
+    Bridge {
+        seen: bool,
+    },
     Ptp,
+    /// What a stock CNI plugin makes.
+    Plugin(&'static str),
     Macvlan,
 }
 
@@ -65,7 +74,7 @@ pub(crate) enum Between {
 
 impl Network {
     /// All.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Routed,
         Self::Ipip,
         Self::Bridge,
@@ -74,6 +83,8 @@ impl Network {
         Self::FlannelVxlan,
         Self::FlannelUdp,
         Self::Ptp,
+        Self::CniBridge,
+        Self::CniPtp,
         Self::Macvlan,
     ];
 
@@ -89,6 +100,8 @@ impl Network {
             Self::FlannelVxlan => "flannel-vxlan",
             Self::FlannelUdp => "flannel-udp",
             Self::Ptp => "ptp",
+            Self::CniBridge => "cni-bridge",
+            Self::CniPtp => "cni-ptp",
             Self::Macvlan => "macvlan",
         }
     }
@@ -99,7 +112,7 @@ impl Network {
         Self::ALL.into_iter().find(|network| network.name() == name)
     }
 
-    /// Whether this kernel has the devices.
+    /// Whether this kernel has the devices, and this machine the plugins.
     #[must_use]
     pub fn is_possible_here(self) -> bool {
         let netfilter_sees = || Path::new("/proc/sys/net/bridge").exists();
@@ -107,7 +120,9 @@ impl Network {
             let netns = Netns::new("tunnels");
             netns.is_ok_and(|netns| netns.links().add("ipip", "probe").is_ok())
         };
-        (!matches!(self.pods(), Pods::Bridge { seen: true }) || netfilter_sees())
+        let sees = matches!(self.pods(), Pods::Bridge { seen: true } | Pods::Plugin("bridge"));
+        (!sees || netfilter_sees())
+            && (!matches!(self.pods(), Pods::Plugin(_)) || cni::is_installed())
             && (self.between() != Between::Ipip || has_ipip())
     }
 
@@ -119,15 +134,21 @@ impl Network {
                 Pods::Bridge { seen: true }
             }
             Self::Ptp => Pods::Ptp,
+            Self::CniBridge => Pods::Plugin("bridge"),
+            Self::CniPtp => Pods::Plugin("ptp"),
             Self::Macvlan => Pods::Macvlan,
         }
     }
 
     pub(crate) const fn between(self) -> Between {
         match self {
-            Self::Routed | Self::Bridge | Self::BridgeUnseen | Self::FlannelHostGw | Self::Ptp => {
-                Between::Routes
-            }
+            Self::Routed
+            | Self::Bridge
+            | Self::BridgeUnseen
+            | Self::FlannelHostGw
+            | Self::Ptp
+            | Self::CniBridge
+            | Self::CniPtp => Between::Routes,
             Self::Ipip => Between::Ipip,
             Self::FlannelVxlan => Between::Vxlan,
             Self::FlannelUdp => Between::Udp,
@@ -147,17 +168,11 @@ impl Network {
         matches!(self.pods(), Pods::Bridge { seen: false } | Pods::Macvlan)
     }
 
-    /// Whether that is true of the pods of all nodes, not just of those of the same.
-    #[must_use]
-    pub const fn is_one_link(self) -> bool {
-        matches!(self.pods(), Pods::Macvlan)
-    }
-
     /// The addresses that node `index` (from 1) has in this network besides those on the underlay.
     #[must_use]
     pub fn node_addresses(self, families: Families, index: u8) -> Vec<IpAddr> {
         let mut addresses = Vec::new();
-        if matches!(self.pods(), Pods::Bridge { .. } | Pods::Ptp | Pods::Macvlan) {
+        if self.pods() != Pods::Routed {
             addresses.extend(numbering::pod(families, index, numbering::GATEWAY));
         }
         match self.between() {

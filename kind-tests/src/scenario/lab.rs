@@ -175,6 +175,8 @@ impl<'a> Lab<'a> {
             obstacles.push(format!("the daemon is at work; it awaits {:?}", status.awaiting));
         }
         obstacles.extend(status.failure.map(|failure| format!("the daemon has failed: {failure}")));
+        let of_network = self.setup.problems_of_network();
+        let problems: Vec<_> = problems.iter().chain(of_network).copied().collect();
         let mentions = |problem: &String, wanted: &&str| problem.contains(*wanted);
         for wanted in
             problems.iter().filter(|wanted| !status.problems.iter().any(|p| mentions(p, wanted)))
@@ -203,7 +205,11 @@ impl<'a> Lab<'a> {
         let missing = missing.into_iter();
         obstacles.extend(missing.map(|difference| format!("the kernel lacks: {difference}")));
         let netns = self.site.cluster().host(node)?.netns();
-        obstacles.extend(policy::differences(node, &state.policy, netns)?);
+        match policy::differences(node, &state.policy, netns) {
+            Ok(differences) => obstacles.extend(differences),
+            // As above.
+            Err(error) => obstacles.push(format!("{error:#}")),
+        }
         Ok(obstacles)
     }
 }

@@ -53,7 +53,9 @@ pub(super) fn plan(node: &str, directory: &Path, setup: &Setup) -> Result<NodeSt
             SourceEvent::Change(change) => drop(snapshot.apply(change)),
             SourceEvent::Policy(change) => drop(of_policy.apply(change)),
             // They are demanded of the daemon, by `problem` lines.
-            SourceEvent::FileProblems { .. } | SourceEvent::Triggered(_) => {}
+            SourceEvent::FileProblems { .. }
+            | SourceEvent::Network { .. }
+            | SourceEvent::Triggered(_) => {}
         }
     }
     let local: BTreeSet<IpAddr> = setup.addresses_of(node).collect();
@@ -202,7 +204,10 @@ fn fill_in(
         let sees = if *masqueraded { Source::Node(node.to_owned()) } else { Source::Kept };
         // A process of the node has the node's address anyway.
         let same = |wanted: &Source| {
-            *wanted == sees || (from == node && *wanted == Source::Node(from.to_owned()))
+            *wanted == sees
+                || (from == node && *wanted == Source::Node(from.to_owned()))
+                // All are masqueraded on such a network, whatever the scenario says.
+                || (setup.cluster.network.is_blind() && *masqueraded)
         };
         if let Some(wanted) = server.sees.as_ref().filter(|wanted| !same(wanted)) {
             bail!("{} shall see {wanted:?}, by the plan of {node} it sees {sees:?}", server.pod);

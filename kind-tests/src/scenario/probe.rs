@@ -187,7 +187,11 @@ impl Prober<'_> {
         seen: SocketAddr,
         local: SocketAddr,
     ) -> Result<()> {
-        let fits = |address: IpAddr| match &server.sees {
+        // What shunt leaves alone, the network may masquerade.
+        let hidden = self.setup.hidden_by_network(&flow.from, &server.pod);
+        let hidden = hidden.filter(|_| server.sees == Some(Source::Kept));
+        let sees = hidden.map(|node| Source::Node(node.to_owned())).or_else(|| server.sees.clone());
+        let fits = |address: IpAddr| match &sees {
             None => true,
             // With IPVS a node connects to a local address, from that address, and its own is seen instead.
             Some(Source::Kept) => {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use ipnet::IpNet;
-use shunt_cluster::{ClusterSpec, Families, NodeSpec};
+use shunt_cluster::{ClusterSpec, Families, Network, NodeSpec};
 
 use shunt_nftables::forwarding::Forwarding;
 
@@ -31,6 +31,8 @@ pub(super) struct Setup {
     pub(super) routes: Vec<Route>,
     /// One more address for a host.
     pub(super) addresses: Vec<(String, IpAddr)>,
+    /// The addresses that nodes have at the devices of their network.
+    pub(super) of_network: Vec<(String, IpAddr)>,
     /// Flags of the daemons.
     pub(super) flags: Vec<String>,
     /// The backend of the daemons.
@@ -70,6 +72,7 @@ impl Setup {
             cluster: ClusterSpec { families: Families::Dual, ..ClusterSpec::default() },
             routes: Vec::new(),
             addresses: Vec::new(),
+            of_network: Vec::new(),
             flags: Vec::new(),
             forwarding: Forwarding::Translate,
             peer_flags: Vec::new(),
@@ -159,6 +162,41 @@ impl Setup {
         Ok(())
     }
 
+    /// Chooses the network that it is played on.
+    pub(super) fn choose(&mut self, network: Network) -> Result<()> {
+        self.cluster.network = network;
+        for (index, node) in (1..).zip(&self.cluster.nodes) {
+            for address in network.node_addresses(self.cluster.families, index) {
+                self.names.also(&node.name, address)?;
+                self.of_network.push((node.name.clone(), address));
+            }
+        }
+        if network.is_blind() {
+            // The remedy: what comes back must come back through the node.
+            self.flags.push("--masquerade-all".to_owned());
+        }
+        Ok(())
+    }
+
+    /// What the daemons must say of the network: each problem contains one of these.
+    pub(super) const fn problems_of_network(&self) -> &'static [&'static str] {
+        match self.cluster.network {
+            Network::BridgeUnseen => {
+                &["bridge-nf-call-iptables is not 1", "bridge-nf-call-ip6tables is not 1"]
+            }
+            _ => &[],
+        }
+    }
+
+    /// The node whose address a server sees because the network itself masquerades, if it does: what leaves a pod for
+    /// anyone but pods, and what a node sends to the pods of another.
+    pub(super) fn hidden_by_network(&self, from: &str, server: &str) -> Option<&str> {
+        let is_node = |host: &str| self.cluster.nodes.iter().any(|node| node.name == host);
+        let node = self.node_of(from)?;
+        let leaves = self.node_of(server) != Some(node) && (is_node(from) || is_node(server));
+        (self.cluster.network.masquerades() && leaves).then_some(node)
+    }
+
     /// The name of the node that this host is, or that this pod runs on.
     pub(super) fn node_of(&self, host: &str) -> Option<&str> {
         let mut nodes = self.cluster.nodes.iter();
@@ -180,8 +218,8 @@ impl Setup {
     /// All addresses of a host.
     pub(super) fn addresses_of<'a>(&'a self, host: &'a str) -> impl Iterator<Item = IpAddr> + 'a {
         let built = self.names.resolve(host).unwrap_or_default().into_iter();
-        let more =
-            self.addresses.iter().filter(move |(of, _)| of == host).map(|(_, address)| *address);
+        let more = self.addresses.iter().chain(&self.of_network);
+        let more = more.filter(move |(of, _)| of == host).map(|(_, address)| *address);
         built.chain(more)
     }
 

@@ -9,6 +9,7 @@ pub mod client;
 pub mod convert;
 pub mod local;
 pub mod manifests;
+pub mod network;
 mod readiness;
 pub mod wire;
 
@@ -34,6 +35,11 @@ pub enum SourceEvent {
     /// Endpoints were changed at this time, says the annotation
     /// `endpoints.kubernetes.io/last-change-trigger-time`; the change itself follows.
     Triggered(Timestamp),
+    /// What is wrong with the machine's network, in place of what was said before.
+    Network {
+        /// What, what follows, and what to do.
+        problems: Vec<String>,
+    },
     /// What is wrong with a file (or with the directory itself), in place of what was said about
     /// it before. Nothing: it is good again.
     FileProblems {

@@ -19,9 +19,14 @@ pub(crate) fn prepare(node: &Host, gateways: &[IpAddr], seen: bool) -> Result<()
     }
     links.set_up(BRIDGE)?;
     drop(links);
+    watch(node, seen)
+}
+
+/// Sets whether netfilter sees what is switched on the node's bridges.
+pub(crate) fn watch(node: &Host, seen: bool) -> Result<()> {
     for sysctl in ["bridge-nf-call-iptables", "bridge-nf-call-ip6tables"] {
-        let written =
-            node.netns.sysctl(&format!("net.bridge.{sysctl}"), if seen { "1" } else { "0" });
+        let path = format!("net.bridge.{sysctl}");
+        let written = node.netns.sysctl(&path, if seen { "1" } else { "0" });
         if seen {
             written.context("bridged packets are not seen: modprobe br_netfilter")?;
         }

@@ -1,0 +1,334 @@
+//! Services and policies on every network that shunt is meant to run beside, with both backends: the matrix of
+//! `docs/networks/README.md`, which this test compares with what it has found, or writes.
+//!
+//! A choice of scenarios for each, so that it takes minutes; `SHUNT_NETWORKS=all` plays all of them, and
+//! `SHUNT_SCENARIO=NAME` one.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::fs;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use shunt_cluster::Network;
+use shunt_kind_tests::guest::{self, Clock};
+use shunt_kind_tests::scenario::{Played, Scenario};
+
+/// Every kind of frontend, both families alone and together, traffic policies, masquerade, hairpin, affinity, UDP,
+/// refusals, live connections, and policy's truth table.
+const CHOICE: &[&str] = &[
+    // The longest first; it waits all the time.
+    "policy-truth-table",
+    "cluster-cidr-masquerades-outsiders",
+    "cluster-ip-spreads-over-pods",
+    "external-ip",
+    "external-traffic-policy-local",
+    "hairpin-pod-reaches-itself",
+    "host-network-endpoints",
+    "internal-traffic-policy-local",
+    "load-balancer-source-ranges",
+    "masquerade-all",
+    "masquerade-and-policies",
+    "no-endpoints-is-refused",
+    "node-port",
+    "pod-source-is-kept",
+    "policy-behind-services",
+    "policy-live-connections",
+    "session-affinity",
+    "single-stack-v4",
+    "single-stack-v6",
+    "udp-service",
+    "undefined-port-of-cluster-ip-is-refused",
+];
+
+/// Those that have policies alone, whatever the backend: with IPVS they need not be played again.
+const OF_POLICY: &[&str] = &["policy-live-connections", "policy-truth-table"];
+
+/// What cannot be on a network, and why.
+const NOT_ON: &[(Network, &[&str], &str)] = &[
+    (
+        Network::BridgeUnseen,
+        SAME_LINK,
+        "a client on the endpoint's own link gets the reply past the node",
+    ),
+    (Network::BridgeUnseen, OF_POLICY, "policy does not see what is switched"),
+    (
+        Network::Macvlan,
+        SAME_LINK,
+        "a client on the endpoint's own link gets the reply past the node",
+    ),
+    (Network::Macvlan, OF_POLICY, "policy does not see what pods say to one another"),
+    (Network::Macvlan, &["policy-behind-services"], "nor what their nodes have masqueraded"),
+];
+
+/// They have traffic policies Local, which are never masqueraded.
+const SAME_LINK: &[&str] = &["external-traffic-policy-local", "masquerade-and-policies"];
+
+/// What was played on a network with a backend.
+#[derive(Clone, Copy, Debug, Default)]
+struct Cell {
+    scenarios: usize,
+    steps: usize,
+    flows: usize,
+}
+
+/// By the names of network and backend.
+type Table = BTreeMap<(String, String), Cell>;
+
+/// The tests of each network: `cargo test --test networks -- --ignored flannel_vxlan`.
+macro_rules! networks {
+    ($($module:ident $network:ident)*) => {
+        $(
+            mod $module {
+                #[test]
+                #[ignore = "a part of the matrix"]
+                fn nftables() {
+                    super::play_one(super::Network::$network, super::Backend::Nftables);
+                }
+
+                #[test]
+                #[ignore = "needs IPVS; the matrix runs it in the guest"]
+                fn ipvs() {
+                    super::play_one(super::Network::$network, super::Backend::Ipvs);
+                }
+            }
+        )*
+    };
+}
+
+networks! {
+    routed Routed
+    ipip Ipip
+    bridge Bridge
+    bridge_unseen BridgeUnseen
+    flannel_host_gw FlannelHostGw
+    flannel_vxlan FlannelVxlan
+    flannel_udp FlannelUdp
+    ptp Ptp
+    cni_bridge CniBridge
+    cni_ptp CniPtp
+    macvlan Macvlan
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Backend {
+    Nftables,
+    Ipvs,
+}
+
+impl Backend {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Nftables => "nftables",
+            Self::Ipvs => "ipvs",
+        }
+    }
+}
+
+/// How many scenarios are played at a time on this kernel: they wait most of the time.
+const AT_A_TIME: usize = 6;
+/// The same for each network in the guest, where all networks are played at a time.
+const AT_A_TIME_IN_GUEST: usize = 2;
+/// Begins a line that tells a cell.
+const CELL: &str = "cell:";
+
+/// The scenarios for a network.
+fn scenarios(network: Network, backend: Backend) -> Result<Vec<Scenario>> {
+    let mut names: Vec<_> = CHOICE.iter().map(|name| (*name).to_owned()).collect();
+    if env::var("SHUNT_NETWORKS").is_ok_and(|which| which == "all") {
+        for entry in fs::read_dir(Scenario::home())? {
+            let entry = entry?;
+            let name = entry.file_name().into_string().map_err(|name| anyhow!("{name:?}"))?;
+            if entry.file_type()?.is_dir() && !names.contains(&name) {
+                names.push(name);
+            }
+        }
+    }
+    if let Ok(only) = env::var("SHUNT_SCENARIO") {
+        names.retain(|name| *name == only);
+    }
+    let left_out = |name: &String| {
+        NOT_ON.iter().any(|(on, names, _)| *on == network && names.contains(&name.as_str()))
+    };
+    names.retain(|name| !left_out(name));
+    if backend == Backend::Ipvs {
+        names.retain(|name| !OF_POLICY.contains(&name.as_str()));
+    }
+    let scenarios =
+        names.iter().map(|name| Scenario::load(&Scenario::home().join(name))?.on(network));
+    let mut scenarios = scenarios.collect::<Result<Vec<_>>>()?;
+    scenarios.retain(Scenario::is_playable_here);
+    Ok(scenarios)
+}
+
+/// Plays the scenarios of networks. All that fail are told.
+fn play(networks: &[Network], backend: Backend, at_a_time: usize) -> Result<Table> {
+    let mut queue = Vec::new();
+    for network in networks {
+        queue
+            .extend(scenarios(*network, backend)?.into_iter().enumerate().map(|it| (*network, it)));
+    }
+    // The first of each network before the second of any.
+    queue.sort_by_key(|(_, (position, _))| std::cmp::Reverse(*position));
+    let queue = Mutex::new(queue);
+    let results: Mutex<(Table, Vec<String>)> = Mutex::default();
+    thread::scope(|scope| {
+        for _ in 0..at_a_time {
+            scope.spawn(|| {
+                loop {
+                    // A statement of its own: the queue must not stay locked while it is played.
+                    let next = lock(&queue).pop();
+                    let Some((network, (_, scenario))) = next else { return };
+                    let played = match backend {
+                        Backend::Nftables => scenario.play(),
+                        Backend::Ipvs => scenario.play_with_ipvs(),
+                    };
+                    let (table, failures) = &mut *lock(&results);
+                    match played {
+                        Ok(played) => add(table, network, backend, played),
+                        Err(error) => {
+                            let at = format!("on {} with {}", network.name(), backend.name());
+                            failures.push(format!("{at}: {error:#}"));
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let (table, failures) = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    ensure!(failures.is_empty(), "{} failed:\n{}", failures.len(), failures.join("\n\n"));
+    Ok(table)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn add(table: &mut Table, network: Network, backend: Backend, played: Played) {
+    let key = (network.name().to_owned(), backend.name().to_owned());
+    let cell = table.entry(key).or_default();
+    cell.scenarios += 1;
+    cell.steps += played.steps;
+    cell.flows += played.flows;
+}
+
+/// One cell, in a test of its own.
+fn play_one(network: Network, backend: Backend) {
+    let at_a_time = if Clock::of_this_guest().is_some() { AT_A_TIME_IN_GUEST } else { AT_A_TIME };
+    match play(&[network], backend, at_a_time) {
+        Err(error) => panic!("{error:#}"),
+        Ok(table) => {
+            for ((network, backend), cell) in table {
+                let Cell { scenarios, steps, flows } = cell;
+                println!("{CELL} {network} {backend} {scenarios} {steps} {flows}");
+            }
+        }
+    }
+}
+
+/// The cells that tests in the guest have told.
+fn read_cells(printed: &str) -> Result<Table> {
+    let mut table = Table::new();
+    // The test harness may have begun the line.
+    for cell in printed.lines().filter_map(|line| line.split_once(CELL).map(|(_, cell)| cell)) {
+        let words: Vec<_> = cell.split_whitespace().collect();
+        let [network, backend, scenarios, steps, flows] = words[..] else {
+            return Err(anyhow!("not a cell: {cell}"));
+        };
+        let cell =
+            Cell { scenarios: scenarios.parse()?, steps: steps.parse()?, flows: flows.parse()? };
+        table.insert((network.to_owned(), backend.to_owned()), cell);
+    }
+    Ok(table)
+}
+
+/// Plays cells in a guest of their own.
+fn play_in_guest(tests: &[String]) -> Result<Table> {
+    let mut arguments = vec!["--ignored", "--nocapture", "--exact", "--test-threads", "6"];
+    arguments.extend(tests.iter().map(String::as_str));
+    read_cells(&guest::run_tests(Clock::Running, &arguments)?)
+}
+
+#[test]
+fn services_and_policies_on_every_network() -> Result<()> {
+    if Clock::of_this_guest().is_some() {
+        return Ok(());
+    }
+    let (here, elsewhere): (Vec<_>, Vec<_>) =
+        Network::ALL.into_iter().partition(|network| network.is_possible_here());
+    let mut in_guest: Vec<_> =
+        Network::ALL.iter().map(|network| format!("{}::ipvs", module(*network))).collect();
+    in_guest.extend(elsewhere.iter().map(|network| format!("{}::nftables", module(*network))));
+    // As many guests as there are CPUs wherever this is run.
+    let guests: Vec<_> = in_guest
+        .chunks(in_guest.len().div_ceil(2))
+        .map(<[String]>::to_vec)
+        .map(|tests| thread::spawn(move || play_in_guest(&tests)))
+        .collect();
+    let mut table = play(&here, Backend::Nftables, AT_A_TIME)?;
+    for guest in guests {
+        table.extend(guest.join().map_err(|_| anyhow!("a panic"))??);
+    }
+    let text = page_section(&table)?;
+    println!("{text}");
+    if env::var("SHUNT_NETWORKS").is_ok() || env::var("SHUNT_SCENARIO").is_ok() {
+        return Ok(());
+    }
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/networks/README.md");
+    let old = fs::read_to_string(&page)?;
+    let new = splice(&old, &text).context("docs/networks/README.md has no markers")?;
+    if env::var("SHUNT_WRITE_DOCS").is_ok() {
+        fs::write(&page, new)?;
+        return Ok(());
+    }
+    ensure!(
+        old == new,
+        "the table of docs/networks/README.md is old; SHUNT_WRITE_DOCS=1 writes it"
+    );
+    Ok(())
+}
+
+fn module(network: Network) -> String {
+    network.name().replace('-', "_")
+}
+
+const BEGIN: &str = "<!-- matrix:begin, written by SHUNT_WRITE_DOCS=1 cargo test -p shunt-kind-tests --test networks -->";
+const END: &str = "<!-- matrix:end -->";
+
+/// The table as it stands in the page; every network has its row.
+fn page_section(table: &Table) -> Result<String> {
+    let mut out = String::from("| network | nftables | IPVS | |\n|---|---|---|---|\n");
+    for network in Network::ALL {
+        let cell = |backend: Backend| {
+            let key = (network.name().to_owned(), backend.name().to_owned());
+            let cell = table.get(&key);
+            let Cell { scenarios, flows, .. } =
+                cell.with_context(|| format!("{} was not played on {}", key.1, key.0))?;
+            anyhow::Ok(format!("{scenarios} scenarios, {flows} flows"))
+        };
+        let notes = NOT_ON.iter().filter(|(on, ..)| *on == network);
+        let notes: Vec<_> =
+            notes.map(|(_, names, why)| format!("without {}: {why}", names.join(", "))).collect();
+        let (nftables, ipvs) = (cell(Backend::Nftables)?, cell(Backend::Ipvs)?);
+        out += &format!("| `{}` | {nftables} | {ipvs} | {} |\n", network.name(), notes.join("; "));
+    }
+    Ok(out)
+}
+
+/// Puts a section in place of what is between the markers.
+fn splice(page: &str, section: &str) -> Option<String> {
+    let (before, rest) = page.split_once(BEGIN)?;
+    let (_, after) = rest.split_once(END)?;
+    Some(format!("{before}{BEGIN}\n{section}{END}{after}"))
+}
+
+#[test]
+fn every_network_has_its_tests() {
+    // The guest is asked for them by name.
+    let source = include_str!("networks.rs");
+    for network in Network::ALL {
+        assert!(source.contains(&format!("\n    {} ", module(network))), "{}", network.name());
+    }
+}
