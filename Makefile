@@ -60,6 +60,8 @@ bench: build controlplane ## shunt beside kube-proxy and other layouts (BENCH='-
 		$(filter --quick --write-docs,$(BENCH)) $(POLICY)
 	$(STATIC) cargo run $(RELEASE) -p shunt-kind-tests --bin ipvs -- --shunt $(BINARY) \
 		$(filter --quick --write-docs,$(BENCH))
+	$(STATIC) cargo run $(RELEASE) -p shunt-kind-tests --bin overlay -- --shunt $(BINARY) \
+		$(filter --quick --write-docs,$(BENCH))
 
 clean: ## Remove everything that was built
 	cargo clean

@@ -4,6 +4,7 @@ pub mod control_plane;
 pub mod generation;
 pub mod guest;
 pub mod kube_proxy;
+pub mod overlay;
 pub mod policy;
 pub mod scenario;
 pub mod traffic;

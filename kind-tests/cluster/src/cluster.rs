@@ -61,6 +61,7 @@ pub struct ClusterSpec {
 /// A running cluster. Dropping it ends its namespaces and with them all that is in them.
 pub struct Cluster {
     families: Families,
+    network: Network,
     fabric: Fabric,
     hosts: BTreeMap<String, Host>,
     /// In the order they were built, which is their numbering.
@@ -81,6 +82,7 @@ impl Cluster {
         allow_files()?;
         let mut cluster = Self {
             families: spec.families,
+            network: spec.network,
             fabric: Fabric::new(spec.families, spec.network)?,
             hosts: BTreeMap::new(),
             nodes: Vec::new(),
@@ -108,6 +110,11 @@ impl Cluster {
     /// The IP versions in use.
     pub fn families(&self) -> Families {
         self.families
+    }
+
+    /// How packets travel.
+    pub fn network(&self) -> Network {
+        self.network
     }
 
     /// The host of this name.

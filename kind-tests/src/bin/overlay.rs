@@ -1,0 +1,132 @@
+//! The fourth part of `make bench`: what a Service costs on each network, as a share of the throughput between the same
+//! pods without it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use shunt_cluster::Network;
+use shunt_kind_tests::overlay::{Throughput, measure};
+use shunt_kind_tests::scenario::shunt_binary;
+
+const BEGIN: &str = "<!-- overlay:begin, written by `make bench BENCH=--write-docs` -->";
+const END: &str = "<!-- overlay:end -->";
+/// What a Service may leave of the throughput at least.
+const GOAL: f64 = 0.97;
+
+/// Measure the throughput through a Service on each network of this kernel
+#[derive(Parser, Clone, Debug)]
+#[command(name = "overlay", max_term_width = 100)]
+struct Arguments {
+    /// Networks by name [default: all that this kernel has]
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
+    networks: Vec<String>,
+    /// Pairs of samples
+    #[arg(long, value_name = "N", default_value_t = 31)]
+    pairs: usize,
+    /// How long a sample takes
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = 300)]
+    each: u64,
+    /// Nine pairs
+    #[arg(long)]
+    quick: bool,
+    /// The release binary of shunt [default: what this checkout builds]
+    #[arg(long, value_name = "FILE")]
+    shunt: Option<PathBuf>,
+    /// Write the figures into docs/benchmarks.md
+    #[arg(long)]
+    write_docs: bool,
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("overlay: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
+    ensure!(nix::unistd::geteuid().is_root(), "namespaces and nftables take root");
+    let shunt = match &arguments.shunt {
+        Some(path) => fs::canonicalize(path).with_context(|| path.display().to_string())?,
+        None => shunt_binary()?,
+    };
+    let mut networks = Vec::new();
+    for name in &arguments.networks {
+        networks.push(Network::named(name).with_context(|| format!("no network is named {name}"))?);
+    }
+    if networks.is_empty() {
+        networks.extend(Network::ALL.into_iter().filter(|network| network.is_possible_here()));
+    }
+    let pairs = if arguments.quick { 9 } else { arguments.pairs };
+    let mut results = Vec::new();
+    for network in networks {
+        eprintln!("overlay: {}", network.name());
+        let measured = measure(network, &shunt, pairs, Duration::from_millis(arguments.each));
+        results.push(measured.with_context(|| network.name())?);
+    }
+    finish(arguments, &results)
+}
+
+fn finish(arguments: &Arguments, results: &[Throughput]) -> Result<()> {
+    let section = section(results);
+    print!("{section}");
+    let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let raw = checkout.join("target/bench");
+    fs::create_dir_all(&raw)?;
+    fs::write(raw.join("overlay.json"), serde_json::to_vec_pretty(results)?)?;
+    if arguments.write_docs {
+        let page = checkout.join("docs/benchmarks.md");
+        let old = fs::read_to_string(&page)?;
+        let new = splice(&old, &section).context("docs/benchmarks.md has no markers")?;
+        fs::write(&page, new)?;
+    }
+    Ok(())
+}
+
+/// The section of the page.
+fn section(results: &[Throughput]) -> String {
+    let mut out = String::from(
+        "| network | straight, Gbit/s | through a ClusterIP | ratio | |\n|---|---:|---:|---:|---|\n",
+    );
+    for Throughput { network, direct, service, ratio } in results {
+        let verdict = if *ratio >= GOAL { "met" } else { "MISSED" };
+        out += &format!(
+            "| `{network}` | {direct:.2} | {service:.2} | {ratio:.3} | goal {GOAL}: {verdict} |\n"
+        );
+    }
+    out
+}
+
+/// Puts a section in place of what is between the markers.
+fn splice(page: &str, section: &str) -> Option<String> {
+    let (before, rest) = page.split_once(BEGIN)?;
+    let (_, after) = rest.split_once(END)?;
+    Some(format!("{before}{BEGIN}\n{section}{END}{after}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_goal_is_about_the_ratio() {
+        let of = |ratio| Throughput { network: "ptp".into(), direct: 10.0, service: 9.9, ratio };
+        assert!(
+            section(&[of(0.97)]).ends_with("| `ptp` | 10.00 | 9.90 | 0.970 | goal 0.97: met |\n")
+        );
+        assert!(section(&[of(0.969)]).contains("MISSED"));
+    }
+
+    #[test]
+    fn what_stands_around_the_markers_stays() {
+        let page = format!("above\n{BEGIN}\nold\n{END}\nbelow\n");
+        assert_eq!(splice(&page, "new\n").unwrap(), format!("above\n{BEGIN}\nnew\n{END}\nbelow\n"));
+    }
+}
