@@ -1,6 +1,7 @@
 //! Network policy through a real API server: what is created there holds on a node, and can be seen.
 
 use std::net::{IpAddr, SocketAddr};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -10,6 +11,7 @@ use shunt_cluster::{ClusterSpec, EchoServer, NodeSpec, ProbeOptions, Protocol, p
 use shunt_kind_tests::control_plane::{
     Daemon, DaemonSpec, Id, Plane, PlaneSpec, PodPort, wait_for,
 };
+use shunt_kind_tests::scenario::shunt_binary;
 
 const NODE: &str = "node-1";
 const PORT: PodPort = PodPort { name: "http", protocol: "TCP", number: 8080 };
@@ -66,6 +68,17 @@ impl Node {
         self.daemon.wait_for_status(what, is).map(drop)
     }
 
+    /// What `shunt policy` says with the rights of the manifests.
+    fn asked(&self, words: &[&str]) -> Result<String> {
+        let mut command = Command::new(shunt_binary()?);
+        command.arg("policy").args(words).arg("--kubeconfig").arg(self.plane.kubeconfig());
+        let netns = self.plane.cluster().host(NODE)?.netns();
+        let output = netns.run(move || command.output())?;
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(output.status.success() && errors.is_empty(), "{errors}");
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
     fn put(&self, spec: Value) -> Result<Value> {
         self.plane.api().create(json!({
             "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
@@ -117,9 +130,15 @@ fn a_policy_holds_from_its_creation_to_its_deletion_and_drops_are_told_with_name
         ensure!(metrics.contains(metric), "{metric} is not in {metrics}");
     }
 
+    let asked = node.asked(&["explain", "default/shop", "default/web", "8080"])?;
+    ensure!(asked.contains("denied: isolated by NetworkPolicy default/web, no rule"), "{asked}");
     let id = Id::network_policy("default", "web");
     node.plane.api().patch(&id, json!({"spec": {"ingress": from("shop")}}))?;
     node.wait_until("shop", "web", true)?;
+    let asked = node.asked(&["explain", "default/shop", "default/web", "8080"])?;
+    ensure!(asked.contains("allowed by NetworkPolicy default/web, spec.ingress[0]"), "{asked}");
+    let matrix = node.asked(&["matrix", "-n", "default"])?;
+    ensure!(matrix.contains("default/shop 1 + +\ndefault/web  2 + +\n"), "{matrix}");
     node.plane
         .api()
         .patch(&Id::pod("default", "shop"), json!({"metadata": {"labels": {"app": "x"}}}))?;
