@@ -20,6 +20,7 @@ build: ## Build the static release binary
 image: build ## Build the container image with buildah, and print its size
 	buildah bud --isolation chroot -f manifests/Containerfile -t shunt $(dir $(BINARY))
 	buildah images shunt
+	@sed -n '/capabilities:/,/add:/p' manifests/base/daemonset.yaml
 
 demo: build ## Build, then show the main job in network namespaces of its own
 	@$(BINARY) demo
@@ -45,6 +46,8 @@ deny:
 
 unit: controlplane ## The tests alone; they need root, nft, and the control plane
 	SHUNT_BIN=$(abspath $(BINARY)) cargo test --locked --workspace --no-fail-fast -- --skip kube_proxy_
+	@# What the image comes to: its size and its capabilities.
+	SHUNT_BIN=$(abspath $(BINARY)) cargo test -q --locked -p shunt-kind-tests --test control_plane the_image_is -- --nocapture
 	@# These wait for kube-proxy most of the time: more of them than there are cores.
 	cargo test --locked -p shunt-kind-tests --test scenarios --test storm -- kube_proxy_ --test-threads 6
 	cd kind-tests/controlplane && CGO_ENABLED=0 go test -trimpath ./...

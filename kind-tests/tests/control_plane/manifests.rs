@@ -90,12 +90,34 @@ pub(crate) async fn may(
 }
 
 #[test]
-fn the_configuration_of_the_deployment_has_no_unknown_field() -> Result<()> {
-    let loaded = shunt::config::load::file(&home().join("base/config.yaml"))?;
-    assert_eq!(loaded.remarks, Vec::<String>::new());
-    let effective = shunt::config::Effective::new(loaded.configuration);
-    let effective = effective.map_err(|failure| anyhow::anyhow!("{failure}"))?;
-    assert_eq!(effective.notes, Vec::<String>::new());
+fn the_configurations_of_the_deployments_have_no_unknown_field() -> Result<()> {
+    let overlays = fs::read_dir(home().join("overlays"))?;
+    let overlays = overlays.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+    let of = |directory: PathBuf| directory.join("config.yaml");
+    let files = overlays.into_iter().map(of).filter(|file| file.exists());
+    let files: Vec<_> = files.chain([home().join("base/config.yaml")]).collect();
+    ensure!(files.len() >= 4, "{files:?}");
+    for file in files {
+        let loaded = shunt::config::load::file(&file)?;
+        assert_eq!(loaded.remarks, Vec::<String>::new(), "{}", file.display());
+        let effective = shunt::config::Effective::new(loaded.configuration);
+        let effective = effective.map_err(|failure| anyhow::anyhow!("{failure}"))?;
+        assert_eq!(effective.notes, Vec::<String>::new(), "{}", file.display());
+    }
+    Ok(())
+}
+
+/// What is left to another one is not watched, so it may not be read.
+#[test]
+fn without_policy_nothing_of_policy_may_be_read() -> Result<()> {
+    let of_policy = ["networkpolicies", "pods", "namespaces", "--network-policy=off"];
+    for (overlay, policy) in
+        [("nftables", true), ("flannel", true), ("policy-off", false), ("calico", false)]
+    {
+        let rendered = String::from_utf8(render(&home().join("overlays").join(overlay))?)?;
+        let found = of_policy.map(|word| rendered.contains(&format!("- {word}\n")));
+        assert_eq!(found, [policy, policy, policy, !policy], "{overlay}");
+    }
     Ok(())
 }
 
@@ -149,6 +171,16 @@ fn static_binary() -> Result<PathBuf> {
     Ok(root.join("target").join(host).join("debug/shunt"))
 }
 
+/// The capabilities that the deployment's container has: this one and no other.
+fn capabilities() -> Result<String> {
+    let daemonset = fs::read_to_string(home().join("base/daemonset.yaml"))?;
+    let daemonset: Value = serde_saphyr::from_str(&daemonset)?;
+    let context = &daemonset["spec"]["template"]["spec"]["containers"][0]["securityContext"];
+    let (given, taken) = (&context["capabilities"]["add"], &context["capabilities"]["drop"]);
+    assert_eq!((given, taken), (&serde_json::json!(["NET_ADMIN"]), &serde_json::json!(["ALL"])));
+    Ok(format!("only {given}; root filesystem read-only: {}", context["readOnlyRootFilesystem"]))
+}
+
 /// Builds the image with Debian's buildah and starts it: a root filesystem with one file.
 #[test]
 fn the_image_is_one_binary_that_starts() -> Result<()> {
@@ -178,6 +210,7 @@ fn the_image_is_one_binary_that_starts() -> Result<()> {
     let compressed = sizes.sum::<Result<u64>>()?;
     let unpacked = fs::metadata(&binary)?.len();
     println!("image: {unpacked} bytes unpacked, {compressed} bytes compressed");
+    println!("capabilities: {}", capabilities()?);
     // A binary with debugging aids is larger than one to ship.
     let limit = if binary.components().any(|part| part.as_os_str() == "debug") { 1000 } else { 20 };
     ensure!(compressed < limit * 1_000_000, "the image has {compressed} bytes");
