@@ -6,8 +6,10 @@ use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
 use anyhow::{Context, anyhow};
+use ipnet::IpNet;
 use ipvs_rs::Timeouts;
 use shunt_ipvs::kernel::VirtualServers;
+use shunt_ipvs::kube_proxy::Scope;
 use shunt_ipvs::{Former, Settings};
 use shunt_model::plan::PlanDelta;
 use shunt_netlink::Pulse;
@@ -182,12 +184,26 @@ fn open_nftables(of_ipvs: Settings) -> Result<Services, Failure> {
     })
 }
 
-fn ipvs_settings(given: &Ipvs, owner: bool) -> Result<Settings, Failure> {
+/// What of kube-proxy's IPVS is to go.
+///
+/// # Errors
+/// If the configuration is wrong.
+pub fn of_kube_proxy(effective: &Effective) -> Result<Scope, Failure> {
+    let exclude = excluded(&effective.configuration.ipvs)?;
+    Ok(Scope { device: effective.mode != Mode::Ipvs, exclude })
+}
+
+/// The networks whose virtual servers are someone else's.
+fn excluded(given: &Ipvs) -> Result<Vec<IpNet>, Failure> {
     let network = |network: &String| {
         let parsed = network.parse();
         parsed.map_err(|_| Failure::usage(anyhow!("ipvs.excludeCIDRs: {network} is no network")))
     };
-    let exclude = given.exclude_cidrs.iter().flatten().map(network).collect::<Result<_, _>>()?;
+    given.exclude_cidrs.iter().flatten().map(network).collect()
+}
+
+fn ipvs_settings(given: &Ipvs, owner: bool) -> Result<Settings, Failure> {
+    let exclude = excluded(given)?;
     let seconds =
         |duration: GoDuration| u32::try_from(duration.to_duration().as_secs()).unwrap_or(u32::MAX);
     let mut settings = Settings {

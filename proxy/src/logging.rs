@@ -1,6 +1,8 @@
 //! Logging: to standard error, as text or as JSON.
 
+use std::fmt;
 use std::io::IsTerminal;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing_subscriber::EnvFilter;
 
@@ -26,20 +28,84 @@ pub enum Format {
     Json,
 }
 
+/// What is logged, which can be changed while the program runs.
+#[derive(Clone)]
+pub struct Levels {
+    reload: Reload,
+    directives: Arc<Mutex<String>>,
+}
+
+/// Puts another filter in place.
+type Reload = Arc<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>;
+
+impl Levels {
+    fn new(args: &LogArgs, reload: Reload) -> Result<Self, Failure> {
+        Ok(Self { reload, directives: Arc::new(Mutex::new(filter(args)?.to_string())) })
+    }
+
+    /// Levels of a program that logs nothing.
+    #[must_use]
+    pub fn of_nothing() -> Self {
+        Self { reload: Arc::new(|_| Ok(())), directives: Arc::default() }
+    }
+
+    /// The directives in force.
+    #[must_use]
+    pub fn directives(&self) -> String {
+        self.directives.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes them: to kube-proxy's verbosity (a number), a level, or directives. Returns those in
+    /// force then.
+    ///
+    /// # Errors
+    /// What is wrong with the text, in words; nothing is changed then.
+    pub fn set(&self, text: &str) -> Result<String, String> {
+        let args = match text.parse() {
+            Ok(verbosity) => LogArgs { verbosity, log_level: None, logging_format: Format::Text },
+            Err(_) => LogArgs {
+                verbosity: 0,
+                log_level: Some(text.to_owned()),
+                logging_format: Format::Text,
+            },
+        };
+        let filter = filter(&args).map_err(|failure| failure.to_string())?;
+        let directives = filter.to_string();
+        (self.reload)(filter)?;
+        directives.clone_into(&mut self.directives.lock().unwrap_or_else(PoisonError::into_inner));
+        Ok(directives)
+    }
+}
+
+impl fmt::Debug for Levels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Levels").field(&self.directives()).finish()
+    }
+}
+
 /// Starts logging.
 ///
 /// # Errors
 /// If the level is not one.
-pub fn start(args: &LogArgs) -> Result<(), Failure> {
+pub fn start(args: &LogArgs) -> Result<Levels, Failure> {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter(args)?)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
     match args.logging_format {
-        Format::Text => builder.init(),
-        Format::Json => builder.json().flatten_event(true).init(),
+        Format::Text => {
+            let builder = builder.with_filter_reloading();
+            let handle = builder.reload_handle();
+            builder.init();
+            Levels::new(args, Arc::new(move |to| handle.reload(to).map_err(|e| e.to_string())))
+        }
+        Format::Json => {
+            let builder = builder.json().flatten_event(true).with_filter_reloading();
+            let handle = builder.reload_handle();
+            builder.init();
+            Levels::new(args, Arc::new(move |to| handle.reload(to).map_err(|e| e.to_string())))
+        }
     }
-    Ok(())
 }
 
 fn filter(args: &LogArgs) -> Result<EnvFilter, Failure> {
@@ -65,6 +131,24 @@ mod tests {
         let log_level = log_level.map(ToOwned::to_owned);
         let args = LogArgs { verbosity, log_level, logging_format: Format::Text };
         filter(&args).map(|filter| filter.to_string())
+    }
+
+    #[test]
+    fn levels_change_and_wrong_ones_change_nothing() {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let told = Arc::clone(&seen);
+        let reload = move |filter: EnvFilter| {
+            told.lock().unwrap().push(filter.to_string());
+            Ok(())
+        };
+        let args = LogArgs { verbosity: 2, log_level: None, logging_format: Format::Text };
+        let levels = Levels::new(&args, Arc::new(reload)).unwrap();
+        assert!(levels.directives().contains("shunt=info"));
+        assert!(levels.set("5").unwrap().contains("shunt=debug"));
+        assert_eq!(levels.set("kube=trace").unwrap(), "kube=trace");
+        assert!(levels.set("a=b=c").unwrap_err().contains("a=b=c"));
+        assert_eq!(levels.directives(), "kube=trace");
+        assert_eq!(seen.lock().unwrap().len(), 2);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod kube_proxy;
 mod policy;
+mod requests;
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -16,6 +17,7 @@ use prometheus_client::registry::{Registry, Unit};
 use shunt_model::problem::Kind;
 
 use self::kube_proxy::KubeProxy;
+pub use self::requests::Requests;
 use crate::kernel::{Reason, Swept, Synced};
 use crate::ledger::{Ledger, Origin};
 use crate::planner::Totals;
@@ -41,6 +43,7 @@ pub struct Metrics {
     latency: Seconds<50>,
     kube_proxy: KubeProxy,
     of_policy: policy::OfPolicy,
+    requests: Requests,
 }
 
 /// A histogram whose 15 buckets begin at so many microseconds and double: from 50 us to 0.8 s.
@@ -66,6 +69,7 @@ impl Metrics {
         metrics.problems(&Ledger::default());
         metrics.register_own(&mut registry);
         metrics.kube_proxy.register(&mut registry);
+        metrics.requests.register(&mut registry);
         registry.register_collector(Box::new(Process));
         (metrics, registry)
     }
@@ -91,6 +95,12 @@ impl Metrics {
         self.of_policy.register(own);
         let help = "From the receipt of an event to the end of its last transaction";
         own.register_with_unit("event_to_commit", help, Unit::Seconds, self.latency.0.clone());
+    }
+
+    /// What counts requests to the API server.
+    #[must_use]
+    pub fn requests(&self) -> Requests {
+        self.requests.clone()
     }
 
     /// The loop has handled an event.

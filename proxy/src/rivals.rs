@@ -5,6 +5,7 @@
 
 mod running;
 mod takeover;
+mod virtual_servers;
 
 use shunt_nftables::ruleset::{Removal, Ruleset, TableName};
 

@@ -21,7 +21,8 @@ use crate::config::{Effective, Mode, load};
 use crate::event_loop::{EventLoop, Identity, Inputs};
 use crate::failure::Failure;
 use crate::kernel::{Flows, Kernel, Policy};
-use crate::metrics::Metrics;
+use crate::logging::Levels;
+use crate::metrics::{Metrics, Requests};
 use crate::policy::{Pods, PolicyPlanner};
 use crate::progress::Health;
 use crate::reporter::{About, Report};
@@ -48,7 +49,7 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     if let Some(path) = &args.write_config_to {
         return write_config(path, &effective);
     }
-    logging::start(&effective.log)?;
+    let levels = logging::start(&effective.log)?;
     let watched = args.config.as_deref().map(Watched::new);
     remarks.iter().for_each(|remark| warn!("--config: {remark}"));
     effective.notes.iter().for_each(|note| info!("{note}"));
@@ -71,7 +72,7 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     let result = runtime.block_on(async {
         let mut end = End::new()?;
         tokio::select! {
-            result = work(args, &effective, backends, started) => result,
+            result = work(args, &effective, backends, (levels, started)) => result,
             () = config_changed(watched) => Err(anyhow!(CONFIG_CHANGED).into()),
             signal = end.signal() => {
                 info!("{signal}: ending; what is installed stays");
@@ -147,14 +148,17 @@ async fn work(
     args: &RunArgs,
     effective: &Effective,
     (services, policy, lack): (backend::Services, Option<PolicyKernel>, Option<String>),
-    started: Instant,
+    (levels, started): (Levels, Instant),
 ) -> Result<(), Failure> {
     let (changes, sources) = mpsc::channel(SOURCE_QUEUE);
     let node = effective.settings.node_name.to_string();
     let mut tasks = JoinSet::new();
     let (pods_wanted, seen) = watch::channel(false);
     let seen = policy.is_some().then_some(seen);
-    let (source, reporter) = start_sources(args, effective, seen, changes, &mut tasks).await?;
+    let (metrics, registry) = Metrics::new();
+    let requests = metrics.requests();
+    let (source, reporter) =
+        start_sources(args, effective, requests, seen, changes, &mut tasks).await?;
     // Not before it is known that we can work.
     let mut unset = prepare_machine(effective);
     unset.extend(lack);
@@ -176,16 +180,22 @@ async fn work(
         policy_kernel = Some(started.context(context)?);
     }
 
-    let (metrics, registry) = Metrics::new();
     let (health, health_seen) = watch::channel(Health::STARTING);
     let (questions, asked) = mpsc::channel(QUESTION_QUEUE);
     let registry = Arc::new(registry);
     let health_asked = health_seen.clone();
     let pages = Arc::new(Pages::new(effective, started));
-    let metrics_told = metrics.clone();
-    let served = Sources { questions, health: health_seen, metrics: metrics_told, registry, pages };
+    let served = Sources {
+        questions,
+        health: health_seen,
+        metrics: metrics.clone(),
+        registry,
+        pages,
+        levels,
+        reporter: reporter.clone(),
+    };
     start_servers(effective, &served).await?;
-    tokio::spawn(rivals::take_over(served.health.clone()));
+    tokio::spawn(rivals::take_over(served.health.clone(), backend::of_kube_proxy(effective)?));
     if effective.settings.localhost_node_ports {
         tokio::spawn(machine::open_localhost(served.health.clone()));
     }
@@ -246,6 +256,7 @@ fn prepare_machine(effective: &Effective) -> Vec<String> {
 async fn start_sources(
     args: &RunArgs,
     effective: &Effective,
+    requests: Requests,
     pods_wanted: Option<watch::Receiver<bool>>,
     changes: mpsc::Sender<SourceEvent>,
     tasks: &mut JoinSet<Result<(), Failure>>,
@@ -262,7 +273,7 @@ async fn start_sources(
         return Ok((format!("manifests in {}", directory.display()), None));
     }
     let master = args.kube_proxy.master.as_deref();
-    let client = client::client(effective.kubeconfig.as_deref(), master);
+    let client = client::client(effective.kubeconfig.as_deref(), master, requests);
     let client = client.await.map_err(Failure::usage)?;
     let node = effective.settings.node_name.to_string();
     let (reporter, reports) = mpsc::channel(reporter::QUEUE);

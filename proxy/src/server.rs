@@ -2,12 +2,13 @@
 //!
 //! Neither keeps the proxy from its work: an address that cannot be had is tried again.
 
+mod levels;
 mod pages;
 pub mod service_health;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,8 +28,10 @@ use tracing::{debug, error, info};
 pub use self::pages::Pages;
 pub use self::service_health::{HealthChecks, Listening};
 use crate::event_loop::Question;
+use crate::logging::Levels;
 use crate::metrics::{self, Metrics, Probe};
 use crate::progress::Health;
+use crate::reporter::{About, Report};
 use crate::status::rows;
 
 /// How long until an address that cannot be had is tried again.
@@ -41,8 +44,9 @@ const CONNECTIONS: usize = 64;
 const SLICE: usize = 256;
 
 /// The paths of the metrics' address.
-pub const METRICS_PATHS: [&str; 8] = [
+pub const METRICS_PATHS: [&str; 9] = [
     "/configz",
+    levels::PATH,
     "/flagz",
     "/healthz",
     "/metrics",
@@ -68,6 +72,14 @@ impl Site {
             Self::Health => "health",
         }
     }
+
+    /// The reason of kube-proxy's event when its address cannot be had.
+    const fn failure(self) -> &'static str {
+        match self {
+            Self::Metrics => "FailedToStartMetricServer",
+            Self::Health => "FailedToStartProxierHealthcheck",
+        }
+    }
 }
 
 /// Where answers come from.
@@ -83,13 +95,17 @@ pub struct Sources {
     pub registry: Arc<Registry>,
     /// What does not change.
     pub pages: Arc<Pages>,
+    /// What is logged.
+    pub levels: Levels,
+    /// Who tells the API that an address cannot be had.
+    pub reporter: Option<mpsc::Sender<Report>>,
 }
 
 type Answer = Response<Full<Bytes>>;
 
 /// Serves a site for ever, once its address can be had.
 pub async fn serve(site: Site, address: SocketAddr, sources: Sources) {
-    let listener = listen(site, address).await;
+    let listener = listen(site, address, sources.reporter.as_ref()).await;
     serve_on(site, listener, sources).await;
 }
 
@@ -115,10 +131,10 @@ async fn serve_on(site: Site, listener: TcpListener, sources: Sources) {
             return;
         };
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 let sources = sources.clone();
                 tokio::spawn(async move {
-                    talk(site, stream, &sources).await;
+                    talk(site, stream, peer.ip(), &sources).await;
                     drop(place);
                 });
             }
@@ -132,18 +148,29 @@ async fn serve_on(site: Site, listener: TcpListener, sources: Sources) {
 }
 
 /// Listens on an address, however long it takes to get it. Each new obstacle is told once.
-async fn listen(site: Site, address: SocketAddr) -> TcpListener {
-    let site = site.name();
+async fn listen(
+    site: Site,
+    address: SocketAddr,
+    reporter: Option<&mpsc::Sender<Report>>,
+) -> TcpListener {
+    let name = site.name();
     let mut told = None;
     loop {
         match TcpListener::bind(address).await {
             Ok(listener) => {
-                info!("{site} answers on http://{address}");
+                info!("{name} answers on http://{address}");
                 return listener;
             }
             Err(error) if told == Some(error.kind()) => {}
             Err(error) => {
-                error!("cannot serve {site} on {address}, trying again: {error}");
+                let note = format!("cannot serve {name} on {address}, trying again: {error}");
+                error!("{note}");
+                if let Some(reporter) = reporter {
+                    let reason = site.failure();
+                    // What comes too fast is left out.
+                    let report = Report { about: About::Node, reason, note, wrong: true };
+                    let _ = reporter.try_send(report);
+                }
                 told = Some(error.kind());
             }
         }
@@ -151,9 +178,15 @@ async fn listen(site: Site, address: SocketAddr) -> TcpListener {
     }
 }
 
-async fn talk(site: Site, stream: TcpStream, sources: &Sources) {
+async fn talk(site: Site, stream: TcpStream, peer: IpAddr, sources: &Sources) {
     let service = service_fn(|request: Request<Incoming>| async move {
-        let answer = answer(site, request.method(), request.uri().path(), sources).await;
+        let path = request.uri().path();
+        let sets = site == Site::Metrics && path == levels::PATH && request.method() == Method::PUT;
+        let answer = if sets {
+            levels::put(&sources.levels, peer, request.into_body()).await
+        } else {
+            answer(site, request.method(), path, sources).await
+        };
         Ok::<_, Infallible>(answer)
     });
     let served = hyper::server::conn::http1::Builder::new()
@@ -183,6 +216,9 @@ async fn answer(site: Site, method: &Method, path: &str, sources: &Sources) -> A
         (Site::Metrics, "/configz") => {
             let body = sources.pages.configuration.clone();
             respond(StatusCode::OK, "application/json", body.into())
+        }
+        (Site::Metrics, levels::PATH) => {
+            text(StatusCode::OK, format!("{}\n", sources.levels.directives()))
         }
         (Site::Metrics, "/flagz") => text(StatusCode::OK, sources.pages.flagz()),
         (Site::Metrics, "/statusz") => text(StatusCode::OK, sources.pages.statusz()),

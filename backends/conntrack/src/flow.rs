@@ -6,7 +6,7 @@ use shunt_model::address::Protocol;
 use shunt_netlink::{Message, attributes, nfnetlink};
 
 use crate::attribute::{ID, STATUS, TUPLE_ORIGINAL, TUPLE_REPLY, ZONE};
-use crate::filter::family_number;
+use crate::filter::{DESTINATION_TRANSLATED, family_number};
 use crate::tuple::Tuple;
 
 /// Bytes of `struct nfgenmsg`.
@@ -60,6 +60,12 @@ impl Flow {
     #[must_use]
     pub fn is_translated(&self) -> bool {
         self.server != self.destination
+    }
+
+    /// Whether netfilter's NAT translates the destination (`IPS_DST_NAT`); IPVS does it by itself.
+    #[must_use]
+    pub const fn is_destination_translated(&self) -> bool {
+        self.status & DESTINATION_TRANSLATED != 0
     }
 
     /// The request that ends just this connection: should another have its addresses and ports by

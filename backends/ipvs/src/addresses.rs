@@ -22,6 +22,8 @@ const LINK_HEADER: [u8; 16] = [0; 16];
 const ADDRESS_HEADER: usize = 8;
 /// `NLM_F_CREATE | NLM_F_EXCL`.
 const NEW: u16 = 0x600;
+/// `NLM_F_CREATE | NLM_F_REPLACE`: where it is there, it gets our mark.
+const TAKE: u16 = 0x500;
 /// `IFLA_INFO_KIND`.
 const INFO_KIND: u16 = 1;
 /// `IFA_RT_PRIORITY`.
@@ -80,11 +82,11 @@ impl Addresses {
         Ok(self.socket.dump("list addresses", &request, each)?)
     }
 
-    /// Adds addresses. One that is there is left as it is.
+    /// Adds addresses. One that is there gets our mark.
     pub(crate) fn add(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {
         let Some(device) = self.device else { return Ok(()) };
         self.submit("add an address", addresses, Errno::EEXIST, |address| {
-            request(libc::RTM_NEWADDR, NEW, device, address)
+            request(libc::RTM_NEWADDR, TAKE, device, address)
         })
     }
 

@@ -1,12 +1,13 @@
 //! Taking away all that is ours.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipvs_rs::{Ipvs, Request};
 
 use crate::addresses::Addresses;
 use crate::error::Error;
-use crate::former::is_loaded;
+use crate::former::{address, is_loaded};
 use crate::readback;
 
 /// What was taken away.
@@ -28,16 +29,21 @@ pub struct Removed {
 pub fn cleanup() -> Result<Removed, Error> {
     let mut addresses = Addresses::open()?;
     let mut removed = Removed::default();
+    let mut others = BTreeSet::new();
     if is_loaded() {
         let mut ipvs = Ipvs::open().map_err(Error::Unavailable)?;
         let installed = readback::read(&mut ipvs, &mut addresses, |_| false)?;
-        let ours = installed.virtuals.iter().filter(|(_, server)| server.ours());
-        let requests: Vec<_> = ours.map(|(key, _)| Request::DeleteService(*key)).collect();
+        let (ours, theirs): (Vec<_>, Vec<_>) =
+            installed.virtuals.iter().partition(|(_, server)| server.ours());
+        others.extend(theirs.iter().filter_map(|(key, _)| address(key)));
+        let requests: Vec<_> = ours.iter().map(|(key, _)| Request::DeleteService(**key)).collect();
         ipvs.submit(&requests)?;
         removed.virtual_servers = requests.len();
     }
     let held = addresses.read()?;
-    let ours: Vec<_> = held.iter().filter(|(_, ours)| **ours).map(|(ip, _)| *ip).collect();
+    // An address that we made, and that has another proxy's virtual server by now, is needed.
+    let ours = held.iter().filter(|(ip, ours)| **ours && !others.contains(*ip));
+    let ours: Vec<_> = ours.map(|(ip, _)| *ip).collect();
     removed.addresses = ours.len();
     removed.device = remove_addresses(&mut addresses, &ours)?;
     Ok(removed)

@@ -57,10 +57,10 @@ pub fn diff(wanted: &Wanted, installed: &Installed, settings: &Settings, now: u3
     steps.prepare.extend(changes);
     for (address, wanted) in &wanted.addresses {
         match (wanted, installed.addresses.get(address)) {
-            (true, None) => steps.announce.push(*address),
+            // As a virtual server: one of someone else's at the very address is taken over.
+            (true, None | Some(false)) => steps.announce.push(*address),
             (false, Some(true)) => steps.withdraw.push(*address),
-            // What others have put there stays, wanted or not.
-            (true, Some(_)) | (false, Some(false) | None) => {}
+            (true, Some(true)) | (false, Some(false) | None) => {}
         }
     }
     steps

@@ -82,7 +82,8 @@ pub(crate) fn is_loaded() -> bool {
     std::path::Path::new("/proc/thread-self/net/ip_vs").exists()
 }
 
-fn address(key: &ServiceKey) -> Option<IpAddr> {
+/// The address of a virtual server that has one.
+pub(crate) fn address(key: &ServiceKey) -> Option<IpAddr> {
     match key {
         ServiceKey::Address { address, .. } => Some(*address),
         ServiceKey::Mark { .. } => None,

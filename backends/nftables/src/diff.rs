@@ -268,8 +268,12 @@ fn diff_members(steps: &mut Steps, wanted: &Wanted, installed: &Installed) {
         let there = installed.members.get(set).is_some_and(|members| members.contains(key));
         let add = || Operation::Add(Element { set: *set, key: *key, value: Value::Member });
         match (wanted, there) {
-            // A ClusterIP refuses what is no frontend: it comes with its frontends, in one step.
-            (true, false) if set.kind == SetKind::ClusterIps => steps.switch.push(add()),
+            // Such an address refuses what is no frontend: it comes with its frontends, in one step.
+            (true, false)
+                if matches!(set.kind, SetKind::ClusterIps | SetKind::VirtualAddresses) =>
+            {
+                steps.switch.push(add());
+            }
             (true, false) => steps.prepare.push(add()),
             (false, true) => steps.retire.push(Operation::Delete(*set, *key)),
             (true, true) | (false, false) => {}

@@ -299,6 +299,11 @@ fn sources(family: Family) -> Chain {
     rules.push(source_rule(format!("{ip} saddr . {ip} daddr @{hairpins}"), [&hairpin, &[]]));
     let (cluster_ips, local) = (set(SetKind::ClusterIps), set(SetKind::LocalSources));
     let interfaces = set(SetKind::LocalInterfaces);
+    // While another proxy's IPVS, or ours, still has the addresses on its device the node reaches
+    // them from themselves: no one elsewhere could answer that.
+    let itself =
+        [Expression::FamilyIs(family), Expression::LoadSource(family, key), within(cluster_ips)];
+    rules.push(source_rule(format!("{ip} saddr @{cluster_ips}"), [&itself, &[]]));
     let outsiders = [
         original,
         within(cluster_ips),

@@ -26,6 +26,11 @@ pub struct KubeProxy {
 impl KubeProxy {
     /// Starts it in one of its modes.
     pub fn start(plane: &Plane, node: &str, mode: &str) -> Result<Self> {
+        Self::start_with(plane, node, mode, &[])
+    }
+
+    /// The same with more flags.
+    pub fn start_with(plane: &Plane, node: &str, mode: &str, flags: &[&str]) -> Result<Self> {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/controlplane/kube-proxy");
         ensure!(path.exists(), "{}: `make controlplane` builds it", path.display());
         let log = plane.scratch().join(format!("kube-proxy-{node}.log"));
@@ -37,7 +42,7 @@ impl KubeProxy {
         command.arg(format!("--proxy-mode={mode}"));
         command.arg(format!("--cluster-cidr={CLUSTER_CIDR}"));
         command.arg(format!("--kubeconfig={}", plane.server().kubeconfig().display()));
-        command.arg(format!("--hostname-override={node}"));
+        command.arg(format!("--hostname-override={node}")).args(flags);
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         let node = plane.cluster().host(node)?.netns().clone();
         Ok(Self { process: node.spawn(command)?, node, log })

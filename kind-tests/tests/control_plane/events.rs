@@ -31,6 +31,9 @@ fn problems_are_events_of_their_objects() -> Result<()> {
     let cluster = ClusterSpec { nodes, ..Default::default() };
     let plane = Plane::start(&PlaneSpec { cluster, ..PlaneSpec::default() })?;
     let mut daemons = Vec::new();
+    // Someone listens where one of them wants to answer for its health.
+    let netns = plane.cluster().host(NODES[1])?.netns();
+    let _taken = netns.run(|| std::net::TcpListener::bind("0.0.0.0:10256"))?;
     for node in NODES {
         let mut daemon = Daemon::start(&plane, node, &DaemonSpec::default())?;
         daemon.wait_until_synced()?;
@@ -44,9 +47,17 @@ fn problems_are_events_of_their_objects() -> Result<()> {
         let found = events(&plane)?;
         let warned = found.iter().any(|event| event["regarding"]["name"] == "younger");
         let started = found.iter().filter(|event| event["reason"] == "Starting").count();
-        Ok(if warned && started == NODES.len() { Ok(found) } else { Err(format!("{found:?}")) })
+        let failed = found.iter().any(|event| event["reason"] == "FailedToStartProxierHealthcheck");
+        Ok(if warned && failed && started == NODES.len() {
+            Ok(found)
+        } else {
+            Err(format!("{found:?}"))
+        })
     })?;
-    let warnings: Vec<_> = found.iter().filter(|event| event["type"] == "Warning").collect();
+    let warnings: Vec<_> = found
+        .iter()
+        .filter(|event| event["type"] == "Warning" && event["regarding"]["kind"] != "Node")
+        .collect();
     assert_eq!(warnings.len(), 1, "one for both nodes: {warnings:#?}");
     let warning = warnings[0];
     assert_eq!(warning["regarding"]["kind"], "Service");

@@ -2,7 +2,7 @@
 //! kube-proxy's own where that runs beside us.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::thread;
@@ -129,6 +129,12 @@ fn kube_proxys_metrics_and_pages_are_all_there() -> Result<()> {
             assert_eq!(found, family, "{name}");
         }
     }
+    let asked = "rest_client_requests_total{code=\"200\"";
+    for node in NODES {
+        let (_, body) = read(node, "/metrics")?;
+        ensure!(body.lines().any(|line| line.starts_with(asked)), "{node}: {body}");
+    }
+    levels_change_at_run_time(&plane, &daemon)?;
     for path in ["/configz", "/flagz", "/statusz", "/proxyMode", "/healthz"] {
         let codes = NODES.map(|node| read(node, path).map(|(code, _)| code));
         let [ours, theirs] = codes;
@@ -142,6 +148,22 @@ fn kube_proxys_metrics_and_pages_are_all_there() -> Result<()> {
     // kube-proxy prints its internal type, whose fields have other names than those of files.
     assert!(theirs?[name].is_object() && ours?[name]["mode"] == "nftables");
     Ok(())
+}
+
+/// Fails unless the log's levels follow a request, as klog's do.
+fn levels_change_at_run_time(plane: &Plane, daemon: &Daemon) -> Result<()> {
+    let netns = plane.cluster().host(NODES[0])?.netns();
+    for (level, answer) in
+        [("error", "shunt=error"), ("a=b=c", "--log-level a=b=c"), ("5", "shunt=debug")]
+    {
+        let mut stream = netns.tcp_connect(METRICS.parse()?, PATIENCE)?;
+        let length = level.len();
+        write!(stream, "PUT /debug/flags/v HTTP/1.0\r\nContent-Length: {length}\r\n\r\n{level}")?;
+        let mut told = String::new();
+        stream.read_to_string(&mut told)?;
+        ensure!(told.contains(answer), "{level}: {told}");
+    }
+    daemon.wait_for_log("other log levels")
 }
 
 /// Fails unless the time from an endpoint's change to its rules is measured.

@@ -19,6 +19,7 @@ use tokio::time::timeout;
 use super::{Objects, Port};
 use crate::failure::Failure;
 use crate::logging::{self, Format, LogArgs};
+use crate::metrics::Requests;
 use crate::render::{Loaded, load};
 use crate::source::{api, client};
 
@@ -224,7 +225,9 @@ fn listed(kubeconfig: &Path) -> Result<Loaded, Failure> {
     logging::start(&LogArgs { verbosity: 0, log_level, logging_format: Format::Text })?;
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let client = client::client(Some(kubeconfig), None).await.map_err(Failure::usage)?;
+        let client = client::client(Some(kubeconfig), None, Requests::default())
+            .await
+            .map_err(Failure::usage)?;
         let (out, mut events) = mpsc::channel(1024);
         let (_wanted, pods_wanted) = watch::channel(true);
         let mut loaded = Loaded::default();

@@ -5,6 +5,8 @@
 //! and is then made into [`Effective`], which is all that the rest of the daemon knows of it.
 
 pub mod check;
+#[cfg(test)]
+mod documented;
 pub mod duration;
 pub mod effective;
 pub mod flags;

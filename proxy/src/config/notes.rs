@@ -43,6 +43,11 @@ pub(super) fn notes(given: &KubeProxyConfiguration) -> Vec<String> {
     let bits =
         |of: &KubeProxyConfiguration| (of.iptables.masquerade_bit, of.nftables.masquerade_bit);
     note(bits(given) != bits(&usual), "masqueradeBit", "shunt sets and reads no packet mark");
+    note(
+        given.bind_address != usual.bind_address,
+        "bindAddress, as the address of the node,",
+        "the Node's own addresses count; its family decides where metrics and health listen",
+    );
     note(given.enable_profiling, "enableProfiling", "there is no profiler");
     note(
         !given.show_hidden_metrics_for_version.is_empty(),

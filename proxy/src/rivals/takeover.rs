@@ -5,12 +5,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use shunt_ipvs::kube_proxy::Scope;
 use shunt_nftables::name::TABLE_COMMENT;
 use shunt_nftables::ruleset::{self, Removal, Table};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
-use super::leftovers;
+use super::{leftovers, virtual_servers};
 use crate::cli;
 use crate::failure::Failure;
 use crate::progress::Health;
@@ -19,8 +20,9 @@ use crate::progress::Health;
 const ATTEMPTS: u32 = 10;
 const PAUSE: Duration = Duration::from_secs(30);
 
-/// Takes away what kube-proxy has left, once our own rules are installed.
-pub async fn take_over(mut health: watch::Receiver<Health>) {
+/// Takes away what kube-proxy has left, once our own rules are installed: its nftables tables and
+/// iptables chains, then its IPVS.
+pub async fn take_over(mut health: watch::Receiver<Health>, scope: Scope) {
     if health.wait_for(|health| health.synced).await.is_err() {
         return;
     }
@@ -33,6 +35,13 @@ pub async fn take_over(mut health: watch::Receiver<Health>) {
         tokio::time::sleep(PAUSE).await;
     }
     tell_of_the_rest(Path::new("/"));
+    for _ in 0..ATTEMPTS {
+        match virtual_servers::retire(&scope).await {
+            Ok(()) => break,
+            Err(error) => warn!("kube-proxy's IPVS cannot be removed: {error:#}"),
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
 }
 
 fn remove_leftovers() -> anyhow::Result<()> {
@@ -67,8 +76,9 @@ pub(crate) fn rest(root: &Path) -> Vec<String> {
         let names: Vec<_> = names.split_whitespace().collect();
         if names.contains(&"nat") {
             found.push(format!(
-                "{command} has tables ({}), which cannot be read here: if kube-proxy wrote them, \
-                 `{command}-save | grep -v KUBE- | {command}-restore` takes its rules away",
+                "{command} has tables ({}), which shunt cannot change (docs/migration.md): if \
+                 kube-proxy has written to them, run `{command}-save | grep -v KUBE- | \
+                 {command}-restore` on this node, or connections go to endpoints of that time",
                 names.join(", ")
             ));
         }

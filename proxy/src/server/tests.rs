@@ -25,7 +25,8 @@ fn sources(health: Health) -> Sources {
     let flags = crate::config::KubeProxyArgs::default();
     let effective = crate::config::Effective::new(flags.configuration()).unwrap();
     let pages = Arc::new(Pages::new(&effective, Instant::now()));
-    Sources { questions, health, metrics, registry: Arc::new(registry), pages }
+    let (registry, levels) = (Arc::new(registry), Levels::of_nothing());
+    Sources { questions, health, metrics, registry, pages, levels, reporter: None }
 }
 
 async fn get(site: Site, path: &str, sources: &Sources) -> (u16, String) {

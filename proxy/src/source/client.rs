@@ -19,6 +19,8 @@ use kube::client::{Body, ClientBuilder, ConfigExt};
 use kube::config::{Config, InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use tower::{BoxError, ServiceBuilder};
 
+use crate::metrics::Requests;
+
 /// To connect, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Without a byte from the server. It sends a bookmark on each watch about once a minute.
@@ -60,11 +62,15 @@ pub enum Error {
 }
 
 /// A client for the API server that a kubeconfig names, or that of the cluster we are a pod of;
-/// `master` is a URL that outweighs the kubeconfig's, or stands alone. Nothing is sent yet. Must be called in a tokio runtime.
+/// `master` is a URL that outweighs the kubeconfig's, or stands alone. What it asks is counted in `requests`. Nothing is sent yet. Must be called in a tokio runtime.
 ///
 /// # Errors
 /// If the configuration cannot be used; the error says in one sentence why.
-pub async fn client(kubeconfig: Option<&Path>, master: Option<&str>) -> Result<Client, Error> {
+pub async fn client(
+    kubeconfig: Option<&Path>,
+    master: Option<&str>,
+    requests: Requests,
+) -> Result<Client, Error> {
     let master = master.map(|url| {
         let fail = |error| Error::Master { url: url.to_owned(), reason: format!("{error}") };
         url.parse::<hyper::Uri>().map_err(fail)
@@ -75,16 +81,16 @@ pub async fn client(kubeconfig: Option<&Path>, master: Option<&str>) -> Result<C
             let fail = |reason| Error::Kubeconfig { path: path.to_owned(), reason };
             let mut config = from_kubeconfig(path).await.map_err(fail)?;
             config.cluster_url = master.unwrap_or(config.cluster_url);
-            build(config).map_err(|error| fail(credentials(&error)))
+            build(config, requests).map_err(|error| fail(credentials(&error)))
         }
         (None, Some(url)) => {
             let fail = |reason| Error::Master { url: url.to_string(), reason };
-            build(Config::new(url.clone())).map_err(|error| fail(error.to_string()))
+            build(Config::new(url.clone()), requests).map_err(|error| fail(error.to_string()))
         }
         (None, None) => {
             let fail = |reason| Error::InCluster { reason };
             let config = Config::incluster().map_err(|error| fail(in_cluster(&error)))?;
-            build(config).map_err(|error| fail(credentials(&error)))
+            build(config, requests).map_err(|error| fail(credentials(&error)))
         }
     }
 }
@@ -107,7 +113,7 @@ async fn from_kubeconfig(path: &Path) -> Result<Config, String> {
     Ok(config)
 }
 
-fn build(mut config: Config) -> kube::Result<Client> {
+fn build(mut config: Config, requests: Requests) -> kube::Result<Client> {
     let agent = HeaderValue::from_static(concat!("shunt/", env!("CARGO_PKG_VERSION")));
     config.headers.push((USER_AGENT, agent));
 
@@ -136,7 +142,7 @@ fn build(mut config: Config) -> kube::Result<Client> {
         .option_layer(config.auth_layer()?)
         .layer(config.extra_headers_layer()?)
         .map_err(BoxError::from)
-        .service(http);
+        .service(requests.counting(http));
     Ok(ClientBuilder::new(service, config.default_namespace).build())
 }
 

@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use shunt::metrics::Requests;
 use shunt::source::{SourceEvent, api, client};
 use shunt_cluster::Netns;
 use shunt_model::problem::Kind;
@@ -40,7 +41,7 @@ pub(crate) fn measure(netns: &Netns, kubeconfig: &str, node: &str) -> Result<f64
 pub(crate) fn run(kubeconfig: &Path, node: &str) -> Result<()> {
     let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(1).build()?;
     runtime.block_on(async {
-        let client = client::client(Some(kubeconfig), None).await?;
+        let client = client::client(Some(kubeconfig), None, Requests::default()).await?;
         let (changes, mut arriving) = mpsc::channel(QUEUE);
         let node = node.to_owned();
         tokio::spawn(async move { api::watch(client, &node, None, changes).await });

@@ -15,7 +15,8 @@ async fn complaint(text: &str) -> String {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("kubeconfig");
     fs::write(&path, text).unwrap();
-    let error = client(Some(&path), None).await.err().expect("an error").to_string();
+    let error =
+        client(Some(&path), None, Requests::default()).await.err().expect("an error").to_string();
     assert!(!error.contains('\n'), "{error}");
     error.replace(&path.display().to_string(), "PATH")
 }
@@ -25,13 +26,15 @@ async fn a_good_kubeconfig_is_taken() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("kubeconfig");
     fs::write(&path, GOOD).unwrap();
-    client(Some(&path), None).await.unwrap();
+    client(Some(&path), None, Requests::default()).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_missing_file_is_named() {
-    let error =
-        client(Some(Path::new("/nonexistent/kubeconfig")), None).await.err().expect("an error");
+    let error = client(Some(Path::new("/nonexistent/kubeconfig")), None, Requests::default())
+        .await
+        .err()
+        .expect("an error");
     assert_eq!(
         error.to_string(),
         "kubeconfig /nonexistent/kubeconfig: cannot be read: No such file or directory (os error 2)"
