@@ -17,6 +17,7 @@ need cc gcc
 need ipvsadm ipvsadm
 need ipset ipset
 need buildah buildah
+need shellcheck shellcheck
 # For the guest's kernel; the rest is in every Debian.
 need make make
 need flex flex

@@ -14,6 +14,11 @@ fn home() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests")
 }
 
+/// What a person with Docker runs.
+fn kind() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("kind")
+}
+
 fn succeed(command: &mut Command) -> Result<Output> {
     let output = command.output().with_context(|| format!("{command:?}"))?;
     let told = String::from_utf8_lossy(&output.stderr);
@@ -35,6 +40,7 @@ fn deployments(scratch: &Path) -> Result<Vec<PathBuf>> {
     };
     let mut all = subdirectories("overlays")?;
     all.push(home());
+    all.push(kind());
     for component in subdirectories("components")? {
         let name = component.file_name().context("a name")?;
         let directory = scratch.join("with").join(name);
@@ -70,7 +76,12 @@ pub(crate) fn expect_valid(plane: &Plane) -> Result<()> {
         let valid = plane.server().command(&["apply", "--dry-run", &file]);
         valid.with_context(|| format!("{}", directory.display()))?;
     }
-    Ok(())
+    let namespace = serde_json::json!({
+        "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "smoke"},
+    });
+    plane.api().create(namespace)?;
+    let file = kind().join("smoke.yaml").display().to_string();
+    plane.server().command(&["apply", "--dry-run", &file]).context("smoke.yaml")
 }
 
 /// Fails unless the API says this about what an account may do.
@@ -104,6 +115,14 @@ fn the_configurations_of_the_deployments_have_no_unknown_field() -> Result<()> {
         let effective = effective.map_err(|failure| anyhow::anyhow!("{failure}"))?;
         assert_eq!(effective.notes, Vec::<String>::new(), "{}", file.display());
     }
+    Ok(())
+}
+
+#[test]
+fn the_scripts_for_kind_are_clean() -> Result<()> {
+    succeed(Command::new("shellcheck").args(["up.sh", "smoke.sh"]).current_dir(kind()))?;
+    let cluster: Value = serde_saphyr::from_str(&fs::read_to_string(kind().join("cluster.yaml"))?)?;
+    assert_eq!(cluster["networking"]["kubeProxyMode"], "none");
     Ok(())
 }
 
