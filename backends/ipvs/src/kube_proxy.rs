@@ -8,10 +8,11 @@
 use std::collections::BTreeSet;
 
 use ipnet::IpNet;
-use ipvs_rs::{Ipvs, Protocol, Request, ServiceKey};
+use ipvs_rs::{Destination, Ipvs, Protocol, Request, ServiceKey};
 
 use crate::addresses::Addresses;
 use crate::cleanup::Removed;
+use crate::connections::established;
 use crate::error::Error;
 use crate::former::{address, is_loaded};
 use crate::ipset::Sets;
@@ -88,6 +89,8 @@ impl KubeProxy {
             return Ok(leaving);
         }
         let held = self.addresses.read()?;
+        let established = established();
+        let active = |each: &Destination| each.active_connections;
         for service in ipvs.services()? {
             let ServiceKey::Address { address, port, .. } = service.key else { continue };
             let theirs = held.contains_key(&address) || self.node_ports.contains(&port);
@@ -95,8 +98,10 @@ impl KubeProxy {
                 && !service.flags.contains(OURS)
                 && !self.scope.exclude.iter().any(|network| network.contains(&address))
             {
-                let destinations = ipvs.destinations(&service.key)?;
-                let connections = destinations.iter().map(|each| each.active_connections).sum();
+                let connections = match &established {
+                    Ok(counts) => counts.get(&service.key).copied().unwrap_or_default(),
+                    Err(_) => ipvs.destinations(&service.key)?.iter().map(active).sum(),
+                };
                 leaving.push(Leaving { key: service.key, connections });
             }
         }

@@ -7,6 +7,7 @@
 
 mod addresses;
 mod cleanup;
+mod connections;
 pub mod diff;
 mod error;
 mod former;

@@ -27,6 +27,8 @@ const NODE: &str = "node-1";
 /// loads: here, and in the guest. That has one CPU, and kube-proxy starts a program for each Service.
 const SIZE: [u32; 2] = [200, 500];
 const SIZE_IN_GUEST: [u32; 2] = [20, 200];
+/// How many Services are made at once.
+const LOADED: u32 = 500;
 /// Virtual servers that are neither's.
 const FOREIGN: &str = "192.0.2.0/24";
 
@@ -112,8 +114,14 @@ fn site() -> Result<(Site, Value)> {
     let service = site.create_service("steady", spec)?;
     let ips: Vec<_> = ["web-1", "web-2"].map(|pod| site.host(pod).addresses().to_vec()).concat();
     site.plane.wait_for_endpoints("steady", &ips, &[])?;
-    let services = size()?[0].to_string();
-    site.plane.server().command(&["load", "--services", &services, "--endpoints", "3"])?;
+    let services = size()?[0];
+    for portion in 0..services.div_ceil(LOADED) {
+        let start = portion * LOADED;
+        let count = LOADED.min(services - start).to_string();
+        let start = start.to_string();
+        let load = ["load", "--start", &start, "--services", &count, "--endpoints", "3"];
+        site.plane.server().command(&load)?;
+    }
     Ok((site, service))
 }
 
