@@ -64,6 +64,10 @@ scenarios! {
     changes_while_dead_are_made_up_for
     cluster_cidr_masquerades_outsiders
     cluster_ip_spreads_over_pods
+    cnp_fails_closed_on_bad_input
+    cnp_live_connections
+    cnp_nodes_and_networks
+    cnp_truth_table
     consistent_hash
     endpoints_from_several_slices
     external_ip

@@ -23,15 +23,16 @@ use self::closed::Closed;
 pub use self::drops::DropRecord;
 use self::drops::Drops;
 use crate::kernel::{Failed, Order, Synced};
+use crate::source::Wanted;
 use crate::status::{DroppedStatus, PolicyStatus};
 
-/// Where pods and namespaces come from.
+/// How what policies need beside themselves is asked for.
 #[derive(Debug)]
-pub enum Pods {
-    /// They are always told.
+pub enum Demand {
+    /// Everything is always told.
     Always,
-    /// They are told while this says so: nobody needs them while there is no policy.
-    OnDemand(watch::Sender<bool>),
+    /// It is told while this says so.
+    Told(watch::Sender<Wanted>),
 }
 
 /// Owns the objects of network policy and the table made of them.
@@ -40,7 +41,7 @@ pub struct PolicyPlanner {
     node: Arc<str>,
     snapshot: Snapshot,
     compiler: Compiler,
-    pods: Pods,
+    demand: Demand,
     /// The addresses of this machine, once they are known.
     own: Option<BTreeSet<IpAddr>>,
     own_is_new: bool,
@@ -69,12 +70,12 @@ struct LastSync {
 impl PolicyPlanner {
     /// A planner for the node of this name that knows nothing yet.
     #[must_use]
-    pub fn new(node: &str, pods: Pods) -> Self {
+    pub fn new(node: &str, demand: Demand) -> Self {
         Self {
             node: node.into(),
             snapshot: Snapshot::new(),
             compiler: Compiler::new(node),
-            pods,
+            demand,
             own: None,
             own_is_new: false,
             dirty: Dirty::default(),
@@ -168,6 +169,7 @@ impl PolicyPlanner {
         match kind {
             Kind::Pod => store.pod(key).is_some(),
             Kind::NetworkPolicy => store.policies().any(|policy| policy.key == *key),
+            Kind::PeerNode => store.nodes().any(|node| node.name == key.name),
             Kind::ClusterNetworkPolicy => store.cluster_policies().any(|p| p.name == key.name),
             _ => store.namespaces().any(|namespace| namespace.name == key.name),
         }
@@ -177,22 +179,28 @@ impl PolicyPlanner {
     /// last. The first one comes when the lists are complete, also if there is nothing in it: what an
     /// earlier run has left must go.
     pub fn order(&mut self, now: Instant) -> Option<Order<kernel::Change>> {
-        if !self.snapshot.has_listed(Kind::NetworkPolicy) {
+        let policies = [Kind::NetworkPolicy, Kind::ClusterNetworkPolicy];
+        if !policies.iter().all(|kind| self.snapshot.has_listed(*kind)) {
             return None;
         }
-        let wanted = self.snapshot.store().policies().next().is_some();
-        self.want_pods(wanted);
-        let known = self.own.is_some()
-            && [Kind::Pod, Kind::Namespace].iter().all(|kind| self.snapshot.has_listed(*kind));
+        let wanted = self.wanted();
+        self.want(wanted);
+        let needed = [
+            (Kind::Pod, wanted.pods),
+            (Kind::Namespace, wanted.pods),
+            (Kind::PeerNode, wanted.nodes),
+        ];
         let ready = self.closed.as_ref().is_none_or(Closed::is_ready);
-        if wanted && !(known && ready) {
+        let lacks = |(kind, needed): &(Kind, bool)| *needed && !self.snapshot.has_listed(*kind);
+        let known = self.own.is_some() && !needed.iter().any(lacks);
+        if wanted.pods && !(known && ready) {
             return None;
         }
         let first = self.ordered == 0;
-        if first || wanted != self.enforcing {
+        if first || wanted.pods != self.enforcing {
             // Pods that are told because of the first policy were there before it.
             self.dirty = Dirty::everything();
-            self.enforcing = wanted;
+            self.enforcing = wanted.pods;
         }
         if self.dirty.is_empty() && !self.own_is_new {
             return None;
@@ -201,7 +209,7 @@ impl PolicyPlanner {
         let store = self.snapshot.store();
         let table = self.compiler.update(store, &dirty);
         let (pod_networks, known) = match &mut self.closed {
-            Some(closed) => closed.order(store, &self.node, &dirty, wanted),
+            Some(closed) => closed.order(store, &self.node, &dirty, wanted.pods),
             None => (None, BTreeMap::new()),
         };
         let own = std::mem::take(&mut self.own_is_new).then(|| self.own.clone()).flatten();
@@ -218,11 +226,22 @@ impl PolicyPlanner {
         })
     }
 
-    fn want_pods(&mut self, wanted: bool) {
-        let Pods::OnDemand(sender) = &self.pods else { return };
-        let changed = sender.send_if_modified(|held| std::mem::replace(held, wanted) != wanted);
-        if changed && !wanted {
+    /// What the policies need.
+    fn wanted(&self) -> Wanted {
+        let store = self.snapshot.store();
+        let mut policies = store.policies().map(drop).chain(store.cluster_policies().map(drop));
+        Wanted { pods: policies.next().is_some(), nodes: store.speaks_of_nodes() }
+    }
+
+    /// Asks for it, and forgets what is needed no more.
+    fn want(&mut self, wanted: Wanted) {
+        let Demand::Told(sender) = &self.demand else { return };
+        let before = sender.send_replace(wanted);
+        if before.pods && !wanted.pods {
             self.dirty.merge(self.snapshot.forget_pods());
+        }
+        if before.nodes && !wanted.nodes {
+            self.dirty.merge(self.snapshot.forget_nodes());
         }
     }
 
@@ -254,7 +273,7 @@ impl PolicyPlanner {
             dropped: DroppedStatus { ingress, egress, unknown },
             logged_by_policy: self.drops.by_policy.clone(),
             synced: self.ordered > 0 && self.synced == self.ordered,
-            policies: store.policies().count(),
+            policies: store.policies().count() + store.cluster_policies().count(),
             pods: store.pods().count(),
             isolated: table.locals.len(),
             peers: table.peers.len(),

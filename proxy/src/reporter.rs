@@ -52,7 +52,7 @@ pub enum About {
     Node,
     /// An object in a namespace.
     Object {
-        /// `Service` or `EndpointSlice`.
+        /// `Service`, `EndpointSlice` or a kind of policy.
         kind: &'static str,
         /// Its namespace.
         namespace: String,
@@ -80,6 +80,12 @@ impl Report {
             // Kube-proxy's word.
             Origin::HealthCheck(key, _) => {
                 (object("Service", key), "FailedToStartServiceHealthcheck")
+            }
+            Origin::Object(Kind::NetworkPolicy, key) => {
+                (object("NetworkPolicy", key), "NetworkPolicyProblem")
+            }
+            Origin::Object(Kind::ClusterNetworkPolicy, key) => {
+                (object("ClusterNetworkPolicy", key), "ClusterNetworkPolicyProblem")
             }
             Origin::Kernel => (About::Node, "RejectedByKernel"),
             Origin::Machine => (About::Node, "NotSet"),
@@ -163,9 +169,7 @@ fn event(node: &str, report: &Report, now: Timestamp) -> Event {
         note: Some(note),
         reason: Some(report.reason.into()),
         regarding: Some(ObjectReference {
-            api_version: Some(
-                if kind == "EndpointSlice" { "discovery.k8s.io/v1" } else { "v1" }.into(),
-            ),
+            api_version: Some(api_version(kind).into()),
             kind: Some(kind.into()),
             name: Some(name.into()),
             namespace: text(namespace),
@@ -176,6 +180,16 @@ fn event(node: &str, report: &Report, now: Timestamp) -> Event {
         reporting_instance: Some(format!("shunt-{node}")),
         type_: Some(if report.wrong { "Warning" } else { "Normal" }.into()),
         ..Event::default()
+    }
+}
+
+/// In which API objects of a kind are.
+fn api_version(kind: &str) -> &'static str {
+    match kind {
+        "EndpointSlice" => "discovery.k8s.io/v1",
+        "NetworkPolicy" => "networking.k8s.io/v1",
+        "ClusterNetworkPolicy" => "policy.networking.k8s.io/v1alpha2",
+        _ => "v1",
     }
 }
 

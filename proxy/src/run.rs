@@ -23,11 +23,11 @@ use crate::failure::Failure;
 use crate::kernel::{Flows, Kernel, Policy};
 use crate::logging::Levels;
 use crate::metrics::{Metrics, Requests};
-use crate::policy::{Pods, PolicyPlanner};
+use crate::policy::{Demand, PolicyPlanner};
 use crate::progress::Health;
 use crate::reporter::{About, Report};
 use crate::server::{Pages, Site, Sources, serve, serve_or_fail, service_health};
-use crate::source::{SourceEvent, api, client, local, manifests, network};
+use crate::source::{SourceEvent, Wanted, api, client, local, manifests, network};
 use crate::{drops, logging, machine, reporter, rivals};
 
 /// How many source events may wait for the loop. Sources wait when it is full: a first list must
@@ -153,7 +153,7 @@ async fn work(
     let (changes, sources) = mpsc::channel(SOURCE_QUEUE);
     let node = effective.settings.node_name.to_string();
     let mut tasks = JoinSet::new();
-    let (pods_wanted, seen) = watch::channel(false);
+    let (wanted, seen) = watch::channel(Wanted::default());
     let seen = policy.is_some().then_some(seen);
     let (metrics, registry) = Metrics::new();
     let requests = metrics.requests();
@@ -225,13 +225,13 @@ async fn work(
     }
     tokio::spawn(service_health::serve(event_loop.health_checks(), health_asked, listens));
     if policy_kernel.is_some() {
-        let pods = match args.own.manifests {
-            Some(_) => Pods::Always,
-            None => Pods::OnDemand(pods_wanted),
+        let demand = match args.own.manifests {
+            Some(_) => Demand::Always,
+            None => Demand::Told(wanted),
         };
         let audit = effective.network_policy == NetworkPolicy::Audit;
         let closed = effective.new_pods == NewPods::Closed;
-        let planner = PolicyPlanner::new(&effective.settings.node_name, pods);
+        let planner = PolicyPlanner::new(&effective.settings.node_name, demand);
         event_loop.enforce(planner.with_modes(audit, closed));
     }
     event_loop.note_machine(&unset);
@@ -257,7 +257,7 @@ async fn start_sources(
     args: &RunArgs,
     effective: &Effective,
     requests: Requests,
-    pods_wanted: Option<watch::Receiver<bool>>,
+    wanted: Option<watch::Receiver<Wanted>>,
     changes: mpsc::Sender<SourceEvent>,
     tasks: &mut JoinSet<Result<(), Failure>>,
 ) -> Result<(String, Option<mpsc::Sender<Report>>), Failure> {
@@ -287,7 +287,7 @@ async fn start_sources(
     let _ = reporter.try_send(started);
     tokio::spawn(reporter::run(client.clone(), node.clone(), reports));
     tasks.spawn(async move {
-        api::watch(client, &node, pods_wanted, changes).await;
+        api::watch(client, &node, wanted, changes).await;
         Ok(())
     });
     Ok(("API server".into(), Some(reporter)))

@@ -162,6 +162,18 @@ impl Id {
         Self::new("events.k8s.io/v1", "Event", namespace, name)
     }
 
+    /// A ClusterNetworkPolicy.
+    #[must_use]
+    pub fn cluster_policy(name: &str) -> Self {
+        Self::new("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy", "", name)
+    }
+
+    /// A CustomResourceDefinition.
+    #[must_use]
+    pub fn definition(name: &str) -> Self {
+        Self::new("apiextensions.k8s.io/v1", "CustomResourceDefinition", "", name)
+    }
+
     /// A Node.
     #[must_use]
     pub fn node(name: &str) -> Self {

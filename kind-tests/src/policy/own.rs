@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use shunt::policy::{Pods, PolicyPlanner};
+use shunt::policy::{Demand, PolicyPlanner};
 use shunt::source::SourceEvent;
 use shunt::source::convert::{Converted, Converter, Wire};
 use shunt::source::wire::policy as wire;
@@ -53,8 +53,11 @@ pub fn measure(scene: &Scene, changes: usize) -> Result<Own> {
     // The planner may stay on this thread; the table's sockets belong to the namespace they were opened in.
     let netns = Netns::new("policy-own")?;
     let table = netns.run(|| PolicyTable::open(true))?;
-    let mut rig =
-        Rig { converter: Converter::new(), planner: PolicyPlanner::new(NODE, Pods::Always), table };
+    let mut rig = Rig {
+        converter: Converter::new(),
+        planner: PolicyPlanner::new(NODE, Demand::Always),
+        table,
+    };
     let first_ms = rig.load(scene)?.as_secs_f64() * 1e3;
     let some = |make: &mut dyn FnMut(usize) -> Result<Duration>, count| -> Result<Times> {
         let times: Result<Vec<_>> = (0..count).map(make).collect();
@@ -94,7 +97,7 @@ struct Rig {
 
 impl Rig {
     fn load(&mut self, scene: &Scene) -> Result<Duration> {
-        let kinds = [Kind::Namespace, Kind::Pod, Kind::NetworkPolicy];
+        let kinds = [Kind::Namespace, Kind::Pod, Kind::NetworkPolicy, Kind::ClusterNetworkPolicy];
         let changes: Result<Vec<_>> =
             scene.objects().iter().map(|object| self.convert(object)).collect();
         let changes = changes?;

@@ -51,6 +51,9 @@ fn the_account_may_read_what_is_watched(plane: &Plane) -> Result<()> {
         ("watch", "", "namespaces", true),
         ("delete", "", "pods", false),
         ("update", "networking.k8s.io", "networkpolicies", false),
+        ("watch", "policy.networking.k8s.io", "clusternetworkpolicies", true),
+        ("patch", "policy.networking.k8s.io", "clusternetworkpolicies/status", false),
+        ("list", "apiextensions.k8s.io", "customresourcedefinitions", false),
         ("create", "events.k8s.io", "events", true),
         ("list", "events.k8s.io", "events", false),
     ];

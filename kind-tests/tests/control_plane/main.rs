@@ -3,6 +3,7 @@
 
 mod change;
 mod churn;
+mod cluster_policies;
 mod doctor;
 mod events;
 mod failures;

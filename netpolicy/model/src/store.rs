@@ -7,7 +7,7 @@ use std::sync::Arc;
 use shunt_model::object::ObjectKey;
 
 use crate::cluster::{ClusterNetworkPolicy, PeerNode, Tier};
-use crate::object::{NAMESPACE_NAME, Namespace, NetworkPolicy, Pod};
+use crate::object::{Direction, NAMESPACE_NAME, Namespace, NetworkPolicy, Peer, Pod};
 use crate::selector::Labels;
 
 /// Whether an address is some pod's.
@@ -265,6 +265,16 @@ impl Store {
     /// All ClusterNetworkPolicies, in the order in which they are asked.
     pub fn cluster_policies(&self) -> impl Iterator<Item = &Arc<ClusterNetworkPolicy>> {
         self.cluster_policies.iter()
+    }
+
+    /// Whether any policy speaks of nodes.
+    #[must_use]
+    pub fn speaks_of_nodes(&self) -> bool {
+        let is_of_nodes = |peer: &Peer| matches!(peer, Peer::Nodes(_));
+        self.cluster_policies.iter().any(|policy| {
+            let rules = Direction::ALL.into_iter().flat_map(|direction| policy.rules(direction));
+            rules.flat_map(|rule| rule.on.peers.iter().flatten()).any(is_of_nodes)
+        })
     }
 
     /// Those of a tier, in the order in which they are asked.

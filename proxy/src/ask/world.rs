@@ -21,12 +21,13 @@ use crate::failure::Failure;
 use crate::logging::{self, Format, LogArgs};
 use crate::metrics::Requests;
 use crate::render::{Loaded, load};
-use crate::source::{api, client};
+use crate::source::{Wanted, api, client};
 
 /// How long an API server may take to list everything.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Of whom there must be a list.
-const NEEDED: [Kind; 3] = [Kind::NetworkPolicy, Kind::Pod, Kind::Namespace];
+const NEEDED: [Kind; 4] =
+    [Kind::NetworkPolicy, Kind::ClusterNetworkPolicy, Kind::Pod, Kind::Namespace];
 const SERVICES: [Kind; 2] = [Kind::Service, Kind::EndpointSlice];
 
 /// The objects.
@@ -75,7 +76,7 @@ impl World {
     /// on the network of theirs.
     fn place_nodes(&mut self) {
         let mut nodes: BTreeMap<Arc<str>, BTreeSet<IpAddr>> = BTreeMap::new();
-        for node in self.services.nodes() {
+        for node in self.store.nodes() {
             nodes.entry(Arc::clone(&node.name)).or_default().extend(&node.addresses);
         }
         for pod in self.store.pods().filter(|pod| pod.host_network) {
@@ -229,7 +230,7 @@ fn listed(kubeconfig: &Path) -> Result<Loaded, Failure> {
             .await
             .map_err(Failure::usage)?;
         let (out, mut events) = mpsc::channel(1024);
-        let (_wanted, pods_wanted) = watch::channel(true);
+        let (_demand, wanted) = watch::channel(Wanted { pods: true, nodes: true });
         let mut loaded = Loaded::default();
         let listing = async {
             while !missing(&loaded).is_empty() {
@@ -241,7 +242,7 @@ fn listed(kubeconfig: &Path) -> Result<Loaded, Failure> {
         };
         tokio::select! {
             // Ends only when nobody listens.
-            () = api::watch(client, "", Some(pods_wanted), out) => {}
+            () = api::watch(client, "", Some(wanted), out) => {}
             _ = timeout(PATIENCE, listing) => {}
         }
         match missing(&loaded).as_slice() {
@@ -257,7 +258,9 @@ fn listed(kubeconfig: &Path) -> Result<Loaded, Failure> {
 }
 
 fn missing(loaded: &Loaded) -> Vec<Kind> {
-    let policy = NEEDED.into_iter().filter(|kind| !loaded.policy.has_listed(*kind));
+    let nodes = loaded.policy.store().speaks_of_nodes().then_some(Kind::PeerNode);
+    let needed = NEEDED.into_iter().chain(nodes);
+    let policy = needed.filter(|kind| !loaded.policy.has_listed(*kind));
     let services = SERVICES.into_iter().filter(|kind| !loaded.snapshot.has_listed(*kind));
     policy.chain(services).collect()
 }

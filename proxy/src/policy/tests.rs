@@ -1,7 +1,8 @@
 use std::sync::Arc;
 
-use shunt_netpolicy::object::{NetworkPolicy, Pod};
-use shunt_netpolicy::selector::Selector;
+use shunt_netpolicy::cluster::{Action, ActionRule, ClusterNetworkPolicy, PeerNode, Tier};
+use shunt_netpolicy::object::{NetworkPolicy, Peer, Pod, Rule};
+use shunt_netpolicy::selector::{Labels, Selector};
 use shunt_netpolicy::snapshot::Object;
 
 use super::*;
@@ -35,17 +36,18 @@ fn list(planner: &mut PolicyPlanner, kind: Kind, changes: Vec<Change>) {
 
 #[test]
 fn pods_are_asked_for_while_there_is_a_policy() {
-    let (wanted, seen) = watch::channel(false);
-    let mut planner = PolicyPlanner::new("here", Pods::OnDemand(wanted));
+    let (wanted, seen) = watch::channel(Wanted::default());
+    let mut planner = PolicyPlanner::new("here", Demand::Told(wanted));
     let now = Instant::now();
-    assert!(planner.order(now).is_none(), "policies are not listed yet");
     list(&mut planner, Kind::NetworkPolicy, Vec::new());
+    assert!(planner.order(now).is_none(), "policies of the cluster are not listed yet");
+    list(&mut planner, Kind::ClusterNetworkPolicy, Vec::new());
     let first = planner.order(now).expect("an order, to remove what was left");
-    assert!(first.delta.table.is_empty() && !*seen.borrow());
+    assert!(first.delta.table.is_empty() && !seen.borrow().pods);
 
     planner.take(policy(), now);
     assert!(planner.order(now).is_none(), "pods are not known");
-    assert!(*seen.borrow());
+    assert!(seen.borrow().pods);
     list(&mut planner, Kind::Namespace, Vec::new());
     list(&mut planner, Kind::Pod, vec![pod(1), pod(2)]);
     assert!(planner.order(now).is_none(), "the machine's addresses are not known");
@@ -63,6 +65,48 @@ fn pods_are_asked_for_while_there_is_a_policy() {
     planner.take(Change::Deleted { kind: Kind::NetworkPolicy, key }, now);
     let order = planner.order(now).expect("an order");
     assert!(order.delta.table.locals.values().all(Option::is_none));
-    assert!(!*seen.borrow());
+    assert!(!seen.borrow().pods);
     assert_eq!(planner.status().pods, 0);
+}
+
+#[test]
+fn nodes_are_asked_for_while_a_policy_speaks_of_them() {
+    let (wanted, seen) = watch::channel(Wanted::default());
+    let mut planner = PolicyPlanner::new("here", Demand::Told(wanted));
+    let now = Instant::now();
+    planner.take_addresses(&BTreeSet::from([[192, 168, 0, 1].into()]), now);
+    list(&mut planner, Kind::NetworkPolicy, Vec::new());
+    let on = Rule { peers: Some(vec![Peer::Nodes(Selector::default())]), ports: None };
+    let deny = ActionRule { name: "".into(), action: Action::Deny, on };
+    let policy = applied(Object::ClusterPolicy(ClusterNetworkPolicy {
+        name: "no-nodes".into(),
+        tier: Tier::Admin,
+        priority: 0,
+        namespaces: Selector::default(),
+        pods: Selector::default(),
+        ingress: Vec::new(),
+        egress: vec![deny],
+    }));
+    list(&mut planner, Kind::ClusterNetworkPolicy, vec![policy]);
+    assert!(planner.order(now).is_none());
+    assert_eq!(*seen.borrow(), Wanted { pods: true, nodes: true });
+    list(&mut planner, Kind::Namespace, Vec::new());
+    list(&mut planner, Kind::Pod, vec![pod(1)]);
+    assert!(planner.order(now).is_none(), "nodes are not known");
+    let node = |name: &str, last| {
+        let addresses = vec![[192, 168, 0, last].into()];
+        applied(Object::Node(PeerNode { name: name.into(), labels: Labels::default(), addresses }))
+    };
+    list(&mut planner, Kind::PeerNode, vec![node("here", 1), node("there", 2)]);
+    let order = planner.order(now).expect("an order");
+    assert_eq!((order.delta.table.locals.len(), order.delta.table.peers.len()), (1, 2));
+    planner.take(node("elsewhere", 3), now);
+    let order = planner.order(now).expect("an order");
+    assert_eq!((order.delta.table.peers.len(), order.delta.table.rows.len()), (1, 0));
+
+    let (kind, key) = (Kind::ClusterNetworkPolicy, ObjectKey::new("", "no-nodes"));
+    planner.take(Change::Deleted { kind, key }, now);
+    let order = planner.order(now).expect("an order");
+    assert!(order.delta.table.peers.values().all(Option::is_none));
+    assert_eq!(*seen.borrow(), Wanted::default());
 }

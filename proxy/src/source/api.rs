@@ -14,6 +14,7 @@
 //!   at the same version for ever, which is why [`reaction`] drops the watcher then.
 
 mod complaints;
+mod definition;
 mod tracker;
 
 #[cfg(test)]
@@ -36,10 +37,11 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{debug, info, warn};
 
 use self::complaints::{Backoff, Complaints, reason};
+use self::definition::watch_cluster_policies;
 use self::tracker::{Lack, Reaction, Tracker, lack, reaction};
-use crate::source::SourceEvent;
 use crate::source::convert::{Converted, Converter, Wire};
-use crate::source::wire::{self, policy};
+use crate::source::wire::{self, cluster, policy};
+use crate::source::{SourceEvent, Wanted};
 
 /// How long a streaming list may send nothing before it counts as not supported.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -51,19 +53,19 @@ const WITHOUT: Duration = Duration::from_secs(300);
 const PAGE: u32 = 500;
 
 /// Watches Services, EndpointSlices, ServiceCIDRs and the Node of that name; returns when nobody listens. With a
-/// `pods_wanted`, NetworkPolicies too, and Pods and Namespaces for as long as it says so.
+/// `wanted`, policies too, and what else it says, for as long as it says so.
 pub async fn watch(
     client: Client,
     node_name: &str,
-    pods_wanted: Option<watch::Receiver<bool>>,
+    wanted: Option<watch::Receiver<Wanted>>,
     out: Sender<SourceEvent>,
 ) {
     let selectors = Selectors::of_kube_proxy(node_name);
     // One for all kinds: a Service and its slices share their names.
     let converter = Arc::new(Mutex::new(Converter::new()));
     let policy = async {
-        if let Some(pods_wanted) = pods_wanted {
-            watch_policies(&client, pods_wanted, &converter, &out).await;
+        if let Some(wanted) = wanted {
+            watch_policies(&client, wanted, &converter, &out).await;
         }
     };
     tokio::join!(
@@ -75,32 +77,43 @@ pub async fn watch(
     );
 }
 
-/// Watches NetworkPolicies, and Pods and Namespaces while there is a use for them.
+/// Watches policies, and Pods, Namespaces and Nodes while there is a use for them.
 async fn watch_policies(
     client: &Client,
-    mut pods_wanted: watch::Receiver<bool>,
+    wanted: watch::Receiver<Wanted>,
     converter: &Mutex<Converter>,
     out: &Sender<SourceEvent>,
 ) {
-    let all = watcher::Config::default().streaming_lists().page_size(PAGE);
+    let all = &watcher::Config::default().streaming_lists().page_size(PAGE);
     // Pods that have ended have no address any more.
-    let pods = all.clone().fields("status.phase!=Succeeded,status.phase!=Failed");
-    let policies = follow::<policy::NetworkPolicy>(client, all.clone(), converter, out);
-    let on_demand = async {
-        while pods_wanted.wait_for(|wanted| *wanted).await.is_ok() {
-            let followed = async {
-                tokio::join!(
-                    follow::<policy::Pod>(client, pods.clone(), converter, out),
-                    follow::<policy::Namespace>(client, all.clone(), converter, out),
-                );
-            };
-            tokio::select! {
-                () = followed => return,
-                ended = pods_wanted.wait_for(|wanted| !*wanted) => if ended.is_err() { return },
-            }
-        }
+    let running = &all.clone().fields("status.phase!=Succeeded,status.phase!=Failed");
+    let pods = || async move {
+        tokio::join!(
+            follow::<policy::Pod>(client, running.clone(), converter, out),
+            follow::<policy::Namespace>(client, all.clone(), converter, out),
+        );
     };
-    tokio::join!(policies, on_demand);
+    let nodes = || follow::<cluster::PeerNode>(client, all.clone(), converter, out);
+    tokio::join!(
+        follow::<policy::NetworkPolicy>(client, all.clone(), converter, out),
+        watch_cluster_policies(client, all.clone(), converter, out),
+        on_demand(wanted.clone(), |wanted| wanted.pods, pods),
+        on_demand(wanted, |wanted| wanted.nodes, nodes),
+    );
+}
+
+/// Follows something while it is wanted.
+async fn on_demand<F: Future<Output = ()>>(
+    mut wanted: watch::Receiver<Wanted>,
+    is_wanted: fn(&Wanted) -> bool,
+    follow: impl Fn() -> F,
+) {
+    while wanted.wait_for(is_wanted).await.is_ok() {
+        tokio::select! {
+            () = follow() => return,
+            ended = wanted.wait_for(|wanted| !is_wanted(wanted)) => if ended.is_err() { return },
+        }
+    }
 }
 
 /// What is asked of the server for each kind.

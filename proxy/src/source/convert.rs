@@ -6,6 +6,7 @@
 //! nobody else to check it.
 
 mod balancing;
+mod cluster;
 mod endpoints;
 mod fields;
 mod names;

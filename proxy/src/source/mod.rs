@@ -25,6 +25,15 @@ use shunt_model::problem::Kind;
 use shunt_model::snapshot::Change;
 use shunt_netpolicy::snapshot as policy;
 
+/// What network policy needs beside policies, and is told only while it does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Pods and Namespaces: there is a policy.
+    pub pods: bool,
+    /// All Nodes: a policy speaks of nodes.
+    pub nodes: bool,
+}
+
 /// What a source sends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SourceEvent {

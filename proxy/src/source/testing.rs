@@ -1,5 +1,6 @@
 //! Short ways to write objects in tests.
 
+use shunt_model::problem::Kind;
 use shunt_model::snapshot::Change;
 
 use super::SourceEvent;
@@ -43,6 +44,9 @@ fn told_policy(change: &shunt_netpolicy::snapshot::Change) -> Option<String> {
     use shunt_netpolicy::snapshot::Change;
     match change {
         Change::ListStarted(_) | Change::ListDone(_) => None,
+        // The other view of a Node that is told already.
+        Change::Applied { object, .. } if object.kind() == Kind::PeerNode => None,
+        Change::Deleted { kind: Kind::PeerNode, .. } => None,
         Change::Applied { object, problems } => {
             let wrong = "!".repeat(problems.len());
             Some(format!("+ {} {}{wrong}", object.kind(), object.key()))

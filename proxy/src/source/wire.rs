@@ -4,6 +4,7 @@
 //! value out of range is reported by us, with its field, and does not make the parser give up on
 //! the whole object. `null` means absent everywhere, as it does for the API server.
 
+pub mod cluster;
 pub mod policy;
 
 use std::collections::BTreeMap;
@@ -319,6 +320,9 @@ macro_rules! resource {
         resource!($type, stringify!($type), $scope, $group, $plural);
     };
     ($type:ident, $kind:expr, $scope:ty, $group:literal, $plural:literal) => {
+        resource!($type, $kind, $scope, $group, $plural, "v1");
+    };
+    ($type:ident, $kind:expr, $scope:ty, $group:literal, $plural:literal, $version:literal) => {
         impl kube::Resource for $type {
             type DynamicType = ();
             type Scope = $scope;
@@ -332,7 +336,7 @@ macro_rules! resource {
             }
 
             fn version((): &()) -> std::borrow::Cow<'_, str> {
-                "v1".into()
+                $version.into()
             }
 
             fn plural((): &()) -> std::borrow::Cow<'_, str> {

@@ -313,7 +313,7 @@ fn convert_port(
 }
 
 /// `IANA_SVC_NAME`, as the API server checks it.
-fn is_port_name(name: &str) -> bool {
+pub(super) fn is_port_name(name: &str) -> bool {
     (1..=15).contains(&name.len())
         && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         && name.bytes().any(|b| b.is_ascii_lowercase())
@@ -323,7 +323,11 @@ fn is_port_name(name: &str) -> bool {
 }
 
 /// A selector; `None` (and a problem) if it cannot be read.
-fn selector(wire: &wire::LabelSelector, field: &str, report: &mut Report) -> Option<Selector> {
+pub(super) fn selector(
+    wire: &wire::LabelSelector,
+    field: &str,
+    report: &mut Report,
+) -> Option<Selector> {
     let mut requirements = BTreeSet::new();
     for (key, value) in &wire.match_labels {
         let operator = Operator::In([value.as_str().into()].into());

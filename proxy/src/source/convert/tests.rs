@@ -1,4 +1,5 @@
 mod balancing;
+mod cluster;
 mod endpoints;
 mod node;
 mod policy;

@@ -15,12 +15,14 @@ use crate::source::convert::Converter;
 use crate::source::{FileProblem, SourceEvent};
 
 /// The kinds, in the order in which they are listed.
-const KINDS: [Kind; 7] = [
+const KINDS: [Kind; 9] = [
     Kind::Service,
     Kind::EndpointSlice,
     Kind::Node,
     Kind::ServiceCidr,
     Kind::NetworkPolicy,
+    Kind::ClusterNetworkPolicy,
+    Kind::PeerNode,
     Kind::Namespace,
     Kind::Pod,
 ];
@@ -172,6 +174,9 @@ impl Directory {
             let id = (kind, key);
             if let Some(first) = file.objects.get(&id) {
                 let (kind, key) = &id;
+                if *kind == Kind::PeerNode {
+                    continue;
+                }
                 let reason = format!(
                     "{kind} {key} is defined on line {} already; this one is ignored",
                     first.line
@@ -236,7 +241,9 @@ impl Directory {
         let path = self.path.join(name);
         let mut problems = file.broken.clone();
         problems.extend(file.repeated.iter().cloned());
-        for (id, entry) in &file.objects {
+        // A Node is one thing, though there are two views of it.
+        let told = file.objects.iter().filter(|((kind, _), _)| *kind != Kind::PeerNode);
+        for (id, entry) in told {
             let first = self.definers.get(id).and_then(|definers| definers.first());
             if let Some(first) = first.filter(|first| first.as_os_str() != name) {
                 let (kind, key) = id;

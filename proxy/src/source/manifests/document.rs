@@ -21,7 +21,7 @@ use shunt_model::problem::Kind;
 use tracing::debug;
 
 use crate::source::convert::{Converted, Converter, Wire};
-use crate::source::wire::{self, policy};
+use crate::source::wire::{self, cluster, policy};
 use crate::source::{FileProblem, SourceEvent};
 
 /// An object that a file defines.
@@ -227,6 +227,7 @@ enum Single {
     Pod,
     Namespace,
     NetworkPolicy,
+    ClusterNetworkPolicy,
 }
 
 impl Single {
@@ -239,6 +240,9 @@ impl Single {
             ("discovery.k8s.io/v1", "EndpointSlice") => Self::EndpointSlice,
             ("networking.k8s.io/v1", "ServiceCIDR") => Self::ServiceCidr,
             ("networking.k8s.io/v1", "NetworkPolicy") => Self::NetworkPolicy,
+            ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy") => {
+                Self::ClusterNetworkPolicy
+            }
             _ => return None,
         })
     }
@@ -375,11 +379,23 @@ impl Objects<'_> {
             Some(Content::One(single)) => match single {
                 Single::Service => self.keep::<wire::Service, D>(deserializer),
                 Single::EndpointSlice => self.keep::<wire::EndpointSlice, D>(deserializer),
-                Single::Node => self.keep::<wire::Node, D>(deserializer),
+                Single::Node => {
+                    let node = wire::Node::deserialize(deserializer)?;
+                    let converted = node.convert(self.converter);
+                    self.converted(converted);
+                    // Network policy sees a Node in another way.
+                    let wire::Node { metadata, status, .. } = node;
+                    let converted = cluster::PeerNode { metadata, status }.convert(self.converter);
+                    self.converted(converted);
+                    Ok(())
+                }
                 Single::ServiceCidr => self.keep::<wire::ServiceCidr, D>(deserializer),
                 Single::Pod => self.keep::<policy::Pod, D>(deserializer),
                 Single::Namespace => self.keep::<policy::Namespace, D>(deserializer),
                 Single::NetworkPolicy => self.keep::<policy::NetworkPolicy, D>(deserializer),
+                Single::ClusterNetworkPolicy => {
+                    self.keep::<cluster::ClusterNetworkPolicy, D>(deserializer)
+                }
             },
             // Lists in lists are not read.
             Some(Content::List(_) | Content::Foreign) | None => {
@@ -395,9 +411,16 @@ impl Objects<'_> {
         Converted<T::Object>: Into<SourceEvent>,
     {
         let converted = T::deserialize(deserializer)?.convert(self.converter);
+        self.converted(converted);
+        Ok(())
+    }
+
+    fn converted<O>(&mut self, converted: Converted<O>)
+    where
+        Converted<O>: Into<SourceEvent>,
+    {
         let (kind, key) = (converted.kind, converted.key.clone());
         self.defined.push(Defined { line: self.line, kind, key, event: converted.into() });
-        Ok(())
     }
 }
 
