@@ -23,7 +23,7 @@ use self::program::Program;
 use self::tighten::tightened;
 use crate::object::{Direction, Pod};
 use crate::store::{Dirty, Store};
-use crate::table::{Atom, Decisions, Delta, Local, Row, RowId, Table};
+use crate::table::{Atom, Decisions, Delta, Local, Range, Row, RowId, Table, network_atom};
 
 /// Compiles the table of a node, and what changes of it.
 #[derive(Debug)]
@@ -153,7 +153,8 @@ impl Compiler {
             .into_iter()
             .map(|(range, signature)| (range, Atom(self.atoms.number(signature))))
             .collect();
-        let peers = if self.locals.is_empty() { HashMap::new() } else { self.peers(store) };
+        let peers =
+            if self.locals.is_empty() { HashMap::new() } else { self.peers(store, &networks) };
         let mut used: HashSet<u32> = peers.values().map(|atom| atom.0).collect();
         used.extend(networks.iter().map(|(_, atom)| atom.0));
         self.atoms.retain(|number| used.contains(&number));
@@ -173,19 +174,22 @@ impl Compiler {
     }
 
     /// The classes of all addresses whose network does not tell them.
-    fn peers(&mut self, store: &Store) -> HashMap<IpAddr, Atom> {
+    fn peers(&mut self, store: &Store, networks: &[(Range, Atom)]) -> HashMap<IpAddr, Atom> {
         let mut peers = HashMap::new();
-        // Pods of a namespace share their labels, and mostly nothing else is asked of them.
+        // Pods of a namespace share their labels. Beside those only their named ports, and the
+        // networks they are in, tell them apart.
         let mut alike = HashMap::new();
-        let by_labels = self.features.ask_for_labels_alone();
-        for (address, pod) in store.addresses() {
-            let place = (Arc::as_ptr(&pod.key.namespace), Arc::as_ptr(&pod.labels));
-            let known = alike.get(&place).copied().filter(|_| by_labels);
-            let atom = known.unwrap_or_else(|| self.peer(store, address, Some(pod)));
-            alike.entry(place).or_insert(atom);
+        let others = self.others(store);
+        for (address, pod) in store.addresses().filter(|(address, _)| !others.contains(address)) {
+            let labels = (Arc::as_ptr(&pod.key.namespace), Arc::as_ptr(&pod.labels));
+            let place = (labels, self.features.ports_of(pod), network_atom(networks, address));
+            let atom = match alike.get(&place) {
+                Some(known) => *known,
+                None => *alike.entry(place).or_insert(self.peer(store, address, Some(pod))),
+            };
             peers.extend(atom.map(|atom| (address, atom)));
         }
-        for address in self.others(store) {
+        for address in others {
             let pod = store.pod_at(address);
             peers.extend(self.peer(store, address, pod).map(|atom| (address, atom)));
         }

@@ -158,14 +158,14 @@ impl Store {
         self.cluster_policies.push(Arc::new(policy));
         self.cluster_policies
             .sort_by(|a, b| (a.tier, a.priority, &a.name).cmp(&(b.tier, b.priority, &b.name)));
-        Dirty::everything()
+        Dirty::policies()
     }
 
     /// Removes a ClusterNetworkPolicy.
     pub fn remove_cluster_policy(&mut self, name: &str) -> Dirty {
         let before = self.cluster_policies.len();
         self.cluster_policies.retain(|held| *held.name != *name);
-        if self.cluster_policies.len() == before { Dirty::default() } else { Dirty::everything() }
+        if self.cluster_policies.len() == before { Dirty::default() } else { Dirty::policies() }
     }
 
     /// Adds a Node or replaces it.

@@ -134,10 +134,12 @@ impl Features {
             })
     }
 
-    /// Whether nothing is asked of a pod's address but which labels it has: then pods that share
-    /// their labels are alike.
-    pub(super) fn ask_for_labels_alone(&self) -> bool {
-        self.ports.is_empty() && self.nodes.is_empty() && self.blocks().next().is_none()
+    /// The numbers that a pod has for each port that is asked for by its name.
+    pub(super) fn ports_of(&self, pod: &Pod) -> Vec<Option<u16>> {
+        if pod.ports.is_empty() {
+            return Vec::new();
+        }
+        self.ports.iter().map(|(name, protocol)| pod.port(name, *protocol)).collect()
     }
 
     /// Whether it is asked which nodes a peer is the address of.
