@@ -20,9 +20,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("shunt-netpolicy", &["ipnet", "shunt-model"]),
     (
         "shunt-netpolicy-nftables",
-        &["nix", "shunt-model", "shunt-netlink", "shunt-netpolicy", "shunt-nftables"],
+        &["ipnet", "nix", "shunt-model", "shunt-netlink", "shunt-netpolicy", "shunt-nftables"],
     ),
-    ("shunt-cluster", &["anyhow", "ipnet", "nix"]),
+    ("shunt-cluster", &["anyhow", "ipnet", "nix", "tun-rs"]),
     ("shunt-guest", &["anyhow", "clap", "nix", "tempfile"]),
 ];
 const TOP: &[&str] = &["shunt", "shunt-kind-tests"];

@@ -12,7 +12,8 @@ const NODE: &str = "node-1";
 const SERVICES: usize = 600;
 
 /// Runs shunt against a server with these flags and some hundreds of Services, and changes
-/// some; returns all that shunt has asked of the server.
+/// some; returns all that shunt has asked of the server but for the definition of
+/// ClusterNetworkPolicy.
 fn requests_with(flags: &[&str], log: Option<&str>) -> Result<Vec<Request>> {
     let cluster = ClusterSpec { nodes: vec![NodeSpec::new(NODE, &[])], ..ClusterSpec::default() };
     let plane = Plane::start(&PlaneSpec { cluster, flags })?;
@@ -35,13 +36,22 @@ fn requests_with(flags: &[&str], log: Option<&str>) -> Result<Vec<Request>> {
         Some(text) => assert!(daemon.log()?.contains(text), "{text:?} in {}", daemon.log()?),
         None => assert!(!daemon.log()?.contains("listing in pages"), "{}", daemon.log()?),
     }
-    plane.server().requests()
+    let requests = plane.server().requests()?;
+    let (definition, others): (Vec<_>, Vec<_>) =
+        requests.into_iter().partition(|request| request.uri.starts_with(DEFINITION));
+    let one = "fieldSelector=metadata.name%3Dclusternetworkpolicies.policy.networking.k8s.io";
+    assert!(!definition.is_empty());
+    assert!(definition.iter().all(|request| request.uri.contains(one)), "{definition:#?}");
+    Ok(others)
 }
 
 fn paths(requests: &[Request], verb: &str) -> BTreeSet<String> {
     let of_verb = requests.iter().filter(|request| request.verb == verb);
     of_verb.map(|request| request.uri.split('?').next().unwrap_or_default().to_owned()).collect()
 }
+
+/// The definition of ClusterNetworkPolicy: at most one object, so listed and watched.
+const DEFINITION: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 
 /// Pods and Namespaces are not among them: there is no policy.
 const ALL: [&str; 5] = [

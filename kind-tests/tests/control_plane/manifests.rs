@@ -129,13 +129,20 @@ fn the_scripts_for_kind_are_clean() -> Result<()> {
 /// What is left to another one is not watched, so it may not be read.
 #[test]
 fn without_policy_nothing_of_policy_may_be_read() -> Result<()> {
-    let of_policy = ["networkpolicies", "pods", "namespaces", "--network-policy=off"];
+    let of_policy = [
+        "networkpolicies",
+        "clusternetworkpolicies",
+        "customresourcedefinitions",
+        "pods",
+        "namespaces",
+        "--network-policy=off",
+    ];
     for (overlay, policy) in
         [("nftables", true), ("flannel", true), ("policy-off", false), ("calico", false)]
     {
         let rendered = String::from_utf8(render(&home().join("overlays").join(overlay))?)?;
         let found = of_policy.map(|word| rendered.contains(&format!("- {word}\n")));
-        assert_eq!(found, [policy, policy, policy, !policy], "{overlay}");
+        assert_eq!(found, [policy, policy, policy, policy, policy, !policy], "{overlay}");
     }
     Ok(())
 }
