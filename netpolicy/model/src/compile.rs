@@ -30,7 +30,7 @@ use crate::table::{Atom, Decisions, Delta, Local, Range, Row, RowId, Table, netw
 pub struct Compiler {
     node: Arc<str>,
     table: Table,
-    /// What the policies in force ask; maybe more, until everything is compiled anew.
+    /// What the policies in force ask.
     features: Features,
     atoms: Numbers<Signature>,
     rows: Numbers<Row>,
@@ -94,8 +94,8 @@ impl Compiler {
         delta
     }
 
-    /// Some addresses, or what policies say of our pods. `None`: they ask what was not asked before,
-    /// so that every address has to be looked at.
+    /// Some addresses, or what policies say of our pods. `None`: they ask what was not asked before, or nobody
+    /// asks any more what was, so that every address has to be looked at.
     fn part(&mut self, store: &Store, dirty: &Dirty) -> Option<Delta> {
         let mut concerned = dirty.addresses.clone();
         if dirty.policies {
@@ -121,6 +121,9 @@ impl Compiler {
                 }
             }
         }
+        if !self.still_asked(&changed) {
+            return None;
+        }
         let decide = self.atoms.take_news() || !changed.is_empty();
         for (address, programs) in changed {
             if programs.is_empty() {
@@ -133,6 +136,23 @@ impl Compiler {
             self.decide(&mut delta);
         }
         Some(delta)
+    }
+
+    /// Whether somebody still asks all that was asked, when these local addresses have other programs.
+    fn still_asked(&self, changed: &BTreeMap<IpAddr, LocalPrograms>) -> bool {
+        // Whoever is new asks more, never less.
+        if changed.keys().all(|address| !self.locals.contains_key(address)) {
+            return true;
+        }
+        let others = self.locals.iter().filter(|(address, _)| !changed.contains_key(address));
+        let mut seen = HashSet::new();
+        let mut features = Features::default();
+        for programs in others.map(|(_, programs)| programs).chain(changed.values()) {
+            if seen.insert(programs.places()) {
+                features.add(programs);
+            }
+        }
+        features.ask_the_same(&self.features)
     }
 
     fn whole(&mut self, store: &Store) -> Delta {
@@ -285,6 +305,11 @@ impl Compiler {
 impl LocalPrograms {
     fn is_empty(&self) -> bool {
         self.ingress.is_none() && self.egress.is_none()
+    }
+
+    /// Each program is held once, so that its address stands for it.
+    fn places(&self) -> [Option<*const Program>; 2] {
+        [&self.ingress, &self.egress].map(|program| program.as_ref().map(Arc::as_ptr))
     }
 
     fn iter(&self) -> impl Iterator<Item = &Program> {

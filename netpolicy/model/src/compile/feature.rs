@@ -124,6 +124,11 @@ impl Features {
         }
     }
 
+    /// Whether these are the same questions.
+    pub(super) fn ask_the_same(&self, others: &Self) -> bool {
+        (&self.asked, &self.ports, self.own_node) == (&others.asked, &others.ports, others.own_node)
+    }
+
     /// Whether all that the programs of an address ask was asked before.
     pub(super) fn cover(&self, programs: &LocalPrograms) -> bool {
         let asks_of_node = programs.egress.is_some();
