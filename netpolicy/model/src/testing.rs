@@ -16,10 +16,14 @@ use crate::table::{Packet, Table, Verdict};
 const PROTOCOLS: [u8; 4] = [6, 17, 132, 1];
 const PORTS: [u16; 6] = [0, 80, 81, 443, 8080, 9000];
 
-/// What can come to a node: nothing from elsewhere has its own address.
+/// What can come to a node.
 fn packets_at(store: &Store, node: &str) -> impl Iterator<Item = Packet> {
-    let own = store.machine(node).cloned().unwrap_or_default();
-    packets().filter(move |packet| packet.from_node || !own.contains(&packet.source))
+    packets().filter(move |packet| can_come(store, node, packet))
+}
+
+/// Nothing from elsewhere has an address of the node.
+fn can_come(store: &Store, node: &str, packet: &Packet) -> bool {
+    packet.from_node || !store.machine(node).is_some_and(|own| own.contains(&packet.source))
 }
 
 fn packets() -> impl Iterator<Item = Packet> {
@@ -99,7 +103,9 @@ proptest! {
                 let newcomer = [packet.source, packet.destination]
                     .iter()
                     .any(|address| dirty.presence.contains_key(address));
-                if !newcomer && oracle::verdict(&before, node, &packet) == Verdict::Accept {
+                let was_allowed = can_come(&before, node, &packet)
+                    && oracle::verdict(&before, node, &packet) == Verdict::Accept;
+                if !newcomer && was_allowed {
                     let local = match direction {
                         Direction::Egress => packet.source,
                         Direction::Ingress => packet.destination,
