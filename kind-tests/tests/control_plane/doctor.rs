@@ -32,7 +32,7 @@ const AILMENTS: &[(&str, &str)] = &[
     ),
     (
         "ip link add flannel.1 mtu 1450 type vxlan id 1 dstport 8472 local 127.0.0.1",
-        "br0 has an MTU of 1500, the overlay flannel.1 one of 1450",
+        "pod0 has an MTU of 1500, the overlay flannel.1 one of 1450",
     ),
 ];
 
@@ -63,7 +63,7 @@ fn each_ailment_is_found() -> Result<()> {
     run(&netns, "sysctl -q -w net.ipv4.ip_forward=1")?;
     run(&netns, "ip link add br0 mtu 1500 type bridge")?;
     // Without a pod's end on it a bridge concerns nobody.
-    run(&netns, "ip link add pod0 mtu 1500 master br0 type veth peer name pod1 mtu 1500")?;
+    run(&netns, "ip link add pod0 mtu 1500 master br0 type veth peer name pod1 mtu 1400")?;
     let (code, healthy) = doctor(&netns)?;
     let whats = |found: &[Value]| -> Vec<String> {
         found.iter().filter_map(|one| one["what"].as_str()).map(str::to_owned).collect()
