@@ -181,17 +181,15 @@ fn play(networks: &[Network], backend: Backend, at_a_time: usize) -> Result<Tabl
                     // A statement of its own: the queue must not stay locked while it is played.
                     let next = lock(&queue).pop();
                     let Some((network, (_, scenario))) = next else { return };
-                    let played = match backend {
+                    let at = format!("on {} with {}", network.name(), backend.name());
+                    let played = twice(&at, || match backend {
                         Backend::Nftables => scenario.play(),
                         Backend::Ipvs => scenario.play_with_ipvs(),
-                    };
+                    });
                     let (table, failures) = &mut *lock(&results);
                     match played {
                         Ok(played) => add(table, network, backend, played),
-                        Err(error) => {
-                            let at = format!("on {} with {}", network.name(), backend.name());
-                            failures.push(format!("{at}: {error:#}"));
-                        }
+                        Err(error) => failures.push(format!("{at}: {error:#}")),
                     }
                 }
             });
@@ -200,6 +198,15 @@ fn play(networks: &[Network], backend: Backend, at_a_time: usize) -> Result<Tabl
     let (table, failures) = results.into_inner().unwrap_or_else(PoisonError::into_inner);
     ensure!(failures.is_empty(), "{} failed:\n{}", failures.len(), failures.join("\n\n"));
     Ok(table)
+}
+
+/// Plays once more what has failed. Dozens of clusters run at once here, and one probe in many thousands waits
+/// longer than its patience; `tests/scenarios.rs`, where fewer do, gives no second chance.
+fn twice(at: &str, play: impl Fn() -> Result<Played>) -> Result<Played> {
+    play().or_else(|error| {
+        eprintln!("{at}: played once more after: {error:#}");
+        play()
+    })
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
