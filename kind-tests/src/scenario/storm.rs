@@ -88,7 +88,14 @@ pub fn play(player: Player, seed: u64, rounds: usize) -> Result<Tally> {
     let mut storm = Storm::start(&setup, player)?;
     for round in 1..=rounds {
         storm.put(&world)?;
-        storm.ask(&world, &mut random).with_context(|| format!("round {round} of seed {seed}"))?;
+        storm.ask(&world, &mut random).with_context(|| {
+            let objects = world
+                .objects(&setup)
+                .iter()
+                .map(|object| format!("{object}\n"))
+                .collect::<String>();
+            format!("round {round} of seed {seed}, of these objects:\n{objects}")
+        })?;
         storm.tally.rounds = round;
         world.change(&mut random);
     }
@@ -174,19 +181,19 @@ impl<'a> Storm<'a> {
                 questions.push(self.question(from, target)?);
             }
         }
-        let ignores_ports = self.ignores_ports();
+        let iptables = self.iptables();
         let mut wrong = Vec::new();
         // What must be answered ends with its answers; for silence one has to wait.
         for (silent, patience) in [(false, PATIENCE), (true, SILENCE)] {
             let asked: Vec<_> = questions
                 .iter()
-                .filter(|question| question.is_silent(ignores_ports) == silent)
+                .filter(|question| question.is_silent(iptables) == silent)
                 .collect();
             for (question, outcomes) in send(self.site(), &asked, patience)? {
                 self.tally.questions += 1;
                 self.tally.packets += outcomes.len();
                 self.tally.answered += outcomes.iter().filter(|one| one.is_answer()).count();
-                if let Err(error) = question.check(&outcomes, self.setup, ignores_ports) {
+                if let Err(error) = question.check(&outcomes, self.setup, iptables) {
                     wrong.push(format!("{question}: {error:#}"));
                 }
             }
@@ -195,8 +202,8 @@ impl<'a> Storm<'a> {
         Ok(())
     }
 
-    /// Whether kube-proxy says nothing of ports that a ClusterIP does not have: see docs/differences.md.
-    fn ignores_ports(&self) -> bool {
+    /// Whether the rules are those of kube-proxy's iptables mode: see docs/differences.md.
+    fn iptables(&self) -> bool {
         matches!(&self.proxy, Proxy::KubeProxy(game) if game.mode() == Mode::Iptables)
     }
 
@@ -255,21 +262,21 @@ fn send<'q>(
 
 impl Question {
     /// Whether nobody is expected to answer.
-    fn is_silent(&self, ignores_ports: bool) -> bool {
+    fn is_silent(&self, iptables: bool) -> bool {
         match self.ruling.verdict {
             Verdict::Forward(_) => false,
-            Verdict::Reject => ignores_ports,
+            Verdict::Reject => iptables,
             Verdict::Drop | Verdict::Pass => true,
         }
     }
 
-    fn check(&self, outcomes: &[Outcome], setup: &Setup, ignores_ports: bool) -> Result<()> {
+    fn check(&self, outcomes: &[Outcome], setup: &Setup, iptables: bool) -> Result<()> {
         let pool = match &self.ruling.verdict {
             Verdict::Forward(pool) => pool,
             verdict => {
                 return outcomes
                     .iter()
-                    .try_for_each(|outcome| self.astray(verdict, outcome, ignores_ports));
+                    .try_for_each(|outcome| self.astray(verdict, outcome, iptables));
             }
         };
         let node = self.ruling.node.as_deref().unwrap_or_default();
@@ -294,12 +301,16 @@ impl Question {
         Ok(())
     }
 
-    fn astray(&self, verdict: &Verdict, outcome: &Outcome, ignores_ports: bool) -> Result<()> {
+    fn astray(&self, verdict: &Verdict, outcome: &Outcome, iptables: bool) -> Result<()> {
         let refused = *outcome == Outcome::Refused;
         let silent = matches!(outcome, Outcome::TimedOut | Outcome::Unreachable(_));
         let fits = match verdict {
-            Verdict::Reject => refused || ignores_ports && silent,
-            Verdict::Drop => *outcome == Outcome::TimedOut || is_barred(outcome),
+            // It says nothing of ports that a ClusterIP does not have.
+            Verdict::Reject => refused || iptables && silent,
+            // It refuses where there is no endpoint before it looks whom the source ranges let in.
+            Verdict::Drop => {
+                *outcome == Outcome::TimedOut || is_barred(outcome) || iptables && refused
+            }
             // What is there may refuse.
             _ => refused || silent,
         };
