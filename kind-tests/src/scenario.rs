@@ -36,7 +36,7 @@ use shunt_nftables::forwarding::Forwarding;
 
 use crate::guest::Clock;
 use crate::kube_proxy::Mode;
-pub use binary::shunt_binary;
+pub use binary::{shunt_binary, shunt_binary_or};
 use need::Need;
 pub use run::Played;
 use setup::Setup;

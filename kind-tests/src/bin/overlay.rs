@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use shunt_cluster::Network;
 use shunt_kind_tests::overlay::{Throughput, measure};
-use shunt_kind_tests::scenario::shunt_binary;
+use shunt_kind_tests::scenario::shunt_binary_or;
 
 const BEGIN: &str = "<!-- overlay:begin, written by `make bench BENCH=--write-docs` -->";
 const END: &str = "<!-- overlay:end -->";
@@ -53,10 +53,7 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<()> {
     ensure!(nix::unistd::geteuid().is_root(), "namespaces and nftables take root");
-    let shunt = match &arguments.shunt {
-        Some(path) => fs::canonicalize(path).with_context(|| path.display().to_string())?,
-        None => shunt_binary()?,
-    };
+    let shunt = shunt_binary_or(arguments.shunt.as_deref())?;
     let mut networks = Vec::new();
     for name in &arguments.networks {
         networks.push(Network::named(name).with_context(|| format!("no network is named {name}"))?);

@@ -13,7 +13,7 @@ use shunt_kind_tests::policy::cost::{Cost, of_layout, of_shunt};
 use shunt_kind_tests::policy::layout::Layout;
 use shunt_kind_tests::policy::own::{self, Own, Times};
 use shunt_kind_tests::policy::scene::Scene;
-use shunt_kind_tests::scenario::shunt_binary;
+use shunt_kind_tests::scenario::shunt_binary_or;
 
 const BEGIN: &str = "<!-- policy:begin, written by `make bench BENCH=--write-docs` -->";
 const END: &str = "<!-- policy:end -->";
@@ -66,10 +66,7 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<()> {
     ensure!(nix::unistd::geteuid().is_root(), "namespaces and nftables take root");
-    let shunt = match &arguments.shunt {
-        Some(path) => fs::canonicalize(path).with_context(|| path.display().to_string())?,
-        None => shunt_binary()?,
-    };
+    let shunt = shunt_binary_or(arguments.shunt.as_deref())?;
     let (usual, pods, rounds, changes): (&[_], _, _, _) = match arguments.quick {
         true => (&[10, 1000], 10_000, 1000, 50),
         false => (&[10, 10_000], 100_000, 5000, 200),

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use serde::Serialize;
 use shunt_kind_tests::kube_proxy::Mode;
-use shunt_kind_tests::scenario::shunt_binary;
+use shunt_kind_tests::scenario::shunt_binary_or;
 use shunt_kind_tests::traffic::Proxy;
 use shunt_kind_tests::traffic::connect::{Medians, Way, measure};
 use shunt_kind_tests::traffic::soak::{self, Report, Soak};
@@ -77,10 +77,7 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<()> {
     ensure!(nix::unistd::geteuid().is_root(), "namespaces and nftables take root");
-    let shunt = match &arguments.shunt {
-        Some(path) => fs::canonicalize(path).with_context(|| path.display().to_string())?,
-        None => shunt_binary()?,
-    };
+    let shunt = shunt_binary_or(arguments.shunt.as_deref())?;
     let modes = Mode::ALL.map(Proxy::KubeProxy);
     let proxies: Vec<_> = std::iter::once(Proxy::Shunt(shunt)).chain(modes).collect();
     let (sizes, rounds, seconds): (&[_], _, _) =

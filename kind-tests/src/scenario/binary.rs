@@ -2,6 +2,7 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -10,6 +11,17 @@ use anyhow::{Context, Result, ensure};
 
 /// Names a binary to test in place of the one that is built here.
 const VARIABLE: &str = "SHUNT_BIN";
+
+/// The daemon that is named, or else the one to test.
+///
+/// # Errors
+/// There is no such file, or it cannot be built.
+pub fn shunt_binary_or(named: Option<&Path>) -> Result<PathBuf> {
+    match named {
+        Some(path) => fs::canonicalize(path).with_context(|| path.display().to_string()),
+        None => shunt_binary(),
+    }
+}
 
 /// The daemon to test: what `SHUNT_BIN` names, or the workspace's own, built when first asked for with the profile of
 /// this test. Cargo has no stable way to let a test depend on another package's binary.

@@ -15,7 +15,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use shunt_guest::Guest;
-use shunt_kind_tests::scenario::shunt_binary;
+use shunt_kind_tests::scenario::shunt_binary_or;
 
 use inside::{Effort, Results};
 
@@ -59,10 +59,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
-    let shunt = match &arguments.shunt {
-        Some(path) => fs::canonicalize(path).with_context(|| path.display().to_string())?,
-        None => shunt_binary()?,
-    };
+    let shunt = shunt_binary_or(arguments.shunt.as_deref())?;
     let usual = if arguments.quick { 1000 } else { 10_000 };
     let services = arguments.services.unwrap_or(usual);
     if arguments.inside {
