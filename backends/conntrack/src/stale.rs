@@ -277,8 +277,13 @@ fn endpoints<'a>(
     service: &'a ServicePlan,
     plan: &'a FrontendPlan,
 ) -> impl Iterator<Item = Endpoint> + 'a {
-    let lingering =
-        service.lingering.iter().filter(|(protocol, _)| *protocol == plan.frontend.protocol);
+    let Frontend { protocol, .. } = plan.frontend;
+    let family = plan.frontend.family();
+    // A pool is of the frontend's family; what lingers is of the whole Service.
+    let lingering = service
+        .lingering
+        .iter()
+        .filter(move |(of, endpoint)| *of == protocol && Family::of(endpoint.address) == family);
     pools(plan)
         .flat_map(|pool| pool.iter().copied())
         .chain(lingering.map(|(_, endpoint)| *endpoint))

@@ -14,7 +14,7 @@ use shunt_model::address::{Endpoint, Family, Frontend, FrontendAddress, Protocol
 use shunt_model::object::{ObjectKey, ServiceType};
 use shunt_model::plan::{Action, FrontendKind, FrontendPlan, Masquerade, PlanDelta, ServicePlan};
 
-const TIMEOUT: Duration = Duration::from_secs(3);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A host whose addresses are all its own, with a ClusterIP of each family.
 struct Host {

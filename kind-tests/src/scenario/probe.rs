@@ -15,7 +15,7 @@ use super::setup::Setup;
 use super::step::{Asks, Hold, NOBODY};
 
 /// How long an answer may take. An answer takes a millisecond; this is for a busy machine.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(10);
 /// How long silence lasts that counts as silence.
 const SILENCE: Duration = Duration::from_millis(300);
 /// How often a flow is tried that must not lead to a pod.

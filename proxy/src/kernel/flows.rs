@@ -2,12 +2,13 @@
 //!
 //! To find them the kernel walks its whole table of connections, 0.25 s for a million, so that is
 //! done beside the kernel thread, after the change is installed, once for all changes that have
-//! collected meanwhile, and never for more than a tenth of the time.
+//! collected meanwhile, and never for more than a tenth of a processor's time.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::time::{ClockId, clock_gettime};
 use shunt_conntrack::kernel::Conntrack;
 use shunt_conntrack::stale::Record;
 use shunt_model::address::Family;
@@ -17,7 +18,7 @@ use tracing::{info, warn};
 
 use super::KernelEvent;
 
-/// How many times as long as a walk no other one begins.
+/// How many times as long as a walk has kept a processor busy no other one begins.
 const REST: u32 = 9;
 /// How long after a failure it is tried again.
 const RETRY: Duration = Duration::from_secs(5);
@@ -93,12 +94,12 @@ fn serve(mut sweeper: Sweeper, inbox: &Receiver<PlanDelta>) {
 impl Sweeper {
     /// Ends what is wrong, and says when that may be done again.
     fn sweep(&mut self) -> Instant {
-        let began = Instant::now();
+        let before = busy();
         match self.try_sweep() {
             Ok(()) => {
                 self.failing = false;
                 self.record.settle();
-                began + began.elapsed() * (REST + 1)
+                Instant::now() + busy().saturating_sub(before) * REST
             }
             Err(error) => {
                 if !self.failing {
@@ -124,4 +125,10 @@ impl Sweeper {
         }
         Ok(())
     }
+}
+
+/// How long this thread has kept a processor busy so far. What others took meanwhile, on a loaded
+/// machine most of the time, is no reason to let wrong connections live.
+fn busy() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }

@@ -126,6 +126,19 @@ fn a_flow_to_an_endpoint_that_is_gone_is_ended_and_others_are_not() {
 }
 
 #[test]
+fn what_lingers_of_one_family_is_not_asked_for_in_the_other() {
+    let six = frontend(Protocol::Udp, "[fd00:10:96::1]:53");
+    let both = [ONE, "[fd00:10:244::1]:5353"];
+    let mut record = settled(false, [change("dns", Some(service(&[dns(), six], &[], &both)))]);
+    record.take(&change("dns", Some(service(&[dns(), six], &[], &[]))));
+    let filters = record.filters();
+    assert_eq!(filters.len(), 2);
+    for filter in filters {
+        assert_eq!(filter.server.map(Family::of), Some(filter.family));
+    }
+}
+
+#[test]
 fn an_endpoint_that_lingers_keeps_its_flows_until_it_is_gone() {
     let mut record = settled(false, [change("dns", Some(service(&[dns()], &[ONE, TWO], &[])))]);
     record.take(&change("dns", Some(service(&[dns()], &[TWO], &[ONE]))));
