@@ -8,6 +8,9 @@ RELEASE := --locked --release --target $(HOST)
 BINARY := target/$(HOST)/release/shunt
 CONTROLPLANE := target/controlplane
 
+# The test of takeovers; its figures stand in docs/migration.md.
+TAKEOVER = SHUNT_BIN=$(abspath $(BINARY)) $(if $(filter --write-docs,$(BENCH)),SHUNT_WRITE_DOCS=1) \
+	cargo test --locked -p shunt-kind-tests --test control_plane -- --nocapture --test-threads 1
 .PHONY: help build image demo test check fmt lint deny unit controlplane bench clean
 
 help: ## Show this list
@@ -65,6 +68,10 @@ bench: build controlplane ## shunt beside kube-proxy and other layouts (BENCH='-
 		$(filter --quick --write-docs,$(BENCH))
 	$(STATIC) cargo run $(RELEASE) -p shunt-kind-tests --bin overlay -- --shunt $(BINARY) \
 		$(filter --quick --write-docs,$(BENCH))
+	@# The takeovers of `make test` once more, larger: in the guest as large as kube-proxy can be waited for.
+	SHUNT_TAKEOVER_SERVICES=$(if $(filter --quick,$(BENCH)),1000,5000) SHUNT_TAKEOVER_RATE=2000 \
+		$(TAKEOVER) takeover::from_iptables_mode takeover::from_nftables_mode
+	SHUNT_TAKEOVER_SERVICES=$(if $(filter --quick,$(BENCH)),20,500) SHUNT_TAKEOVER_RATE=200 $(TAKEOVER) takeover::from_ipvs_mode_in_the_guest
 
 clean: ## Remove everything that was built
 	cargo clean

@@ -44,13 +44,21 @@ impl Clock {
 /// # Errors
 /// If a test fails there, or the guest itself does.
 pub fn run_tests(clock: Clock, arguments: &[&str]) -> Result<String> {
+    run_tests_within(PATIENCE, clock, arguments)
+}
+
+/// The same for tests that take longer.
+///
+/// # Errors
+/// As [`run_tests`].
+pub fn run_tests_within(patience: Duration, clock: Clock, arguments: &[&str]) -> Result<String> {
     ensure!(Clock::of_this_guest().is_none(), "this is the guest: it lacks what the test needs");
     let program = env::current_exe().context("finding this program")?;
     let mut command = Command::new(program);
     // Whatever tests are told by their environment is told there, too.
     command.envs(env::vars().filter(|(name, _)| name.starts_with("SHUNT_")));
     command.args(arguments).env(VARIABLE, clock.name()).env("SHUNT_BIN", shunt_binary()?);
-    let guest = Guest::builder().timeout(PATIENCE);
+    let guest = Guest::builder().timeout(patience);
     let guest = if clock == Clock::TimeTravel { guest.time_travel() } else { guest };
     let outcome = guest.run(&command).context("in the guest")?;
     ensure!(outcome.code == 0, "in the guest:\n{}{}", outcome.stdout, outcome.stderr);

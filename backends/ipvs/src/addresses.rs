@@ -10,6 +10,7 @@ use nix::net::if_::if_nametoindex;
 use shunt_netlink::{Message, Socket, attributes};
 
 use crate::error::Error;
+use crate::sources;
 
 /// The name that kube-proxy gave it; tools know it.
 pub(crate) const DEVICE: &str = "kube-ipvs0";
@@ -90,9 +91,22 @@ impl Addresses {
         })
     }
 
-    /// Removes addresses. One that is not there is no error.
+    /// Has new connections of the node to these addresses, which are to go, begin at another one.
+    pub(crate) fn steer(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {
+        sources::steer(&mut self.socket, addresses)
+    }
+
+    /// Takes back [`Self::steer`] for addresses that stay. For one of IPv6 the kernel's own route
+    /// has gone, so ours stays until it goes.
+    pub(crate) fn release(&mut self, addresses: impl Iterator<Item = IpAddr>) -> Result<(), Error> {
+        let v4: Vec<_> = addresses.filter(IpAddr::is_ipv4).collect();
+        sources::release(&mut self.socket, &v4)
+    }
+
+    /// Removes addresses, and our routes to them. One that is not there is no error.
     pub(crate) fn remove(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {
         let Some(device) = self.device else { return Ok(()) };
+        sources::release(&mut self.socket, addresses)?;
         self.submit("remove an address", addresses, Errno::EADDRNOTAVAIL, |address| {
             request(libc::RTM_DELADDR, 0, device, address)
         })

@@ -45,6 +45,7 @@ pub fn cleanup() -> Result<Removed, Error> {
     let ours = held.iter().filter(|(ip, ours)| **ours && !others.contains(*ip));
     let ours: Vec<_> = ours.map(|(ip, _)| *ip).collect();
     removed.addresses = ours.len();
+    addresses.release(held.keys().copied())?;
     removed.device = remove_addresses(&mut addresses, &ours)?;
     Ok(removed)
 }

@@ -11,6 +11,7 @@ use crate::diff::{drained, excluded};
 use crate::error::Error;
 use crate::kernel::uptime;
 use crate::settings::{OURS, Settings};
+use crate::sources;
 
 /// Virtual servers and addresses of ours that IPVS mode has left. New connections do not come to
 /// them any more; those that they have go on to their end.
@@ -36,8 +37,17 @@ impl Former {
         Ok((!nothing).then_some(former))
     }
 
+    /// Has new connections of the node itself to these addresses begin at another one, which stays.
+    ///
+    /// # Errors
+    /// If the kernel refuses; it may be tried again.
+    pub fn steer(&mut self) -> Result<(), Error> {
+        let own = self.own_addresses()?;
+        self.addresses.steer(&own)
+    }
+
     /// Takes away what has no connections: real servers, virtual servers, addresses, and at last
-    /// the device. Returns how many things went, and whether nothing is left.
+    /// the device. An address that a socket of the node uses stays, too. Returns how many things went, and whether nothing is left.
     ///
     /// # Errors
     /// If the kernel refuses; it may be tried again.
@@ -56,8 +66,10 @@ impl Former {
         self.ipvs.submit(&requests)?;
         let held: HashSet<IpAddr> = busy.iter().filter_map(address).collect();
         let mut idle = self.own_addresses()?;
-        idle.retain(|address| !held.contains(address));
-        let done = busy.is_empty();
+        let all = idle.len();
+        let used = sources::in_use();
+        idle.retain(|address| !held.contains(address) && !used.contains(address));
+        let done = busy.is_empty() && idle.len() == all;
         remove_addresses(&mut self.addresses, &idle)?;
         Ok((requests.len() + idle.len(), done))
     }

@@ -5,7 +5,8 @@
 //! always and first of all, and removes every virtual server that is not its own: where its sets
 //! are, the addresses on the device are its, and what stands at them or at a node port in its sets.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use ipvs_rs::{Destination, Ipvs, Protocol, Request, ServiceKey};
@@ -17,6 +18,7 @@ use crate::error::Error;
 use crate::former::{address, is_loaded};
 use crate::ipset::Sets;
 use crate::settings::OURS;
+use crate::sources;
 
 /// What is to go.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -108,11 +110,26 @@ impl KubeProxy {
         Ok(leaving)
     }
 
-    /// Takes virtual servers away, and the addresses that no virtual server needs any more.
+    /// Has new connections of the node itself to the addresses that are to go begin at another one:
+    /// those that there are keep theirs. Where we use IPVS it is not known yet which go.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn steer(&mut self) -> Result<(), Error> {
+        if !self.scope.device || !self.was_here() {
+            return Ok(());
+        }
+        let held = self.addresses.read()?;
+        let theirs: Vec<_> = held.into_iter().filter(|(_, ours)| !ours).map(|(ip, _)| ip).collect();
+        self.addresses.steer(&theirs)
+    }
+
+    /// Takes virtual servers away, and the addresses that neither a virtual server nor a connection
+    /// of the node itself needs any more. Says what went, and how many addresses only the node needs.
     ///
     /// # Errors
     /// If the kernel refuses. What was taken away by then stays away.
-    pub fn remove(&mut self, gone: &[ServiceKey]) -> Result<Removed, Error> {
+    pub fn remove(&mut self, gone: &[ServiceKey]) -> Result<(Removed, usize), Error> {
         let mut removed = Removed { virtual_servers: gone.len(), ..Removed::default() };
         let mut needed = BTreeSet::new();
         if let Some(ipvs) = &mut self.ipvs {
@@ -123,14 +140,16 @@ impl KubeProxy {
         let held = self.addresses.read()?;
         let goes = |ours: bool| !ours && self.was_here();
         let unused = held.iter().filter(|(ip, ours)| goes(**ours) && !needed.contains(*ip));
-        let unused: Vec<_> = unused.map(|(ip, _)| *ip).collect();
+        let used = if self.scope.device { sources::in_use() } else { HashSet::new() };
+        let (kept, unused): (Vec<IpAddr>, Vec<_>) =
+            unused.map(|(ip, _)| *ip).partition(|ip| used.contains(ip));
         self.addresses.remove(&unused)?;
         removed.addresses = unused.len();
         if self.scope.device && held.len() == unused.len() && !held.is_empty() {
             self.addresses.remove_device()?;
             removed.device = true;
         }
-        Ok(removed)
+        Ok((removed, kept.len()))
     }
 
     /// Destroys kube-proxy's ipsets, those of IPv6 too, once nothing is left to be known by them;

@@ -18,6 +18,7 @@ pub mod kube_proxy;
 pub mod lower;
 mod readback;
 mod settings;
+mod sources;
 mod sysctl;
 
 pub use cleanup::{Removed, cleanup};

@@ -13,7 +13,7 @@ use super::plane::{CLUSTER_CIDR, Plane};
 use super::server::tail;
 use super::wait::wait_for;
 
-/// Patience with its first sync.
+/// Patience with its first sync, with few Services.
 const START: Duration = Duration::from_secs(60);
 
 /// A running kube-proxy. Dropping it kills it, and leaves in the kernel what it has installed.
@@ -50,8 +50,13 @@ impl KubeProxy {
 
     /// Waits until it has synced both families once.
     pub fn wait_until_synced(&self) -> Result<()> {
+        self.wait_until_synced_within(START)
+    }
+
+    /// The same with more patience: with thousands of Services it takes minutes in some modes.
+    pub fn wait_until_synced_within(&self, patience: Duration) -> Result<()> {
         let synced = "kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family=";
-        wait_for("kube-proxy's first sync", START, || {
+        wait_for("kube-proxy's first sync", patience, || {
             let address = ([127, 0, 0, 1], 10249).into();
             let metrics = http_get(&self.node, address, "/metrics").map(|(_, body)| body);
             let metrics = metrics.unwrap_or_default();

@@ -1,9 +1,10 @@
 //! A running node is taken over from kube-proxy, and left: no connection is refused or reset.
 //!
 //! `SHUNT_TAKEOVER_SERVICES` and `SHUNT_TAKEOVER_RATE` make it larger: how many Services there are,
-//! and how many new connections a second.
+//! and how many new connections a second. `make bench` does so.
 
 mod cleanup;
+mod figures;
 mod left;
 
 use std::env;
@@ -19,6 +20,7 @@ use shunt_kind_tests::control_plane::{Daemon, DaemonSpec, KubeProxy};
 use shunt_kind_tests::guest::{self, Clock};
 use shunt_kind_tests::scenario::shunt_binary;
 
+use self::figures::Figures;
 use self::left::Left;
 use crate::site::{Site, cluster_ips, node_port, web_ports};
 
@@ -28,7 +30,13 @@ const NODE: &str = "node-1";
 const SIZE: [u32; 2] = [200, 500];
 const SIZE_IN_GUEST: [u32; 2] = [20, 200];
 /// How many Services are made at once.
-const LOADED: u32 = 500;
+const LOADED: u32 = 100;
+/// Patience with kube-proxy's first sync, and with the guest for each Service more: it starts
+/// programs for them.
+const SYNC: Duration = Duration::from_secs(60);
+const SYNC_OF_EACH: Duration = Duration::from_millis(300);
+const GUEST: Duration = Duration::from_mins(15);
+const GUEST_OF_EACH: Duration = Duration::from_millis(1200);
 /// Virtual servers that are neither's.
 const FOREIGN: &str = "192.0.2.0/24";
 
@@ -60,8 +68,12 @@ mod ipvs {
 #[test]
 fn from_ipvs_mode_in_the_guest() -> Result<()> {
     let tests = ["takeover::ipvs", "--ignored", "--nocapture", "--test-threads", "1"];
-    print!("{}", guest::run_tests(Clock::Running, &tests)?);
-    Ok(())
+    let larger = env::var("SHUNT_TAKEOVER_SERVICES").is_ok();
+    let patience = GUEST + GUEST_OF_EACH * if larger { size()?[0] } else { 0 };
+    let printed = guest::run_tests_within(patience, Clock::Running, &tests)?;
+    print!("{printed}");
+    // What is written in the guest is lost.
+    figures::write(&printed)
 }
 
 /// How many Services, and how many new connections a second.
@@ -84,8 +96,19 @@ fn print(netns: &Netns, program: &str, arguments: &[&str]) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Constant load of new connections on a Service, from a pod, outside and, if `node_too`, the node.
-fn loads(site: &Site, ips: &[IpAddr], node_port: u16, node_too: bool) -> Result<Vec<Load>> {
+/// Connections held open, from a pod and the node, in both families.
+fn hold(site: &Site, ips: &[IpAddr]) -> Result<Vec<Connection>> {
+    let from_to =
+        ["shop-1", NODE].into_iter().flat_map(|from| ips.iter().map(move |ip| (from, ip)));
+    let hold = |(from, ip): (&str, &IpAddr)| {
+        let options = ProbeOptions::within(Duration::from_secs(10));
+        Connection::open(site.host(from).netns(), SocketAddr::new(*ip, 80), &options)
+    };
+    from_to.map(hold).collect()
+}
+
+/// Constant load of new connections on a Service, from a pod, the node and outside.
+fn loads(site: &Site, ips: &[IpAddr], node_port: u16) -> Result<Vec<Load>> {
     let flows = [
         ("shop-1", SocketAddr::new(ips[0], 80)),
         ("shop-1", SocketAddr::new(ips[1], 80)),
@@ -103,7 +126,7 @@ fn loads(site: &Site, ips: &[IpAddr], node_port: u16, node_too: bool) -> Result<
         };
         Load::start(site.host(from).netns(), &spec)
     };
-    flows.into_iter().filter(|(from, _)| node_too || *from != NODE).map(start).collect()
+    flows.into_iter().map(start).collect()
 }
 
 /// A site with a Service that is used and many that are not, and what is other programs'.
@@ -119,7 +142,7 @@ fn site() -> Result<(Site, Value)> {
         let start = portion * LOADED;
         let count = LOADED.min(services - start).to_string();
         let start = start.to_string();
-        let load = ["load", "--start", &start, "--services", &count, "--endpoints", "3"];
+        let load = ["load", "--start", &start, "--services", &count, "--endpoints", "1"];
         site.plane.server().command(&load)?;
     }
     Ok((site, service))
@@ -131,18 +154,11 @@ fn take_over(from: &str, to: &str) -> Result<()> {
     let left = Left::of(from);
     left.put_others(netns)?;
     let exclude = format!("--ipvs-exclude-cidrs={FOREIGN}");
-    let kube_proxy = KubeProxy::start_with(&site.plane, NODE, from, &[&exclude])?;
-    kube_proxy.wait_until_synced()?;
+    let kube_proxy = start_kube_proxy(&site, from, &exclude)?;
     left.expect_kube_proxys(netns)?;
     let ips = cluster_ips(&service)?;
-    // Those of the node itself have an address that goes with IPVS: docs/migration.md.
-    let node_too = (from, to) != ("ipvs", "nftables");
-    let running = loads(&site, &ips, node_port(&service, 0)?, node_too)?;
-    let held = |ip: &IpAddr| {
-        let options = ProbeOptions::within(Duration::from_secs(10));
-        Connection::open(site.host("shop-1").netns(), SocketAddr::new(*ip, 80), &options)
-    };
-    let mut held = ips.iter().map(held).collect::<Result<Vec<_>>>()?;
+    let running = loads(&site, &ips, node_port(&service, 0)?)?;
+    let mut held = hold(&site, &ips)?;
     thread::sleep(Duration::from_secs(1));
 
     // While the other one runs nothing is written.
@@ -164,28 +180,34 @@ fn take_over(from: &str, to: &str) -> Result<()> {
     let end = || held.drain(..).try_for_each(Connection::close);
     let gone = left.expect_all_gone(netns, to, end);
     let after = gone.with_context(|| daemon.describe())?;
-    println!(
-        "taken over from {from} mode to {to} with {} Services: {took:.1?} after kube-proxy's end, \
-         its IPVS gone after {after:.1?}; first sync {:?}",
-        status.services, status.first_sync
-    );
+    println!("its IPVS gone after {after:.1?}; first sync {:?}", status.first_sync);
     thread::sleep(Duration::from_secs(1));
     go_back(&site, daemon, from, &exclude)?;
-    for load in running {
-        let report = load.stop()?;
+    let reports = running.into_iter().map(Load::stop).collect::<Result<Vec<_>>>()?;
+    let services = status.services;
+    let row = Figures { from, to, services, rate: size()?[1], took, reports: &reports }.row();
+    println!("{row}");
+    for report in reports {
         println!("{report}");
         assert!(report.sent > 200, "{report}");
         assert_eq!(report.losses(), 0, "{report}");
     }
-    Ok(())
+    figures::write(&row)
+}
+
+fn start_kube_proxy(site: &Site, mode: &str, exclude: &str) -> Result<KubeProxy> {
+    let kube_proxy = KubeProxy::start_with(&site.plane, NODE, mode, &[exclude])?;
+    let began = Instant::now();
+    kube_proxy.wait_until_synced_within(SYNC + SYNC_OF_EACH * size()?[0])?;
+    println!("kube-proxy in {mode} mode has synced after {:.1?}", began.elapsed());
+    Ok(kube_proxy)
 }
 
 /// Back to kube-proxy: it syncs, then what is ours goes.
 fn go_back(site: &Site, daemon: Daemon, mode: &str, exclude: &str) -> Result<()> {
     let netns = site.host(NODE).netns();
     daemon.stop()?;
-    let kube_proxy = KubeProxy::start_with(&site.plane, NODE, mode, &[exclude])?;
-    kube_proxy.wait_until_synced()?;
+    let kube_proxy = start_kube_proxy(site, mode, exclude)?;
     let told = print(netns, &shunt_binary()?.to_string_lossy(), &["cleanup"])?;
     ensure!(told.contains("table inet shunt"), "{told}");
     let ruleset = print(netns, "nft", &["list", "tables"])?;

@@ -1,5 +1,6 @@
 //! A live node goes from one backend to the other and back.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -121,6 +122,37 @@ fn nothing_of_others_is_removed() -> Result<()> {
 /// Minutes.
 mod travels {
     use super::*;
+
+    /// The node reaches a local address from that address, and keeps it while it needs it: not for
+    /// what begins later.
+    #[test]
+    #[ignore = "needs a clock that jumps; a test runs it in the guest"]
+    fn the_nodes_own_connections_outlive_the_device() -> Result<()> {
+        let mut rig = Rig::new()?;
+        rig.write("", &["web-1"])?;
+        let vip: IpAddr = VIP.parse()?;
+        let web = format!("{VIP}:80");
+        rig.start(IPVS)?;
+        let mut early = rig.connect(NODE, &web)?;
+        ensure!(early.local().ip() == vip, "from {}", early.local());
+        restart(&mut rig, NFTABLES)?;
+        let mut later = rig.connect(NODE, &web)?;
+        ensure!(later.local().ip() != vip, "from {}", later.local());
+        std::thread::sleep(Duration::from_secs(180));
+        early.exchange("still here")?;
+        ensure!(rig.on_node(&["ip", "link", "show", "kube-ipvs0"]).is_ok(), "the device has gone");
+        early.close()?;
+        std::thread::sleep(Duration::from_secs(180));
+        ensure!(rig.on_node(&["ip", "link", "show", "kube-ipvs0"]).is_err(), "the device is there");
+        later.exchange("still here")?;
+        let routes = rig.on_node(&["ip", "route", "show", "table", "local"])?;
+        ensure!(!routes.contains(VIP), "{routes}");
+        // Back to IPVS: all is as at first.
+        restart(&mut rig, IPVS)?;
+        later.exchange("still here")?;
+        ensure!(rig.connect(NODE, &web)?.local().ip() == vip, "a route of ours is left");
+        Ok(())
+    }
 
     /// IPVS goes when its last connection has ended and is forgotten; then nothing tells of it.
     #[test]

@@ -35,8 +35,9 @@ impl Backend for Successor {
 
     fn sync(&mut self, delta: PlanDelta) -> Result<SyncReport, BackendError> {
         let report = Backend::sync(&mut self.nftables, delta)?;
-        if self.former.is_some() {
-            self.tend_at.get_or_insert_with(|| Instant::now() + INTERVAL);
+        if let (Some(former), None) = (&mut self.former, self.tend_at) {
+            former.steer()?;
+            self.tend_at = Some(Instant::now() + INTERVAL);
         }
         Ok(report)
     }

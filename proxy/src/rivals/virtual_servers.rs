@@ -28,6 +28,8 @@ const LOOK: Duration = Duration::from_secs(2);
 pub(super) async fn retire(scope: &Scope) -> anyhow::Result<()> {
     let began = Instant::now();
     let mut told = false;
+    let of = scope.clone();
+    tokio::task::spawn_blocking(move || KubeProxy::find(of)?.steer()).await??;
     loop {
         let (scope, settled) = (scope.clone(), began.elapsed() >= SETTLED);
         let look = tokio::task::spawn_blocking(move || look(scope, settled));
@@ -37,13 +39,14 @@ pub(super) async fn retire(scope: &Scope) -> anyhow::Result<()> {
                 info!(seconds = began.elapsed().as_secs(), "kube-proxy's IPVS is removed");
                 return Ok(());
             }
-            Look::Left { virtual_servers, connections } if !told && settled => {
+            Look::Left { virtual_servers, connections, addresses } if !told && settled => {
                 told = true;
                 info!(
                     virtual_servers,
                     connections,
-                    "connections through kube-proxy's IPVS, or rules that use its ipsets; it goes \
-                     when they have gone"
+                    addresses,
+                    "connections through kube-proxy's IPVS or of the node from its addresses, or \
+                     rules that use its ipsets; it goes when they have gone"
                 );
             }
             Look::Left { .. } => told |= settled,
@@ -59,8 +62,8 @@ enum Look {
     Nothing,
     /// What was there is gone.
     Removed,
-    /// This is still there.
-    Left { virtual_servers: usize, connections: u32 },
+    /// This is still there; addresses that the node itself uses.
+    Left { virtual_servers: usize, connections: u32, addresses: usize },
 }
 
 fn look(scope: Scope, settled: bool) -> anyhow::Result<Look> {
@@ -72,14 +75,14 @@ fn look(scope: Scope, settled: bool) -> anyhow::Result<Look> {
         end_flows(&gone)?;
     }
     let keys: Vec<_> = gone.iter().map(|each| each.key).collect();
-    let removed = left_by.remove(&keys)?;
-    if !left.is_empty() {
+    let (removed, addresses) = left_by.remove(&keys)?;
+    if !left.is_empty() || addresses > 0 {
         let connections = left.iter().map(|each| each.connections).sum();
-        return Ok(Look::Left { virtual_servers: left.len(), connections });
+        return Ok(Look::Left { virtual_servers: left.len(), connections, addresses });
     }
     let sets = left_by.was_here();
     if left_by.forget()? > 0 {
-        return Ok(Look::Left { virtual_servers: 0, connections: 0 });
+        return Ok(Look::Left { virtual_servers: 0, connections: 0, addresses: 0 });
     }
     let nothing = removed.virtual_servers + removed.addresses == 0 && !sets;
     Ok(if nothing { Look::Nothing } else { Look::Removed })
