@@ -22,11 +22,16 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
+use tikv_jemallocator::Jemalloc;
 
 use crate::figures::Results;
 use crate::machine::{Machine, Versions};
 use crate::measure::{Effort, Run, say};
 use crate::world::{Size, World};
+
+/// As shunt has it, for [`lister`].
+#[global_allocator]
+static HEAP: Jemalloc = Jemalloc;
 
 /// Measure shunt beside kube-proxy
 #[derive(Parser, Clone, Debug)]
