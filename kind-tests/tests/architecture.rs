@@ -20,7 +20,15 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("shunt-netpolicy", &["ipnet", "shunt-model"]),
     (
         "shunt-netpolicy-nftables",
-        &["ipnet", "nix", "shunt-model", "shunt-netlink", "shunt-netpolicy", "shunt-nftables"],
+        &[
+            "ipnet",
+            "nix",
+            "shunt-conntrack",
+            "shunt-model",
+            "shunt-netlink",
+            "shunt-netpolicy",
+            "shunt-nftables",
+        ],
     ),
     ("shunt-cluster", &["anyhow", "ipnet", "nix", "tun-rs"]),
     ("shunt-guest", &["anyhow", "clap", "nix", "tempfile"]),

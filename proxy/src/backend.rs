@@ -96,10 +96,10 @@ pub trait Backend {
         None
     }
 
-    /// Does what is due without an order: removes what has drained.
+    /// Does what is due without an order: removes what has drained, or is not needed any more.
     ///
     /// # Errors
-    /// If the kernel refuses; it is tried again.
+    /// If the kernel refuses; what is installed is read back then.
     fn tend(&mut self, _now: Instant) -> Result<usize, BackendError> {
         Ok(0)
     }
@@ -259,7 +259,15 @@ macro_rules! backend {
 }
 
 backend!(Nftables, PlanDelta, {});
-backend!(PolicyTable, Change, {});
+backend!(PolicyTable, Change, {
+    fn tend_at(&self) -> Option<Instant> {
+        Self::tend_at(self)
+    }
+
+    fn tend(&mut self, now: Instant) -> Result<usize, BackendError> {
+        Ok(Self::tend(self, now)?)
+    }
+});
 backend!(VirtualServers, PlanDelta, {
     fn tend_at(&self) -> Option<Instant> {
         self.look_at()

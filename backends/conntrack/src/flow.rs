@@ -10,7 +10,7 @@ use crate::filter::{DESTINATION_TRANSLATED, family_number};
 use crate::tuple::Tuple;
 
 /// Bytes of `struct nfgenmsg`.
-const HEADER: usize = 4;
+pub(crate) const HEADER: usize = 4;
 /// `NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_DELETE`.
 const DELETE: u16 = 0x102;
 

@@ -11,7 +11,7 @@ use crate::stale::Record;
 /// The kernel's table of connections.
 #[derive(Debug)]
 pub struct Conntrack {
-    socket: Socket,
+    pub(crate) socket: Socket,
 }
 
 impl Conntrack {

@@ -5,10 +5,13 @@
 //! endpoint that has gone, or past a Service that did not exist when it began. Such connections
 //! are ended here; the next packet begins a new one.
 //!
+//! Beside that [`ends`] tells between whom there are connections, for network policy.
+//!
 //! [`stale`] decides, without a kernel; [`kernel`] asks the kernel and ends; [`filter`] and
 //! [`flow`] are what is said over netlink (`NFNL_SUBSYS_CTNETLINK`;
 //! `include/uapi/linux/netfilter/nfnetlink_conntrack.h`, `net/netfilter/nf_conntrack_netlink.c`).
 
+pub mod ends;
 pub mod filter;
 pub mod flow;
 pub mod kernel;

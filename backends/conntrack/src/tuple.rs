@@ -21,6 +21,8 @@ pub(crate) struct Tuple {
     pub(crate) source: Option<IpAddr>,
     pub(crate) destination: Option<IpAddr>,
     pub(crate) protocol: Option<Protocol>,
+    /// The protocol's number, also of those that Services do not use; only read.
+    pub(crate) number: Option<u8>,
     pub(crate) source_port: Option<u16>,
     pub(crate) destination_port: Option<u16>,
 }
@@ -32,6 +34,7 @@ impl Tuple {
             source: Some(source.ip()),
             destination: Some(destination.ip()),
             protocol: Some(protocol),
+            number: None,
             source_port: Some(source.port()),
             destination_port: Some(destination.port()),
         }
@@ -94,8 +97,8 @@ impl Tuple {
             let port = || field.payload.try_into().ok().map(u16::from_be_bytes);
             match field.kind {
                 NUMBER => {
-                    let number = field.payload.first().copied();
-                    self.protocol = number.and_then(Protocol::from_number);
+                    self.number = field.payload.first().copied();
+                    self.protocol = self.number.and_then(Protocol::from_number);
                 }
                 SOURCE_PORT => self.source_port = port(),
                 DESTINATION_PORT => self.destination_port = port(),

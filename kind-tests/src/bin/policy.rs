@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use serde::Serialize;
-use shunt_kind_tests::policy::cost::{Cost, of_layout, of_shunt};
+use shunt_kind_tests::policy::cost::{Cost, Pair, of_layout, of_shunt};
 use shunt_kind_tests::policy::layout::Layout;
 use shunt_kind_tests::policy::own::{self, Own, Times};
 use shunt_kind_tests::policy::scene::Scene;
@@ -111,8 +111,7 @@ fn section(results: &Results) -> String {
         out,
         "Medians in microseconds, from a pod to two pods of the same node in turn: one that no policy selects, and one that policies isolate, \
          of which the last lets the client in. {} pods in the cluster; every policy selects a pod of this node. _New_: `connect()`. \
-         _Established_: a byte there and one back, by one thread that has both ends; the daemon has just come to a node where nothing was enforced, \
-         so connections of isolated pods are judged packet by packet (`netpolicy/README.md`). The other layouts are loaded by `nft -f`.\n",
+         _Established_: a byte there and one back, by one thread that has both ends. The other layouts are loaded by `nft -f`.\n",
         results.pods
     );
     out.push_str("| policies | rules | new, no policy | new, isolated | times | established, no policy | isolated | times |\n");
@@ -135,6 +134,17 @@ fn section(results: &Results) -> String {
             );
         }
     }
+    out.push('\n');
+    for (Size { policies, .. }, pair) in judged(results) {
+        let _ = writeln!(
+            out,
+            "Just after a change, while packets of live connections are judged too (`netpolicy/README.md`), \
+             at {policies} policies: {:.2} and {:.2}, {:.2} times.",
+            pair.plain,
+            pair.isolated,
+            pair.ratio()
+        );
+    }
     out.push_str("\n### Our own time for a change, and memory\n\n");
     out.push_str("From the text of the object to the kernel's answer, at this many policies and pods. _First_: all objects at once, converted already. ");
     out.push_str("Resident: the daemon that follows an API server with all of them.\n\n");
@@ -156,6 +166,11 @@ fn section(results: &Results) -> String {
     }
     out.push('\n');
     out
+}
+
+fn judged(results: &Results) -> impl Iterator<Item = (&Size, Pair)> {
+    let of = |size: &'_ Size| size.costs.iter().find_map(|(_, cost)| cost.judged);
+    results.sizes.iter().filter_map(move |size| Some((size, of(size)?)))
 }
 
 /// Both times in milliseconds, and whether the median meets its goal.

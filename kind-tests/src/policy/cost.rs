@@ -3,11 +3,14 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 use shunt_cluster::connect_times;
+use shunt_netpolicy_nftables::kernel::inventory;
+use shunt_netpolicy_nftables::name::SetId;
 
 use super::layout::Layout;
 use super::scene::{ISOLATED, PLAIN, PORT, Scene};
@@ -18,6 +21,8 @@ const WARM_UP: usize = 200;
 /// Exchanges over an established connection for each new one.
 const EXCHANGES: usize = 4;
 const PATIENCE: Duration = Duration::from_secs(5);
+/// The longest that pods are watched of which all connections are allowed.
+const WATCHED: Duration = Duration::from_secs(30);
 /// The longest that the first sync may take.
 const START: Duration = Duration::from_secs(120);
 
@@ -45,6 +50,8 @@ pub struct Cost {
     pub connect: Pair,
     /// A byte there and one back, over a connection that is established.
     pub exchange: Pair,
+    /// The same under shunt's rules just after a change, while each packet is judged.
+    pub judged: Option<Pair>,
     /// What the daemon has resident, in bytes; 0 where there is none.
     pub resident: u64,
 }
@@ -55,7 +62,12 @@ pub struct Cost {
 /// If it is not synced in time, or a connection fails.
 pub fn of_shunt(binary: &Path, scene: &Scene, rounds: usize) -> Result<Cost> {
     let mut node = Node::start(&Proxy::Shunt(binary.to_owned()), 2, &scene.objects(), START)?;
-    let mut cost = measure(&node, rounds)?;
+    let judged = exchanges(&node, rounds)?;
+    ensure!(watched(&node)? > 0, "the exchanges took longer than packets are judged");
+    let connect = connects(&node, rounds)?;
+    wait_until_unwatched(&node)?;
+    let mut cost = Cost { connect, exchange: exchanges(&node, rounds)?, ..Cost::default() };
+    cost.judged = Some(judged);
     cost.resident = node.status()?.map_or(0, |status| status.resident_bytes);
     Ok(cost)
 }
@@ -67,19 +79,50 @@ pub fn of_shunt(binary: &Path, scene: &Scene, rounds: usize) -> Result<Cost> {
 pub fn of_layout(layout: Layout, scene: &Scene, rounds: usize) -> Result<Cost> {
     let node = Node::start(&Proxy::None, 2, &[], START)?;
     layout.load(scene, node.netns()?)?;
-    measure(&node, rounds)
+    let connect = connects(&node, rounds)?;
+    Ok(Cost { connect, exchange: exchanges(&node, rounds)?, ..Cost::default() })
 }
 
-fn measure(node: &Node, rounds: usize) -> Result<Cost> {
-    let pods = [PLAIN, ISOLATED];
-    let destinations = pods.map(|pod| SocketAddr::new(Node::pod(pod), PORT));
-    let listeners =
-        || -> Result<Vec<TcpListener>> { pods.iter().map(|pod| node.listen(*pod, PORT)).collect() };
-    connect_times(node.client()?, listeners()?, &destinations, WARM_UP).context("warming up")?;
-    let times = connect_times(node.client()?, listeners()?, &destinations, rounds)?;
-    let connect = pair(times);
+/// Until live connections are not judged any more.
+fn wait_until_unwatched(node: &Node) -> Result<()> {
+    let deadline = Instant::now() + WATCHED;
+    while watched(node)? > 0 {
+        if Instant::now() > deadline {
+            bail!("live connections of {} pods are judged for ever", watched(node)?);
+        }
+        thread::sleep(Duration::from_millis(200));
+    }
+    Ok(())
+}
+
+/// Of how many pods live connections are judged.
+fn watched(node: &Node) -> Result<usize> {
+    let installed = node.netns()?.run(inventory)?.context("there is no table of policy")?;
+    let watched = |(set, _): &&(SetId, _)| matches!(set, SetId::Watched(_));
+    Ok(installed.elements.keys().filter(watched).count())
+}
+
+const PODS: [usize; 2] = [PLAIN, ISOLATED];
+
+fn destinations() -> [SocketAddr; 2] {
+    PODS.map(|pod| SocketAddr::new(Node::pod(pod), PORT))
+}
+
+fn listeners(node: &Node) -> Result<Vec<TcpListener>> {
+    PODS.iter().map(|pod| node.listen(*pod, PORT)).collect()
+}
+
+/// New connections.
+fn connects(node: &Node, rounds: usize) -> Result<Pair> {
+    let to = destinations();
+    connect_times(node.client()?, listeners(node)?, &to, WARM_UP).context("warming up")?;
+    Ok(pair(connect_times(node.client()?, listeners(node)?, &to, rounds)?))
+}
+
+/// A byte there and one back, over connections that are established.
+fn exchanges(node: &Node, rounds: usize) -> Result<Pair> {
     let mut open = Vec::new();
-    for (listener, destination) in listeners()?.into_iter().zip(destinations) {
+    for (listener, destination) in listeners(node)?.into_iter().zip(destinations()) {
         open.push(Established::open(node, &listener, destination)?);
     }
     let mut times = vec![Vec::new(); open.len()];
@@ -89,7 +132,7 @@ fn measure(node: &Node, rounds: usize) -> Result<Cost> {
             times[place].push(open[place].exchange()?);
         }
     }
-    Ok(Cost { connect, exchange: pair(times), resident: 0 })
+    Ok(pair(times))
 }
 
 fn pair(times: Vec<Vec<Duration>>) -> Pair {

@@ -1,21 +1,23 @@
 //! The executor: one table, the record of what is installed, and transactions.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
 use ipnet::IpNet;
 use nix::libc::NETLINK_NETFILTER;
+use shunt_conntrack::ends::Ends;
 use shunt_netlink::{Pulse, Socket};
 use shunt_netpolicy::object::Direction;
-use shunt_netpolicy::table::{Delta, Table};
+use shunt_netpolicy::table::{Delta, Packet, Table, Verdict};
 pub use shunt_nftables::codec::{Error, Report};
 use shunt_nftables::codec::{Session, rejected};
 
 use crate::element::Key;
 use crate::installed::{Installed, Steps};
 use crate::layout::{Denial, Variant};
+use crate::live::{Walked, Walker, Watch};
 use crate::lower::{Beside, Operation, Wanted};
 use crate::name::SetId;
 use crate::readback::{self, ReadBack};
@@ -75,6 +77,9 @@ pub struct PolicyTable {
     /// What is wanted.
     table: Table,
     beside: Beside,
+    /// For how long pods are watched.
+    watch: Watch,
+    walker: Walker,
     /// What is installed; nothing in it: no table.
     installed: Option<Option<Installed>>,
 }
@@ -92,6 +97,8 @@ impl PolicyTable {
             options: Options::default(),
             table: Table::default(),
             beside: Beside::default(),
+            watch: Watch::default(),
+            walker: Walker::open(),
             installed: None,
         })
     }
@@ -118,10 +125,48 @@ impl PolicyTable {
     pub fn sync(&mut self, change: Change) -> Result<Report, Error> {
         let mut report = Report::default();
         let result = self.try_sync(change, &mut report);
-        if result.is_err() {
-            self.installed = None;
+        match &result {
+            Ok(()) => self.watch.committed(&self.beside.watched, Instant::now()),
+            Err(_) => self.installed = None,
         }
         result.map(|()| report)
+    }
+
+    /// When [`tend`](Self::tend) has something to do.
+    #[must_use]
+    pub fn tend_at(&self) -> Option<Instant> {
+        self.installed()?;
+        self.walker.due(self.watch.look_at())
+    }
+
+    /// Looks, beside this thread, whether pods whose live connections are judged packet by packet
+    /// have any left that they do not allow; those that have none are watched no more. Returns how
+    /// many operations that took.
+    ///
+    /// # Errors
+    /// If the kernel refuses to stop watching; what is installed is to be read anew then.
+    pub fn tend(&mut self, now: Instant) -> Result<usize, Error> {
+        if self.installed().is_none() {
+            return Ok(0);
+        }
+        match self.walker.end(now) {
+            Some(Walked { began, ends: Ok(ends) }) => {
+                let entangled = self.entangled(&ends);
+                let leave = self.watch.walked(began, now, |pod| entangled.contains(&pod));
+                self.unwatch(&leave)
+            }
+            // Without knowing the connections pods stay watched.
+            Some(Walked { ends: Err(_), .. }) => {
+                self.watch.failed(now);
+                Ok(0)
+            }
+            None => {
+                if self.walker.due(self.watch.look_at()).is_some_and(|at| at <= now) {
+                    self.walker.begin(self.beside.watched.clone(), now);
+                }
+                Ok(0)
+            }
+        }
     }
 
     /// Makes the next sync read the kernel, compare and repair.
@@ -301,8 +346,53 @@ impl PolicyTable {
     fn watch(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
         // An audit tells of connections, not of each of their packets.
         if !self.options.keep_connections && !self.options.variant.audit {
-            self.beside.watched.extend(addresses);
+            for address in addresses {
+                self.watch.again([address]);
+                self.beside.watched.insert(address);
+            }
         }
+    }
+
+    /// The ends of connections that are not allowed.
+    fn entangled(&self, ends: &HashSet<Ends>) -> BTreeSet<IpAddr> {
+        let denied = ends.iter().filter(|ends| !self.allows(ends));
+        denied.flat_map(|ends| [ends.client, ends.server]).collect()
+    }
+
+    /// Whether the table accepts packets of such a connection.
+    fn allows(&self, ends: &Ends) -> bool {
+        let Ends { client, server, protocol, port } = *ends;
+        let Beside { own, pod_networks, known, .. } = &self.beside;
+        let is_own = |address| own.contains(&address);
+        let is_closed = |address| {
+            pod_networks.iter().any(|network| network.contains(&address))
+                && !known.contains(&address)
+        };
+        if !is_own(client) && !is_own(server) && (is_closed(client) || is_closed(server)) {
+            return false;
+        }
+        let from_node = is_own(client);
+        let packet = Packet { source: client, destination: server, protocol, port, from_node };
+        self.table.verdict(&packet) == Verdict::Accept
+    }
+
+    fn unwatch(&mut self, leave: &BTreeSet<IpAddr>) -> Result<usize, Error> {
+        let Some(Some(installed)) = &self.installed else { return Ok(0) };
+        let before = self.beside.clone();
+        self.beside.watched.retain(|pod| !leave.contains(pod));
+        let mut wanted = Wanted::default();
+        wanted.beside(&before, &self.beside);
+        let steps = installed.diff(&wanted);
+        let mut report = Report::default();
+        match self.commit_steps(&steps, &mut report) {
+            Ok(()) => self.watch.committed(&self.beside.watched, Instant::now()),
+            Err(error) => {
+                self.beside = before;
+                self.installed = None;
+                return Err(error);
+            }
+        }
+        Ok(report.operations)
     }
 
     fn remove(&mut self, report: &mut Report) -> Result<(), Error> {

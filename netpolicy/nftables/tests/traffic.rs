@@ -6,7 +6,7 @@ mod world;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use shunt_cluster::{
@@ -23,6 +23,8 @@ use shunt_netpolicy::selector::Selector;
 use shunt_netpolicy::store::{Dirty, Store};
 use shunt_netpolicy::table::{Packet, Verdict};
 use shunt_netpolicy_nftables::kernel::{Change, PolicyTable};
+use shunt_netpolicy_nftables::live::SETTLE;
+use shunt_netpolicy_nftables::name::SetId;
 use world::{block, cluster_policy, pod, pods, policy, port, selector};
 
 const NODES: [&str; 2] = ["node-1", "node-2"];
@@ -95,6 +97,25 @@ impl World {
         }
         dirty.merge(self.store.put_pod(pod(namespace, name, node, &addresses, labels)));
         dirty
+    }
+
+    /// How many addresses of a node's pods the kernel watches.
+    fn watched(&self, node: &str) -> usize {
+        let installed = self.nodes[node].1.installed().expect("a table");
+        installed.elements.keys().filter(|(set, _)| matches!(set, SetId::Watched(_))).count()
+    }
+
+    /// Lets a node do what is due for so long, or until it watches no pod.
+    fn tend(&mut self, node: &str, longest: Duration) -> Duration {
+        let began = Instant::now();
+        while self.watched(node) > 0 && began.elapsed() < longest {
+            let (_, table) = self.nodes.get_mut(node).expect("a node");
+            let now = Instant::now();
+            let at = table.tend_at().expect("something is to be done");
+            thread::sleep(at.saturating_duration_since(now).min(SILENCE));
+            table.tend(Instant::now()).expect("the kernel takes it");
+        }
+        began.elapsed()
     }
 
     fn sync(&mut self, dirty: &Dirty) {
@@ -354,6 +375,59 @@ fn live_connections_obey_a_changed_policy() {
     // And when it is allowed again it goes on, as TCP sends again what was lost.
     let dirty = world.store.put_policy(policy("x", "p", &[("app", "a")], from(&["b", "d"]), None));
     world.sync(&dirty);
+    for connection in &mut kept {
+        connection.exchange("at last").expect("an answer");
+    }
+}
+
+#[test]
+fn a_pod_is_watched_for_as_long_as_it_has_connections_that_are_not_allowed() {
+    let mut world = World::new();
+    let mut dirty = Dirty::default();
+    for (node, pods) in PODS {
+        for name in pods {
+            dirty.merge(world.label(node, name, "x", &[("app", name)]));
+        }
+    }
+    let from = |names: &[&str]| {
+        let peers = names.iter().map(|name| pods(&[("app", name)], true)).collect();
+        Some(vec![Rule { peers: Some(peers), ports: None }])
+    };
+    let both = policy("x", "p", &[("app", "a")], from(&["b", "d"]), None);
+    dirty.merge(world.store.put_policy(both.clone()));
+    // It may have been there before us, so it counts as older than the policy.
+    let to = world.addresses("a");
+    let open = |host: &str, to: &IpAddr| {
+        let netns = world.cluster.host(host).expect("a host").netns();
+        let options = ProbeOptions::within(Duration::from_secs(2));
+        Connection::open(netns, SocketAddr::new(*to, 8080), &options).expect("a connection")
+    };
+    let mut kept: Vec<_> = to.iter().map(|to| open("b", to)).collect();
+    let mut cut: Vec<_> = to.iter().map(|to| open("d", to)).collect();
+    world.sync(&dirty);
+    assert_eq!(world.watched("node-1"), 2, "at the first start nothing is known");
+    let took = world.tend("node-1", SETTLE * 2);
+    assert!(took >= SETTLE - SILENCE && world.watched("node-1") == 0, "{took:?}");
+    for connection in kept.iter_mut().chain(&mut cut) {
+        connection.exchange("unwatched").expect("an answer");
+    }
+
+    let dirty = world.store.put_policy(policy("x", "p", &[("app", "a")], from(&["b"]), None));
+    world.sync(&dirty);
+    assert_eq!(world.watched("node-1"), 2);
+    world.tend("node-1", SETTLE + SILENCE * 3);
+    assert_eq!(world.watched("node-1"), 2, "they have connections that are not allowed");
+    for connection in &mut cut {
+        assert!(connection.exchange("not any more").is_err());
+    }
+    for connection in &mut kept {
+        connection.exchange("beside them").expect("what is still allowed goes on");
+    }
+
+    let dirty = world.store.put_policy(both);
+    world.sync(&dirty);
+    world.tend("node-1", SETTLE * 3);
+    assert_eq!(world.watched("node-1"), 0, "all is allowed again");
     for connection in &mut kept {
         connection.exchange("at last").expect("an answer");
     }

@@ -136,8 +136,11 @@ impl<B: Backend> Worker<B> {
         }
         match self.backend.tend(now) {
             Ok(0) => {}
-            Ok(operations) => debug!(operations, "what had drained is removed"),
-            Err(error) => debug!(error = %chain(&error), "what drains cannot be looked at"),
+            Ok(operations) => debug!(operations, "what is needed no more is removed"),
+            Err(error) => {
+                debug!(error = %chain(&error), "what is needed no more cannot be removed");
+                self.foreign = true;
+            }
         }
     }
 
