@@ -253,7 +253,11 @@ impl EventLoop {
                 }
                 () = sleep_until(wake_at) => {}
                 _ = turn.tick() => {
-                    self.progress.turned(kernel.beats(), Instant::now());
+                    let now = Instant::now();
+                    self.progress.turned(kernel.beats(), now);
+                    if let Some(kernel) = policy_kernel {
+                        self.progress.policy().turned(kernel.beats(), now);
+                    }
                     self.publish_health();
                 }
             }
@@ -283,7 +287,7 @@ impl EventLoop {
         match event {
             Event::Source(SourceEvent::Change(change)) => self.change(change, now),
             Event::Source(SourceEvent::Policy(change)) => self.policy_change(change, now),
-            Event::PolicyKernel(event) => self.policy_kernel(event),
+            Event::PolicyKernel(event) => self.policy_kernel(event, now),
             Event::Drops(event) => self.policy_drops(&event),
             Event::Source(SourceEvent::Triggered(at)) => {
                 self.metrics.triggered(self.planner.ordered() + 1, at);
@@ -355,7 +359,8 @@ impl EventLoop {
     pub fn status(&self, now: Instant) -> Status {
         let health = self.progress.health();
         let totals = self.planner.totals();
-        let waited = health.waiting_since.map(|since| now.saturating_duration_since(since));
+        let waited =
+            health.services.waiting_since.map(|since| now.saturating_duration_since(since));
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),

@@ -14,15 +14,34 @@ const LATENCIES: usize = 1024;
 /// kube-proxy's `syncPeriod`, as there.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How a kernel thread gets on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pace {
+    /// Since when something that should be installed is not.
+    pub waiting_since: Option<Instant>,
+    /// When the kernel was last seen to commit a portion, while it did not refuse others.
+    pub committed: Option<Instant>,
+}
+
+impl Pace {
+    /// Nothing has been waiting.
+    pub const IDLE: Self = Self { waiting_since: None, committed: None };
+
+    /// Since when there has been no progress, if something waits.
+    fn stuck_since(&self) -> Option<Instant> {
+        self.waiting_since.map(|since| self.committed.unwrap_or(since).max(since))
+    }
+}
+
 /// What the health answers are made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Health {
     /// Whether the first sync is done.
     pub synced: bool,
-    /// Since when something that should be installed is not.
-    pub waiting_since: Option<Instant>,
-    /// When the kernel was last seen to commit a portion, while it did not refuse others.
-    pub committed: Option<Instant>,
+    /// How Services get into the kernel.
+    pub services: Pace,
+    /// How network policy does.
+    pub policy: Pace,
     /// When the kernel was last known to be as ordered.
     pub updated: Option<Timestamp>,
     /// How long that, or the event loop's silence, may last.
@@ -37,8 +56,8 @@ impl Health {
     /// Before the first sync.
     pub const STARTING: Self = Self {
         synced: false,
-        waiting_since: None,
-        committed: None,
+        services: Pace::IDLE,
+        policy: Pace::IDLE,
         updated: None,
         patience: PATIENCE,
         turned: None,
@@ -56,12 +75,51 @@ impl Health {
     /// bring it back.
     #[must_use]
     pub fn is_alive(&self, now: Instant) -> bool {
-        let stuck_since =
-            self.waiting_since.map(|since| self.committed.unwrap_or(since).max(since));
-        [stuck_since, self.turned]
+        [self.services.stuck_since(), self.policy.stuck_since(), self.turned]
             .into_iter()
             .flatten()
             .all(|since| now.saturating_duration_since(since) <= self.patience)
+    }
+}
+
+/// What one kernel thread was ordered, and how far it is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Track {
+    ordered: u64,
+    /// The sync before has failed.
+    failing: bool,
+    /// How many portions the kernel had committed when the loop turned last.
+    beats: u64,
+    pace: Pace,
+}
+
+impl Track {
+    /// An order was given.
+    pub fn ordered(&mut self, number: u64, now: Instant) {
+        self.ordered = number;
+        self.pace.waiting_since.get_or_insert(now);
+    }
+
+    /// A sync has succeeded.
+    pub fn synced(&mut self, synced: &Synced) {
+        self.failing = false;
+        // What this sync did not take was ordered after it began.
+        self.pace.waiting_since = (synced.order < self.ordered).then_some(synced.began);
+    }
+
+    /// A sync has failed.
+    pub fn failed(&mut self, now: Instant) {
+        self.failing = true;
+        self.pace.waiting_since.get_or_insert(now);
+    }
+
+    /// The event loop turns, and the kernel has committed so many portions by now. What it
+    /// commits between refusals is no progress.
+    pub const fn turned(&mut self, beats: u64, now: Instant) {
+        if self.beats != beats && !self.failing {
+            self.pace.committed = Some(now);
+        }
+        self.beats = beats;
     }
 }
 
@@ -69,14 +127,14 @@ impl Health {
 #[derive(Clone, Debug)]
 pub struct Progress {
     started: Instant,
-    ordered: u64,
+    services: Track,
+    /// The kernel thread of network policy.
+    policy: Track,
     listed: Option<Duration>,
     health: Health,
     first: Option<FirstSync>,
     last: Option<LastSync>,
     failure: Option<Failed>,
-    /// How many portions the kernel had committed when the loop turned last.
-    beats: u64,
     latencies: Latencies,
     counters: Counters,
 }
@@ -87,13 +145,13 @@ impl Progress {
     pub fn new(started: Instant, patience: Duration) -> Self {
         Self {
             started,
-            ordered: 0,
+            services: Track::default(),
+            policy: Track::default(),
             listed: None,
             health: Health { patience, ..Health::STARTING },
             first: None,
             last: None,
             failure: None,
-            beats: 0,
             latencies: Latencies::default(),
             counters: Counters::default(),
         }
@@ -102,8 +160,12 @@ impl Progress {
     /// An order was given.
     pub fn ordered(&mut self, number: u64, now: Instant) {
         self.listed.get_or_insert(now.saturating_duration_since(self.started));
-        self.ordered = number;
-        self.health.waiting_since.get_or_insert(now);
+        self.services.ordered(number, now);
+    }
+
+    /// The kernel thread of network policy.
+    pub const fn policy(&mut self) -> &mut Track {
+        &mut self.policy
     }
 
     /// A sync has succeeded.
@@ -111,8 +173,7 @@ impl Progress {
         self.failure = None;
         self.health.synced = true;
         self.health.updated = Some(time);
-        // What this sync did not take was ordered after it began.
-        self.health.waiting_since = (synced.order < self.ordered).then_some(synced.began);
+        self.services.synced(synced);
         self.count(synced);
         // The first one counts from the first list, and says nothing about changes.
         if let (Some(_), Some(latency)) = (&self.first, synced.latency) {
@@ -148,7 +209,7 @@ impl Progress {
     /// A sync has failed. Returns whether this is another failure than the one before.
     pub fn failed(&mut self, failed: Failed, now: Instant) -> bool {
         self.counters.failures += 1;
-        self.health.waiting_since.get_or_insert(now);
+        self.services.failed(now);
         let before = self.failure.as_ref().map(|former| former.error.as_str());
         let new = before != Some(failed.error.as_str());
         self.failure = Some(failed);
@@ -161,14 +222,10 @@ impl Progress {
         self.failure.as_ref()
     }
 
-    /// The event loop turns, and the kernel has committed so many portions by now. What it
-    /// commits between refusals is no progress.
+    /// The event loop turns, and the kernel has committed so many portions of Services by now.
     pub const fn turned(&mut self, beats: u64, now: Instant) {
         self.health.turned = Some(now);
-        if self.beats != beats && self.failure.is_none() {
-            self.health.committed = Some(now);
-        }
-        self.beats = beats;
+        self.services.turned(beats, now);
     }
 
     /// Whether the Node may get traffic from load balancers.
@@ -179,7 +236,7 @@ impl Progress {
     /// What the health answers are made of.
     #[must_use]
     pub const fn health(&self) -> Health {
-        self.health
+        Health { services: self.services.pace, policy: self.policy.pace, ..self.health }
     }
 
     /// The first sync, when it is done.
@@ -318,6 +375,29 @@ mod tests {
         let later = start + PATIENCE + Duration::from_millis(1);
         progress.turned(7, later);
         assert!(!progress.health().is_alive(later));
+    }
+
+    #[test]
+    fn network_policy_that_is_refused_is_unhealthy_too() {
+        let start = Instant::now();
+        let mut progress = Progress::new(start, PATIENCE);
+        progress.policy().ordered(1, start);
+        progress.policy().failed(start);
+        let later = start + PATIENCE + Duration::from_millis(1);
+        progress.policy().turned(7, later);
+        progress.turned(7, later);
+        assert!(progress.health().is_alive(start + PATIENCE));
+        assert!(!progress.health().is_alive(later));
+        let synced = Synced {
+            reason: Reason::Retry,
+            order: 1,
+            services: 0,
+            began: later,
+            latency: None,
+            report: crate::backend::SyncReport::default(),
+        };
+        progress.policy().synced(&synced);
+        assert!(progress.health().is_alive(later));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use shunt_cluster::{EchoServer, Outcome, ProbeOptions, Protocol, probe};
-use shunt_kind_tests::control_plane::{Daemon, Id, wait_for};
+use shunt_kind_tests::control_plane::{Daemon, Id, Plane, wait_for};
 
 use crate::site::{NODES, Site};
 
@@ -80,14 +80,22 @@ fn network_policies_need_no_definition(site: &Site) -> Result<()> {
     expect_web(site, true)
 }
 
-/// Installs the definition from the manifests, and waits until objects of it are taken.
-fn install(site: &Site) -> Result<()> {
+/// The definition of the manifests.
+pub(crate) fn definition() -> Result<Value> {
     let home = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/components");
     let text = std::fs::read_to_string(home.join("cluster-network-policy/crd.yaml"))?;
-    let definition: Value = serde_saphyr::from_str(&text)?;
-    site.plane.api().create(definition)?;
+    Ok(serde_saphyr::from_str(&text)?)
+}
+
+fn install(site: &Site) -> Result<()> {
+    install_as(&site.plane, definition()?)
+}
+
+/// Installs a definition, and waits until objects of it are taken.
+pub(crate) fn install_as(plane: &Plane, definition: Value) -> Result<()> {
+    plane.api().create(definition)?;
     wait_for("the definition to be served", PATIENCE, || {
-        let definition = site.plane.api().get(&Id::definition(DEFINITION))?;
+        let definition = plane.api().get(&Id::definition(DEFINITION))?;
         let conditions = definition["status"]["conditions"].as_array().cloned().unwrap_or_default();
         let established =
             conditions.iter().any(|c| c["type"] == "Established" && c["status"] == "True");
@@ -95,7 +103,7 @@ fn install(site: &Site) -> Result<()> {
     })
 }
 
-fn policy(name: &str, spec: Value) -> Value {
+pub(crate) fn policy(name: &str, spec: Value) -> Value {
     json!({
         "apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy",
         "metadata": {"name": name}, "spec": spec,

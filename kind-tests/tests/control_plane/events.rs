@@ -7,6 +7,8 @@ use serde_json::{Value, json};
 use shunt_cluster::{ClusterSpec, NodeSpec};
 use shunt_kind_tests::control_plane::{Daemon, DaemonSpec, Id, Plane, PlaneSpec, verbs, wait_for};
 
+use crate::cluster_policies::{definition, install_as, policy};
+
 const NODES: [&str; 2] = ["node-1", "node-2"];
 
 /// All events of shunt's in the namespace `default`.
@@ -67,4 +69,35 @@ fn problems_are_events_of_their_objects() -> Result<()> {
     of.sort_unstable();
     assert_eq!(of, NODES);
     daemons.iter().try_for_each(Daemon::expect_permitted)
+}
+
+#[test]
+fn what_is_not_understood_of_a_policy_is_an_event_of_the_policy() -> Result<()> {
+    let cluster =
+        ClusterSpec { nodes: vec![NodeSpec::new(NODES[0], &[])], ..ClusterSpec::default() };
+    let plane = Plane::start(&PlaneSpec { cluster, ..PlaneSpec::default() })?;
+    let mut daemon = Daemon::start(&plane, NODES[0], &DaemonSpec::default())?;
+    daemon.wait_until_synced()?;
+    // A definition of a later release, which knows peers that we do not.
+    let mut later = definition()?;
+    let schema = &mut later["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+    *schema = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+    install_as(&plane, later)?;
+    let spec = json!({
+        "tier": "Admin", "priority": 1, "subject": {"namespaces": {}},
+        "egress": [{"name": "moon", "action": "Accept", "to": [{"planets": ["moon"]}]}],
+    });
+    plane.api().create(policy("to-the-moon", spec))?;
+    let warning = wait_for("the event", Duration::from_secs(30), || {
+        let found = events(&plane)?;
+        let of_policy = |event: &&Value| event["regarding"]["name"] == "to-the-moon";
+        let warning = found.iter().find(of_policy).cloned();
+        Ok(warning.ok_or_else(|| format!("{found:?}")))
+    })?;
+    assert_eq!(warning["type"], "Warning", "{warning:#?}");
+    assert_eq!(warning["reason"], "ClusterNetworkPolicyProblem", "{warning:#?}");
+    assert_eq!(warning["regarding"]["kind"], "ClusterNetworkPolicy", "{warning:#?}");
+    let note = warning["note"].as_str().unwrap_or_default();
+    assert!(note.contains("spec.egress[0].to[0]"), "{note}");
+    daemon.expect_permitted()
 }

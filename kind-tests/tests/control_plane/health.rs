@@ -51,7 +51,7 @@ fn health_follows_the_kernel_and_the_node() -> Result<()> {
     let mut daemon = Daemon::start(&plane, NODES[0], &spec)?;
     daemon.wait_until_synced()?;
     wait_until("green at first", || Ok(codes(&plane)? == (200, 200)))?;
-    let holder = holder_of_our_table(plane.cluster().host(NODES[0])?.netns())?;
+    let holder = holder_of_table(plane.cluster().host(NODES[0])?.netns(), "shunt")?;
     daemon.wait_for_status("a refused sync", |status| status.failure.is_some())?;
     wait_until("red", || Ok(codes(&plane)? == (503, 503)))?;
     drop(holder);
@@ -84,18 +84,22 @@ fn follows_the_node(plane: &Plane) -> Result<()> {
 }
 
 /// Another program that owns a table of our name, so that the kernel refuses our writes.
-fn holder_of_our_table(netns: &Netns) -> Result<Process> {
+pub(crate) fn holder_of_table(netns: &Netns, table: &'static str) -> Result<Process> {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "nft", "-i"]);
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
     let mut process = netns.spawn(command)?;
     let mut input = process.pipes().0.context("a pipe")?;
-    input.write_all(b"delete table inet shunt; add table inet shunt { flags owner; }\n")?;
+    // Deleted only if it is there.
+    writeln!(
+        input,
+        "add table inet {table}; delete table inet {table}; add table inet {table} {{ flags owner; }}"
+    )?;
     // nft ends with its input.
     std::mem::forget(input);
     let listed = || {
         let output =
-            netns.run(|| Command::new("nft").args(["list", "table", "inet", "shunt"]).output())?;
+            netns.run(|| Command::new("nft").args(["list", "table", "inet", table]).output())?;
         Ok(String::from_utf8_lossy(&output.stdout).contains("flags owner"))
     };
     wait_until("the table", listed)?;

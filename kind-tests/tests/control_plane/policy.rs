@@ -9,9 +9,11 @@ use serde_json::{Value, json};
 use shunt::status::PolicyStatus;
 use shunt_cluster::{ClusterSpec, EchoServer, NodeSpec, ProbeOptions, Protocol, probe};
 use shunt_kind_tests::control_plane::{
-    Daemon, DaemonSpec, Id, Plane, PlaneSpec, PodPort, wait_for,
+    Daemon, DaemonSpec, Id, Plane, PlaneSpec, PodPort, http_get, wait_for,
 };
 use shunt_kind_tests::scenario::shunt_binary;
+
+use crate::health::holder_of_table;
 
 const NODE: &str = "node-1";
 const PORT: PodPort = PodPort { name: "http", protocol: "TCP", number: 8080 };
@@ -94,6 +96,28 @@ fn from(app: &str) -> Value {
 
 fn web() -> Value {
     json!({"matchLabels": {"app": "web"}})
+}
+
+#[test]
+fn health_is_red_while_the_kernel_refuses_network_policy() -> Result<()> {
+    // Health turns red after two of these.
+    let flags = ["--iptables-sync-period=1s", "--iptables-min-sync-period=0s", "--table-owner=off"];
+    let mut node = Node::start(&flags, &[])?;
+    let healthz = |node: &Node, code: u16| {
+        wait_for(&format!("/healthz to be {code}"), PATIENCE, || {
+            let host = node.plane.cluster().host(NODE)?;
+            let found = http_get(host.netns(), SocketAddr::new(host.ip(), 10256), "/healthz")?.0;
+            Ok(if found == code { Ok(()) } else { Err(found.to_string()) })
+        })
+    };
+    healthz(&node, 200)?;
+    let holder = holder_of_table(node.plane.cluster().host(NODE)?.netns(), "shunt-policy")?;
+    node.put(json!({"podSelector": web(), "ingress": from("nobody")}))?;
+    node.wait_for_policy("a refused sync", |policy| policy.failure.is_some())?;
+    healthz(&node, 503)?;
+    drop(holder);
+    healthz(&node, 200)?;
+    node.wait_until("shop", "web", false)
 }
 
 #[test]

@@ -29,6 +29,7 @@ impl EventLoop {
         }
         let policy = self.policy.as_mut()?;
         let order = policy.order(now)?;
+        self.progress.policy().ordered(order.number, now);
         self.metrics.policy(&policy.status());
         Some(order)
     }
@@ -85,11 +86,12 @@ impl EventLoop {
     }
 
     /// Takes in what the kernel thread of network policy reports.
-    pub(super) fn policy_kernel(&mut self, event: KernelEvent) {
+    pub(super) fn policy_kernel(&mut self, event: KernelEvent, now: Instant) {
         let Some(policy) = &mut self.policy else { return };
         match event {
             KernelEvent::Synced(synced) => {
                 policy.synced(&synced);
+                self.progress.policy().synced(&synced);
                 let status = policy.status();
                 self.metrics.policy(&status);
                 self.metrics.policy_synced(&synced);
@@ -98,6 +100,7 @@ impl EventLoop {
             }
             KernelEvent::Failed(failed) => {
                 policy.failed(&failed);
+                self.progress.policy().failed(now);
                 self.metrics.policy_failed();
                 debug!(attempts = failed.attempts, retry_in = ?failed.retry_in, "policy sync failed");
                 let text =
