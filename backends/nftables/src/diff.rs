@@ -118,7 +118,10 @@ pub fn diff(wanted: &Wanted, installed: &Installed) -> Steps {
     diff_members(&mut steps, wanted, installed);
     for (set, networks) in &wanted.networks {
         if installed.networks.get(set).map_or(&[][..], Vec::as_slice) != networks {
-            steps.prepare.push(Operation::ReplaceNetworks(*set, networks.clone()));
+            // What has no frontend there is dropped: its frontends come first.
+            let services = set.kind == SetKind::ServiceNetworks;
+            let step = if services { &mut steps.retire } else { &mut steps.prepare };
+            step.push(Operation::ReplaceNetworks(*set, networks.clone()));
         }
     }
     steps

@@ -1,6 +1,6 @@
 //! From the plan to what the sets and maps shall hold.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -222,7 +222,9 @@ pub fn counts(plan: &Plan, references: &References) -> HashMap<SetId, u32> {
 
 /// A whole plan as deltas from nothing, so that what is made on the way to the kernel is never
 /// large: memory that is needed once is memory that the process keeps. What every pod needs comes
-/// first: the API server's Service, and those of the cluster's own namespace, DNS among them.
+/// first: the API server's Service, and those of the cluster's own namespace, DNS among them. The
+/// networks of Services come last: what has no frontend there is dropped, and until all have theirs
+/// another proxy may serve them.
 pub fn portions(plan: &Plan) -> impl Iterator<Item = PlanDelta> + '_ {
     /// Enough for the fixed cost of a transaction not to be felt.
     const ELEMENTS: usize = 5000;
@@ -232,8 +234,11 @@ pub fn portions(plan: &Plan) -> impl Iterator<Item = PlanDelta> + '_ {
     };
     let (first, rest): (Vec<_>, Vec<_>) = plan.services.iter().partition(|(key, _)| is_first(key));
     let mut all = first.into_iter().chain(rest);
-    let mut node = Some(Arc::clone(&plan.node));
-    std::iter::from_fn(move || {
+    let mut node =
+        Some(Arc::new(NodePlan { service_cidrs: BTreeSet::new(), ..NodePlan::clone(&plan.node) }));
+    let last = (!plan.node.service_cidrs.is_empty())
+        .then(|| PlanDelta { node: Some(Arc::clone(&plan.node)), ..PlanDelta::default() });
+    let portions = std::iter::from_fn(move || {
         let mut delta = PlanDelta { node: node.take(), ..PlanDelta::default() };
         let mut elements = 0;
         while elements < ELEMENTS
@@ -243,7 +248,8 @@ pub fn portions(plan: &Plan) -> impl Iterator<Item = PlanDelta> + '_ {
             delta.services.insert(key.clone(), Some(Arc::clone(service)));
         }
         (!delta.is_empty()).then_some(delta)
-    })
+    });
+    portions.chain(last)
 }
 
 /// How many elements a frontend takes, about.

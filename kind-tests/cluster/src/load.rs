@@ -60,6 +60,8 @@ pub struct Report {
     pub errors: Vec<(Duration, String)>,
     /// The slowest answer.
     pub slowest: Duration,
+    /// When, counted from the start of the load, its request was sent.
+    pub slowest_at: Duration,
     /// How long the load took.
     pub elapsed: Duration,
 }
@@ -80,12 +82,13 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} sent in {:.1} s, {} answered ({:?}; slowest {:.1} ms), {} refused, {} timed out, {} failed",
+            "{} sent in {:.1} s, {} answered ({:?}; slowest {:.1} ms, sent at {:.3} s), {} refused, {} timed out, {} failed",
             self.sent,
             self.elapsed.as_secs_f64(),
             self.answers(),
             self.answered,
             self.slowest.as_secs_f64() * 1e3,
+            self.slowest_at.as_secs_f64(),
             self.refused,
             self.timed_out,
             self.failed
@@ -331,7 +334,11 @@ impl Sender {
         match outcome {
             Outcome::Answer { by, .. } => {
                 *report.answered.entry(by.clone()).or_default() += 1;
-                report.slowest = report.slowest.max(sent.elapsed());
+                let took = sent.elapsed();
+                if took > report.slowest {
+                    report.slowest = took;
+                    report.slowest_at = sent.duration_since(self.started);
+                }
                 return;
             }
             Outcome::Refused => report.refused += 1,

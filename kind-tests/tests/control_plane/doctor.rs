@@ -88,3 +88,36 @@ fn each_ailment_is_found() -> Result<()> {
     assert_eq!(doctor(&netns)?.0, Some(0));
     Ok(())
 }
+
+/// Rules of kube-proxy and of a CNI, as legacy iptables holds them.
+const LEGACY: &[&str] = &[
+    "iptables-legacy -t nat -N KUBE-SERVICES",
+    "iptables-legacy -t nat -N CNI-HOSTPORT-DNAT",
+    "iptables-legacy -t nat -A KUBE-SERVICES -d 10.96.0.10 -p tcp -j DNAT --to-destination 10.244.0.9",
+    "iptables-legacy -t nat -A OUTPUT -m addrtype --dst-type LOCAL -j CNI-HOSTPORT-DNAT",
+    "iptables-legacy -t nat -A OUTPUT -j KUBE-SERVICES",
+];
+
+/// We do not change these tables, so what is told must be what helps.
+#[test]
+fn the_remedy_for_legacy_iptables_works() -> Result<()> {
+    let netns = Netns::new("legacy")?;
+    LEGACY.iter().try_for_each(|line| run(&netns, line))?;
+    let found = doctor(&netns)?.1;
+    let of_legacy = |one: &&Value| {
+        one["what"]
+            .as_str()
+            .is_some_and(|text| text.starts_with("iptables-legacy has tables (nat)"))
+    };
+    let finding = found.iter().find(of_legacy).with_context(|| format!("{found:#?}"))?;
+    let remedy = finding["remedy"].as_str().context("no remedy")?;
+    let command = remedy.split('`').nth(1).with_context(|| remedy.to_owned())?.to_owned();
+    let save = || netns.run(|| Command::new("iptables-legacy-save").output());
+    let before = String::from_utf8(save()?.stdout)?;
+    ensure!(before.contains("-A OUTPUT -j KUBE-SERVICES"), "{before}");
+    let output = netns.run(move || Command::new("sh").args(["-c", &command]).output())?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let after = String::from_utf8(save()?.stdout)?;
+    ensure!(!after.contains("KUBE-") && after.contains("-j CNI-HOSTPORT-DNAT"), "{after}");
+    Ok(())
+}

@@ -14,4 +14,5 @@ mod outage;
 mod policy;
 mod services;
 mod site;
+mod start;
 mod takeover;

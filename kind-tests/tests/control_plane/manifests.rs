@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -123,6 +124,51 @@ fn the_scripts_for_kind_are_clean() -> Result<()> {
     succeed(Command::new("shellcheck").args(["-x", "up.sh", "smoke.sh"]).current_dir(kind()))?;
     let cluster: Value = serde_saphyr::from_str(&fs::read_to_string(kind().join("cluster.yaml"))?)?;
     assert_eq!(cluster["networking"]["kubeProxyMode"], "none");
+    Ok(())
+}
+
+/// A docker that writes down what it is told, and starts nothing. It answers as one on a machine of today does.
+const DOCKER: &str = r#"#!/bin/sh
+echo "$*" >>"$(dirname "$0")/told"
+case "$1 ${2-}" in
+info*) echo '{"SecurityOptions":["name=seccomp"],"CgroupVersion":"2","MemoryLimit":true,"PidsLimit":true,"CPUShares":true}' ;;
+"network ls") echo kind ;;
+run*) exit 1 ;;
+esac
+"#;
+
+/// Without Docker the script comes as far as kind's starting of nodes: kind itself has read the configuration.
+#[test]
+fn the_script_for_kind_starts_the_nodes_of_its_configuration() -> Result<()> {
+    let scratch = tempfile::tempdir()?;
+    let path = |name: &str| scratch.path().join(name);
+    let tool = Path::new(env!("CARGO_MANIFEST_DIR")).join("kind.sh");
+    succeed(Command::new(&tool).arg("version"))?;
+    let kind_runs = format!("#!/bin/sh\nexec {} \"$@\"\n", tool.display());
+    for (name, text) in [("docker", DOCKER), ("kind", &kind_runs), ("kubectl", "#!/bin/sh\n")] {
+        fs::write(path(name), text)?;
+        fs::set_permissions(path(name), fs::Permissions::from_mode(0o755))?;
+    }
+    fs::write(path("shunt"), "")?;
+    let programs = format!("{}:{}", scratch.path().display(), std::env::var("PATH")?);
+    let mut up = Command::new(kind().join("up.sh"));
+    up.env("PATH", programs).env("BINARY", path("shunt")).env("KUBECONFIG", path("kubeconfig"));
+    let output = up.output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(said.contains("Preparing nodes"), "{said}");
+    let told = fs::read_to_string(path("told"))?;
+    let starts: Vec<_> = told.lines().filter(|line| line.starts_with("run ")).collect();
+    assert_eq!(starts.len(), 2, "{told}\n{said}");
+    for role in ["control-plane", "worker"] {
+        let label = format!("io.x-k8s.kind.role={role} ");
+        let of_role = starts.iter().find(|line| line.contains(&label)).context(role)?;
+        ensure!(of_role.contains("net.ipv6.conf.all.forwarding=1"), "not both families: {of_role}");
+    }
+    // The image that is built is the one that the manifests ask for.
+    let built = told.lines().find_map(|line| line.strip_prefix("build -t ")).context("no build")?;
+    let image = built.split(' ').next().context("no tag")?;
+    let rendered = String::from_utf8(render(&kind())?)?;
+    ensure!(rendered.contains(&format!("image: {image}\n")), "{image} is not in\n{rendered}");
     Ok(())
 }
 

@@ -37,6 +37,8 @@ const SYNC: Duration = Duration::from_secs(60);
 const SYNC_OF_EACH: Duration = Duration::from_millis(300);
 const GUEST: Duration = Duration::from_mins(15);
 const GUEST_OF_EACH: Duration = Duration::from_millis(1200);
+/// Between two steps, for whom they might harm.
+const PAUSE: Duration = Duration::from_secs(1);
 /// Virtual servers that are neither's.
 const FOREIGN: &str = "192.0.2.0/24";
 
@@ -158,8 +160,9 @@ fn take_over(from: &str, to: &str) -> Result<()> {
     left.expect_kube_proxys(netns)?;
     let ips = cluster_ips(&service)?;
     let running = loads(&site, &ips, node_port(&service, 0)?)?;
+    let began = Instant::now();
     let mut held = hold(&site, &ips)?;
-    thread::sleep(Duration::from_secs(1));
+    thread::sleep(PAUSE);
 
     // While the other one runs nothing is written.
     let flags = vec![format!("--proxy-mode={to}"), exclude.clone()];
@@ -173,6 +176,8 @@ fn take_over(from: &str, to: &str) -> Result<()> {
     let status = daemon.wait_until_synced()?;
     daemon.wait_for_log("shunt has taken over")?;
     let took = ended.elapsed();
+    daemon.wait_for_log(left.told())?;
+    expect_nothing_dropped(netns)?;
     for connection in &mut held {
         connection.exchange("during")?;
     }
@@ -180,8 +185,14 @@ fn take_over(from: &str, to: &str) -> Result<()> {
     let end = || held.drain(..).try_for_each(Connection::close);
     let gone = left.expect_all_gone(netns, to, end);
     let after = gone.with_context(|| daemon.describe())?;
-    println!("its IPVS gone after {after:.1?}; first sync {:?}", status.first_sync);
-    thread::sleep(Duration::from_secs(1));
+    println!(
+        "kube-proxy's end at {:.3?}, ours in its place {took:.3?} later, its IPVS gone after \
+         {after:.1?}; first sync {:?}; back from {:.3?} on",
+        ended - began,
+        status.first_sync,
+        began.elapsed() + PAUSE
+    );
+    thread::sleep(PAUSE);
     go_back(&site, daemon, from, &exclude)?;
     let reports = running.into_iter().map(Load::stop).collect::<Result<Vec<_>>>()?;
     let services = status.services;
@@ -203,15 +214,26 @@ fn start_kube_proxy(site: &Site, mode: &str, exclude: &str) -> Result<KubeProxy>
     Ok(kube_proxy)
 }
 
+/// Fails if our table has dropped a packet: its client sends it again after a second.
+fn expect_nothing_dropped(netns: &Netns) -> Result<()> {
+    let table = print(netns, "nft", &["list", "table", "inet", "shunt"])?;
+    let drops: Vec<_> = table.lines().filter(|line| line.ends_with(" drop")).collect();
+    let dropped =
+        drops.iter().find(|line| line.contains("counter") && !line.contains(" packets 0 "));
+    ensure!(drops.len() > 2 && dropped.is_none(), "{drops:#?}");
+    Ok(())
+}
+
 /// Back to kube-proxy: it syncs, then what is ours goes.
 fn go_back(site: &Site, daemon: Daemon, mode: &str, exclude: &str) -> Result<()> {
     let netns = site.host(NODE).netns();
     daemon.stop()?;
     let kube_proxy = start_kube_proxy(site, mode, exclude)?;
+    thread::sleep(PAUSE);
     let told = print(netns, &shunt_binary()?.to_string_lossy(), &["cleanup"])?;
     ensure!(told.contains("table inet shunt"), "{told}");
     let ruleset = print(netns, "nft", &["list", "tables"])?;
     ensure!(!ruleset.contains("inet shunt"), "{ruleset}");
-    thread::sleep(Duration::from_secs(1));
+    thread::sleep(PAUSE);
     kube_proxy.stop()
 }

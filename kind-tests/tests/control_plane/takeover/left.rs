@@ -30,8 +30,12 @@ impl Left {
         Self { ipvs: mode == "ipvs" }
     }
 
-    /// Puts there what is other programs' and stays: the kubelet's chain, an ipset, a virtual server.
+    /// Puts there what is other programs' and stays: the kubelet's chain, an ipset, a virtual server;
+    /// where the kernel has it, a table of legacy iptables.
     pub(super) fn put_others(self, netns: &Netns) -> Result<()> {
+        if !self.ipvs {
+            print(netns, "iptables-legacy", &["-t", "nat", "-N", "KUBE-SERVICES"])?;
+        }
         print(netns, "nft", &["add", "table", "ip", "mangle"])?;
         print(netns, "nft", &["add", "chain", "ip", "mangle", "KUBE-KUBELET-CANARY"])?;
         if self.ipvs {
@@ -41,6 +45,15 @@ impl Left {
             print(netns, "ipvsadm", &["--set", "20", "20", "20"])?;
         }
         Ok(())
+    }
+
+    /// What the daemon must have told of: what it cannot take away.
+    pub(super) const fn told(self) -> &'static str {
+        if self.ipvs {
+            "shunt has taken over"
+        } else {
+            "run `iptables-legacy-save | grep -v KUBE- | iptables-legacy-restore` on this node"
+        }
     }
 
     /// Fails if there is nothing of kube-proxy's that could go.
