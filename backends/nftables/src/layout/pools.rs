@@ -151,41 +151,41 @@ fn pick(chain: PoolChain, slots: u32, register: Register) -> (String, Vec<Expres
     (format!("jhash {what} mod {slots} seed {HASH_SEED:#x}"), loads)
 }
 
-/// Has the client's former endpoint in `meta priority` and is done, if it is still in the pool.
-/// If not, it is forgotten, because the kernel never changes the value of an element that it
-/// meets while a packet passes; then the group is in `meta priority`, or the former id.
+/// Translates to the client's former endpoint, if it is still in the pool, and remembers it for
+/// another while. If it is not, it is forgotten, because the kernel never changes the value of an
+/// element that it meets while a packet passes; then the group is in `meta priority`, or the
+/// former id. A connection looks its endpoint up once, so that the elements' counters count it
+/// once.
 ///
 /// The priority of a packet is the one place from which a lookup can take what another has found
 /// such that nft 1.0.6 can print it, and that no one needs before the packet leaves.
 fn recall(chain: PoolChain) -> [Rule; 4] {
     let affinity = SetId::new(SetKind::Affinity, chain.family);
-    let (groups, endpoints) = (chain.place().groups(), chain.place().sticky_endpoints());
-    let (key, loads, after) = frontend_of_packet(chain);
+    let groups = chain.place().groups();
+    let (key, mut group, _) = frontend_of_packet(chain);
     let client = format!("{} saddr", ip(chain.family));
 
-    let mut group = loads.clone();
     group.push(Expression::Map { set: groups, key: Register(0), value: Register(0) });
     group.push(Expression::SetPriority(Register(0)));
 
-    let former = [
+    let mut former = vec![
         Expression::FamilyIs(chain.family),
         Expression::LoadPriority(Register(0)),
         Expression::LoadSource(chain.family, Register(1)),
         Expression::Map { set: affinity, key: Register(0), value: Register(0) },
         Expression::SetPriority(Register(0)),
     ];
-    let mut still_there = loads;
-    still_there.push(Expression::LoadPriority(after));
-    still_there.push(Expression::In { set: endpoints, key: Register(0), inverted: false });
-    let next = chain.remember().map(|next| next.to_string()).unwrap_or_default();
-    still_there.push(Expression::End(Verdict::Goto(next.clone())));
+    let (for_longer, update) = remember_client(chain);
+    // The family is known.
+    former.extend(update.into_iter().filter(|one| !matches!(one, Expression::FamilyIs(_))));
 
     let (client_key, mut forget, value) = remembered_client(chain.family);
     forget.push(Expression::Forget { set: affinity, key: Register(0), value });
+    let recalled = format!("meta priority set meta priority . {client} map @{affinity}");
     [
         Rule::new(format!("meta priority set {key} map @{groups}"), group),
-        Rule::new(format!("meta priority set meta priority . {client} map @{affinity}"), former),
-        Rule::new(format!("{key} . meta priority @{endpoints} goto {next}"), still_there),
+        Rule::new(format!("{recalled} {for_longer}"), former),
+        translate_remembered(chain),
         Rule::new(format!("delete @{affinity} {{ {client_key} : meta priority }}"), forget),
     ]
 }
@@ -193,13 +193,24 @@ fn recall(chain: PoolChain) -> [Rule; 4] {
 /// Remembers the endpoint whose id is in `meta priority` for the client, and translates to it.
 /// Where there is no room to remember one more client, that rule alone comes to nothing.
 fn remember(chain: PoolChain) -> Vec<Rule> {
-    let family = chain.family;
-    let affinity = SetId::new(SetKind::Affinity, family);
-    let endpoints = chain.place().sticky_endpoints();
-    let seconds = chain.draw.affinity.unwrap_or_default();
-    let (client, mut update, value) = remembered_client(family);
-    update.push(Expression::Remember { set: affinity, key: Register(0), value, seconds });
+    let (text, update) = remember_client(chain);
+    vec![Rule::new(text, update), translate_remembered(chain), lost()]
+}
 
+/// Remembers the id in `meta priority` for the client, or for another while.
+fn remember_client(chain: PoolChain) -> (String, Vec<Expression>) {
+    let set = SetId::new(SetKind::Affinity, chain.family);
+    let seconds = chain.draw.affinity.unwrap_or_default();
+    let (client, mut update, value) = remembered_client(chain.family);
+    update.push(Expression::Remember { set, key: Register(0), value, seconds });
+    let timeout = duration(seconds);
+    (format!("update @{set} {{ {client} timeout {timeout} : meta priority }}"), update)
+}
+
+/// Translates the destination to the endpoint whose id is in `meta priority`, if the pool has it.
+fn translate_remembered(chain: PoolChain) -> Rule {
+    let family = chain.family;
+    let endpoints = chain.place().sticky_endpoints();
     let (key, loads, after) = frontend_of_packet(chain);
     let (address, port) = (Register(0), after_address(family));
     let mut translate = vec![Expression::ServiceProtocol];
@@ -209,11 +220,9 @@ fn remember(chain: PoolChain) -> Vec<Rule> {
         Expression::Map { set: endpoints, key: Register(0), value: address },
         Expression::TranslateDestination { family, address, port },
     ]);
-    let (ip, timeout) = (ip(family), duration(seconds));
-    let update_text =
-        format!("update @{affinity} {{ {client} timeout {timeout} : meta priority }}");
+    let ip = ip(family);
     let text = format!("{SERVICE_PROTOCOLS} dnat {ip} to {key} . meta priority map @{endpoints}");
-    vec![Rule::new(update_text, update), Rule::new(text, translate), lost()]
+    Rule::new(text, translate)
 }
 
 /// The key of a client's memory, from the id in `meta priority`, and where the id itself is.
