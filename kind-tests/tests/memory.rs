@@ -11,6 +11,7 @@ use shunt_cluster::Netns;
 use shunt_model::compile::{LocalSources, NodePortAddresses, Settings};
 use shunt_model::problem::Kind;
 use shunt_model::snapshot::Change;
+use shunt_nftables::counting::Counting;
 use shunt_nftables::forwarding::Forwarding;
 use shunt_nftables::kernel::{Nftables, Options};
 
@@ -88,7 +89,8 @@ fn change<W: Wire<Object = shunt_model::snapshot::Object> + serde::de::Deseriali
 fn a_service_with_ten_endpoints_takes_two_kilobytes() {
     let _profiler = dhat::Profiler::builder().testing().build();
     let netns = Netns::new("memory").expect("a network namespace: this test needs root");
-    let options = Options { owner: false, forwarding: Forwarding::Translate };
+    let options =
+        Options { owner: false, forwarding: Forwarding::Translate, counting: Counting::Nothing };
     let mut nftables = netns.run(move || Nftables::open(options)).expect("nftables");
     let (mut planner, mut converter) = (Planner::new(settings()), Converter::new());
     let before = dhat::HeapStats::get().curr_bytes;

@@ -15,11 +15,12 @@ use shunt_model::plan::PlanDelta;
 use shunt_netlink::Pulse;
 use shunt_netpolicy_nftables::kernel::{Change, PolicyTable};
 pub use shunt_nftables::codec::Report as SyncReport;
+use shunt_nftables::counting::Counting;
 use shunt_nftables::forwarding::Forwarding;
 use shunt_nftables::kernel::{Nftables, Options};
 use tracing::{info, warn};
 
-use crate::cli::{IpvsFallback, TableOwner};
+use crate::cli::{Counters, IpvsFallback, TableOwner};
 use crate::config::kube_proxy::Ipvs;
 use crate::config::{Effective, GoDuration, Mode};
 use crate::failure::Failure;
@@ -151,7 +152,12 @@ pub type Services = Box<dyn Backend<Delta = PlanDelta> + Send>;
 /// If the configuration is wrong, or the kernel lacks what the backend needs.
 pub fn open(effective: &mut Effective) -> Result<(Services, Option<String>), Failure> {
     let owner = effective.table_owner == TableOwner::Auto;
-    let settings = ipvs_settings(&effective.configuration.ipvs, owner)?;
+    let mut settings = ipvs_settings(&effective.configuration.ipvs, owner)?;
+    settings.counting = match effective.counters {
+        Counters::Off => Counting::Nothing,
+        Counters::Frontends => Counting::Frontends,
+        Counters::Endpoints => Counting::Endpoints,
+    };
     if effective.mode != Mode::Ipvs {
         return Ok((open_nftables(settings)?, None));
     }
@@ -172,8 +178,10 @@ pub fn open(effective: &mut Effective) -> Result<(Services, Option<String>), Fai
 
 /// nftables; and beside it what IPVS mode has left, if it has.
 fn open_nftables(of_ipvs: Settings) -> Result<Services, Failure> {
-    let owner = of_ipvs.owner;
-    let open = |forwarding| Nftables::open(Options { owner, forwarding }).map_err(Failure::machine);
+    let Settings { owner, counting, .. } = of_ipvs;
+    let open = |forwarding| {
+        Nftables::open(Options { owner, forwarding, counting }).map_err(Failure::machine)
+    };
     let former = Former::find(of_ipvs).context("what IPVS mode has left cannot be read");
     Ok(match former.map_err(Failure::machine)? {
         None => Box::new(open(Forwarding::Translate)?),

@@ -107,6 +107,13 @@ pub struct OwnArgs {
     /// answered by a reset, where it would wait until it gives up [default: false]
     #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub reset_tcp: Option<bool>,
+    /// Count new connections in the kernel: to frontends, and also those that each endpoint gets
+    /// [default: off]
+    #[arg(long, value_enum)]
+    pub counters: Option<Counters>,
+    /// Export what is counted of each frontend and endpoint on /metrics [default: false]
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub service_metrics: Option<bool>,
     /// error, warn, info, debug, trace, or directives such as info,shunt::event_loop=debug
     #[arg(long, value_name = "LEVEL", conflicts_with = "verbosity")]
     pub log_level: Option<String>,
@@ -150,6 +157,10 @@ impl RunArgs {
         if let Some(mode) = self.own.live_connections {
             shunt.live_connections = mode.to_possible_value().map(word);
         }
+        if let Some(counters) = self.own.counters {
+            shunt.counters = counters.to_possible_value().map(word);
+        }
+        shunt.service_metrics = self.own.service_metrics.or(shunt.service_metrics);
         shunt.verify_interval = self.own.verify_interval.or(shunt.verify_interval);
         shunt.external_ips = self.own.external_ips.or(shunt.external_ips);
         shunt.reset_tcp = self.own.reset_tcp.or(shunt.reset_tcp);
@@ -194,6 +205,17 @@ pub enum IpvsFallback {
     Exit,
     /// Serve with nftables, and report it as a problem.
     Nftables,
+}
+
+/// What is counted in the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Counters {
+    /// Nothing; IPVS counts what it forwards in any case.
+    Off,
+    /// New connections to each frontend.
+    Frontends,
+    /// The same, and those that each endpoint of each frontend gets.
+    Endpoints,
 }
 
 /// Whether to claim the table.

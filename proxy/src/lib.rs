@@ -4,6 +4,7 @@ pub mod ask;
 pub mod backend;
 pub mod cli;
 pub mod config;
+pub mod counted;
 pub mod demo;
 pub mod doctor;
 pub mod drops;

@@ -3,6 +3,7 @@
 mod kube_proxy;
 mod policy;
 mod requests;
+pub mod services;
 
 use std::fmt;
 use std::time::{Duration, SystemTime};

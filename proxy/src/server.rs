@@ -6,7 +6,7 @@ mod levels;
 mod pages;
 pub mod service_health;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -25,8 +25,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tracing::{debug, error, info};
 
-pub use self::pages::Pages;
+pub use self::pages::{IPVS, Pages};
 pub use self::service_health::{HealthChecks, Listening};
+use crate::counted::Counted;
 use crate::event_loop::Question;
 use crate::logging::Levels;
 use crate::metrics::{self, Metrics, Probe};
@@ -210,7 +211,11 @@ async fn answer(site: Site, method: &Method, path: &str, sources: &Sources) -> A
         (Site::Health, "/livez") => health(Probe::Livez, sources),
         (Site::Metrics, "/metrics") => {
             const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            respond(StatusCode::OK, OPEN_METRICS, metrics::print(&sources.registry).into())
+            let mut text = metrics::print(&sources.registry);
+            if sources.pages.service_metrics {
+                text = with_services(text, sources).await;
+            }
+            respond(StatusCode::OK, OPEN_METRICS, text.into())
         }
         (Site::Metrics, "/proxyMode") => text(StatusCode::OK, sources.pages.mode.into()),
         (Site::Metrics, "/configz") => {
@@ -236,6 +241,30 @@ async fn ask<T>(sources: &Sources, question: fn(oneshot::Sender<T>) -> Question)
     let (answer, answered) = oneshot::channel();
     sources.questions.send(question(answer)).await.ok()?;
     answered.await.ok()
+}
+
+/// The metrics, with what the kernel has counted. To read it takes a tenth of a second at 100,000
+/// endpoints, so that is done beside the event loop.
+async fn with_services(text: String, sources: &Sources) -> String {
+    let Some(plan) = ask(sources, Question::Plan).await else { return text };
+    let ipvs = sources.pages.mode == IPVS;
+    let fallback = text.clone();
+    let read = tokio::task::spawn_blocking(move || {
+        let frontends = plan.services.values().flat_map(|service| &service.frontends);
+        let own: HashSet<_> = frontends.filter(|_| ipvs).map(|each| each.frontend).collect();
+        let counted = Counted::read(ipvs, |frontend| own.contains(frontend))?;
+        let mut text = text;
+        metrics::services::add(&mut text, &plan, &counted);
+        anyhow::Ok(text)
+    });
+    match read.await {
+        Ok(Ok(text)) => text,
+        Ok(Err(error)) => {
+            debug!("what the kernel counts cannot be read: {error:#}");
+            fallback
+        }
+        Err(_) => fallback,
+    }
 }
 
 /// All frontends, one JSON object a line. They are printed from the shared plan slice by slice:

@@ -202,6 +202,12 @@ pub struct FrontendRow {
     pub masquerade: String,
     /// Where new connections go.
     pub endpoints: Vec<String>,
+    /// How many new connections there were to it, if the kernel counts them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<u64>,
+    /// How many of them each endpoint got, if the kernel counts that.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub endpoint_connections: BTreeMap<String, u64>,
 }
 
 /// The rows of one Service.
@@ -230,11 +236,12 @@ fn row(key: &ObjectKey, frontend: &FrontendPlan, action: &Action, inside: bool) 
         action: self::action(action).into(),
         masquerade: masquerade(frontend.masquerade).into(),
         endpoints,
+        ..FrontendRow::default()
     }
 }
 
 /// A frontend as everyone meets it, or as clients inside of the cluster do where that differs.
-fn met_by(frontend: &Frontend, inside: bool) -> String {
+pub(crate) fn met_by(frontend: &Frontend, inside: bool) -> String {
     if inside { format!("{frontend} from inside") } else { frontend.to_string() }
 }
 

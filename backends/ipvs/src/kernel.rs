@@ -55,7 +55,11 @@ impl VirtualServers {
     /// If the kernel lacks something, or does not let us.
     pub fn open(settings: Settings) -> Result<Self, Error> {
         let mut ipvs = Ipvs::open().map_err(Error::Unavailable)?;
-        let options = Options { owner: settings.owner, forwarding: Forwarding::VirtualServers };
+        let options = Options {
+            owner: settings.owner,
+            forwarding: Forwarding::VirtualServers,
+            counting: settings.counting,
+        };
         let nftables = Nftables::open(options)?;
         let pulse = nftables.pulse();
         let complaints = sysctl::set_all(settings.strict_arp)?;

@@ -24,6 +24,6 @@ mod sysctl;
 pub use cleanup::{Removed, cleanup};
 pub use error::Error;
 pub use former::Former;
-pub use readback::{Inventory, inventory};
+pub use readback::{Inventory, Scheduled, inventory, scheduled};
 pub use settings::{OURS, Settings};
 pub use sysctl::set_all as set_sysctls;

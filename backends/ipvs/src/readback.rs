@@ -1,6 +1,6 @@
 //! Kernel to record.
 
-use ipvs_rs::{Ipvs, ServiceKey};
+use ipvs_rs::{DestinationKey, Ipvs, ServiceKey};
 use shunt_nftables::kernel::Inventory as Table;
 
 use crate::addresses::Addresses;
@@ -35,6 +35,36 @@ pub struct Inventory {
     pub installed: Installed,
     /// The nftables table beside them.
     pub table: Table,
+}
+
+/// How many connections a virtual server of ours was given, and its real servers.
+#[derive(Clone, Debug)]
+pub struct Scheduled {
+    /// The virtual server.
+    pub key: ServiceKey,
+    /// Since it was made.
+    pub connections: u64,
+    /// Of each real server that serves, since it is one.
+    pub destinations: Vec<(DestinationKey, u64)>,
+}
+
+/// What IPVS has counted of our virtual servers; needs no running daemon.
+///
+/// # Errors
+/// If IPVS cannot be read.
+pub fn scheduled() -> Result<Vec<Scheduled>, Error> {
+    let mut ipvs = Ipvs::open().map_err(Error::Unavailable)?;
+    let mut all = Vec::new();
+    for service in ipvs.services()? {
+        if InstalledVirtual::of(&service).ours() {
+            let key = service.key;
+            let destinations = ipvs.destinations(&key)?;
+            let serving = destinations.iter().filter(|each| each.weight > 0);
+            let destinations = serving.map(|each| (each.key(), each.stats.connections)).collect();
+            all.push(Scheduled { key, connections: service.stats.connections, destinations });
+        }
+    }
+    Ok(all)
 }
 
 /// Reads the kernel; needs no running daemon.

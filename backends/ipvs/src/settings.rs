@@ -2,6 +2,7 @@
 
 use ipnet::IpNet;
 use ipvs_rs::{Flags, Timeouts};
+use shunt_nftables::counting::Counting;
 
 /// The mark of a virtual server of ours: bits of its flags that neither the kernel nor `ipvsadm`
 /// knows; the kernel keeps them as long as the virtual server lives. Whatever has no such mark is
@@ -21,6 +22,8 @@ pub struct Settings {
     pub timeouts: Timeouts,
     /// Claim the nftables table where the kernel can.
     pub owner: bool,
+    /// What the nftables table counts. IPVS itself counts all that it forwards.
+    pub counting: Counting,
 }
 
 impl Default for Settings {
@@ -31,6 +34,7 @@ impl Default for Settings {
             strict_arp: false,
             timeouts: Timeouts::default(),
             owner: true,
+            counting: Counting::Nothing,
         }
     }
 }

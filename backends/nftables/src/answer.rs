@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use shunt_netlink::{Attribute, attributes};
 
+use crate::counting::Count;
 use crate::declaration::{SetType, set_type};
 use crate::element::{Element, Key, Place, Target, Value, decode_endpoint, decode_key};
 use crate::expression::NFT_GOTO;
@@ -75,11 +76,18 @@ pub fn read_counter(table: Table, payload: &[u8]) -> Option<(String, u64)> {
     let all = of_table(table, payload)?;
     let chain = all.iter().find(|attribute| attribute.kind == 2)?.text()?.to_owned();
     let expressions = all.iter().find(|attribute| attribute.kind == 4)?;
-    let mut expressions = expressions.nested();
-    let counter =
-        expressions.find(|one| one.find(1).and_then(|name| name.text()) == Some("counter"))?;
-    let packets = counter.find(2)?.find(2)?;
-    Some((chain, u64::from_be_bytes(packets.payload.try_into().ok()?)))
+    let count = expressions.nested().find_map(|expression| read_count(&expression))?;
+    Some((chain, count.packets))
+}
+
+/// What an expression has counted, if it is a counter.
+fn read_count(expression: &Attribute<'_>) -> Option<Count> {
+    if expression.find(1)?.text()? != "counter" {
+        return None;
+    }
+    let data = expression.find(2)?;
+    let number = |kind| Some(u64::from_be_bytes(data.find(kind)?.payload.try_into().ok()?));
+    Some(Count { bytes: number(1)?, packets: number(2)? })
 }
 
 /// What the kernel says of a set of any table.
@@ -94,6 +102,8 @@ pub struct RawSet {
     pub capacity: u32,
     /// How many elements it has, if the kernel is new enough to say (`NFTA_SET_COUNT`).
     pub count: Option<u32>,
+    /// Whether every element has a counter (`NFTA_SET_EXPR`).
+    counts: bool,
 }
 
 impl RawSet {
@@ -126,6 +136,7 @@ pub fn read_raw_set(table: Table, payload: &[u8]) -> Option<RawSet> {
         data: number(6),
         capacity: capacity.unwrap_or_default(),
         count: number(20),
+        counts: find(17).is_some_and(|expression| read_count(expression).is_some()),
     })
 }
 
@@ -139,14 +150,16 @@ pub(crate) struct SetInfo {
     pub(crate) anonymous: bool,
     /// How many elements it has, if the kernel is new enough to say (`NFTA_SET_COUNT`).
     pub(crate) count: Option<u32>,
+    /// Whether its elements count.
+    pub(crate) counts: bool,
 }
 
 pub(crate) fn read_set(payload: &[u8]) -> Option<SetInfo> {
     let set = read_raw_set(OURS, payload)?;
     let as_declared = SetId::parse(&set.name).is_some_and(|id| set.is(&set_type(id)));
     let anonymous = set.is_anonymous();
-    let RawSet { name, capacity, count, .. } = set;
-    Some(SetInfo { name, capacity, as_declared, anonymous, count })
+    let RawSet { name, capacity, count, counts, .. } = set;
+    Some(SetInfo { name, capacity, as_declared, anonymous, count, counts })
 }
 
 /// An element of any set, as the kernel tells it.
@@ -204,6 +217,42 @@ pub(crate) fn read_elements(set: SetId, payload: &[u8], mut each: impl FnMut(Fou
         if let Some(found) = read_element(set, &element) {
             each(found);
         }
+    }
+}
+
+/// The elements of ours in an answer that have counted, and what.
+pub(crate) fn read_counts(set: SetId, payload: &[u8], mut each: impl FnMut(&Element, Count)) {
+    let lists = body(payload).filter(|attribute| attribute.kind == 3);
+    for element in lists.flat_map(|list| list.nested()) {
+        let count = element.find(7).and_then(|expression| read_count(&expression));
+        if let (Some(Found::Ours(element)), Some(count)) = (read_element(set, &element), count) {
+            each(&element, count);
+        }
+    }
+}
+
+/// A client that session affinity remembers, in the kernel's own words: we only pass it on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Client {
+    pub(crate) key: Vec<u8>,
+    pub(crate) value: Vec<u8>,
+    /// For how long it is remembered after a connection, in milliseconds.
+    pub(crate) timeout: u64,
+    /// How long it still is, in milliseconds.
+    pub(crate) expires: u64,
+}
+
+/// The clients in an answer.
+pub(crate) fn read_clients(payload: &[u8], mut each: impl FnMut(Client)) {
+    let lists = body(payload).filter(|attribute| attribute.kind == 3);
+    for element in lists.flat_map(|list| list.nested()) {
+        let data = |kind| Some(element.find(kind)?.find(1)?.payload.to_vec());
+        let time = |kind| Some(u64::from_be_bytes(element.find(kind)?.payload.try_into().ok()?));
+        let client = || {
+            let (timeout, expires) = (time(4)?, time(5)?);
+            Some(Client { key: data(1)?, value: data(2)?, timeout, expires })
+        };
+        client().into_iter().for_each(&mut each);
     }
 }
 
@@ -291,8 +340,10 @@ mod tests {
                 read_raw_elements(payload, |_| {});
                 read_set(payload);
                 read_generation(payload);
+                read_clients(payload, |_| {});
                 for set in SetId::all() {
                     read_elements(set, payload, |_| {});
+                    read_counts(set, payload, |_, _| {});
                 }
             }
         }

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use shunt_model::balancing::Method;
 
 use crate::affinity::Sticky;
+use crate::counting::{Counting, keep_counts};
 use crate::element::{Element, Key, Place, Value};
 use crate::installed::{HeldSlots, Installed, InstalledFrontend, InstalledSticky};
 use crate::lower::{FrontendTarget, Wanted};
@@ -123,6 +124,9 @@ pub fn diff(wanted: &Wanted, installed: &Installed) -> Steps {
             let step = if services { &mut steps.retire } else { &mut steps.prepare };
             step.push(Operation::ReplaceNetworks(*set, networks.clone()));
         }
+    }
+    if installed.counting == Counting::Endpoints {
+        keep_counts(&mut steps, installed);
     }
     steps
 }

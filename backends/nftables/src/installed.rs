@@ -11,6 +11,7 @@ use shunt_model::address::Family;
 
 pub use self::slots::HeldSlots;
 pub use self::sticky::InstalledSticky;
+use crate::counting::Counting;
 use crate::diff::{Operation, interval_elements};
 use crate::element::{Element, Key, Place, Target, Value};
 use crate::forwarding::Forwarding;
@@ -50,6 +51,8 @@ impl InstalledFrontend {
 pub struct Installed {
     /// Who forwards packets.
     pub forwarding: Forwarding,
+    /// What its elements count.
+    pub counting: Counting,
     /// Frontends and their pools.
     pub frontends: HashMap<Place, InstalledFrontend>,
     /// Members of the plain sets.

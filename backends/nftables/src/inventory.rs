@@ -4,6 +4,7 @@ use nix::libc::NETLINK_NETFILTER;
 use shunt_netlink::Socket;
 
 use crate::answer::TableInfo;
+use crate::counting::{Counting, Counts};
 use crate::error::Error;
 use crate::installed::Installed;
 use crate::message::OWNED;
@@ -47,4 +48,18 @@ pub fn inventory() -> Result<Inventory, Error> {
             Inventory { table: state(true, table), installed: *installed }
         }
     })
+}
+
+/// What the table has counted; `None` if it counts nothing, or there is none. Needs no running
+/// daemon. Only the sets that count are read.
+///
+/// # Errors
+/// If nftables cannot be read.
+pub fn counts() -> Result<Option<Counts>, Error> {
+    let mut socket = Socket::open(NETLINK_NETFILTER)?;
+    let counting = readback::counting(&readback::sets(&mut socket)?).unwrap_or_default();
+    if counting == Counting::Nothing {
+        return Ok(None);
+    }
+    readback::counts(&mut socket, counting).map(Some)
 }

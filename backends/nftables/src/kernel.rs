@@ -14,20 +14,21 @@ use shunt_model::plan::{Plan, PlanDelta, ServicePlan};
 use shunt_netlink::{Pulse, Rejection};
 
 use self::fill::fill;
+use crate::counting::{self, Carried, Counting};
 use crate::declaration::capacities;
 use crate::diff::{Operation, Steps, diff};
 use crate::element::Key;
 pub use crate::error::Error;
 use crate::forwarding::Forwarding;
 use crate::installed::Installed;
-pub use crate::inventory::{Inventory, TableState, inventory};
+pub use crate::inventory::{Inventory, TableState, counts as counted, inventory};
 use crate::lower::{References, Wanted, counts};
 use crate::message::OURS;
 use crate::pool::PoolChain;
 use crate::readback::{self, ReadBack};
 pub use crate::report::Report;
 use crate::session::{Session, rejected};
-use crate::transaction::{Transaction, chunks};
+use crate::transaction::{Kept, Transaction, chunks};
 
 /// What is told of a Service that asks for session affinity when all numbers are given out.
 const WITHOUT_AFFINITY: &str = "spec.sessionAffinity: not all of its clients keep their endpoint: there are 32,767 ServicePorts \
@@ -41,6 +42,8 @@ pub struct Options {
     /// Claim the table where the kernel can (6.9 and later: flags owner and persist): no other
     /// process, `nft flush ruleset` included, can change it then, and it outlives ours.
     pub owner: bool,
+    /// What elements count. A table that counts something else is replaced.
+    pub counting: Counting,
 }
 
 /// The nftables of this network namespace, as far as they are ours.
@@ -160,7 +163,8 @@ impl Nftables {
 
     /// A record of an empty table.
     fn nothing(&self) -> Installed {
-        Installed { forwarding: self.options.forwarding, ..Installed::default() }
+        let Options { forwarding, counting, .. } = self.options;
+        Installed { forwarding, counting, ..Installed::default() }
     }
 
     fn references_of_plan(&self, installed: &Installed) -> References {
@@ -191,7 +195,8 @@ impl Nftables {
                     Err(error) => return Err(error),
                 }
             } else {
-                return self.rebuild("a set had to grow", report);
+                let held = self.installed.take();
+                return self.rebuild("a set had to grow", held, report);
             }
         }
         self.full_sync(report)
@@ -212,13 +217,17 @@ impl Nftables {
                 }
                 ReadBack::Unfit(reason, table) => {
                     self.session.adopt(&table)?;
-                    return self.rebuild(reason, report);
+                    return self.rebuild(reason, None, report);
                 }
                 ReadBack::Ours(installed, strangers, table) => (installed, strangers, table),
             };
             self.session.adopt(&table)?;
             if installed.forwarding != self.options.forwarding {
-                return self.rebuild("another backend forwards packets now", report);
+                let reason = "another backend forwards packets now";
+                return self.rebuild(reason, Some(*installed), report);
+            }
+            if installed.counting != self.options.counting {
+                return self.rebuild("something else is counted now", Some(*installed), report);
             }
             let started = Instant::now();
             self.references = self.references_of_plan(&installed);
@@ -231,7 +240,7 @@ impl Nftables {
             steps.retire.extend(unused.map(Operation::DeletePool));
             report.diff += started.elapsed();
             if !steps.fit(&installed) {
-                return self.rebuild("a set had to grow", report);
+                return self.rebuild("a set had to grow", Some(*installed), report);
             }
             self.installed = Some(*installed);
             if !strangers.is_empty() {
@@ -255,7 +264,7 @@ impl Nftables {
         let counts = counts(&self.plan, &self.references);
         let mut installed = Installed { capacity: capacities(&counts), ..self.nothing() };
         report.diff += started.elapsed();
-        self.make_table(&installed, false, &[], report)?;
+        self.make_table(&installed, false, &[], &Kept::default(), report)?;
         let filled = fill(&mut self.session, &self.plan, &self.references, &mut installed, report)?;
         if filled {
             self.installed = Some(installed);
@@ -266,18 +275,25 @@ impl Nftables {
     }
 
     /// Replaces the table by what the plan asks for, in one transaction: packets see the old
-    /// one or the new one.
-    fn rebuild(&mut self, reason: &'static str, report: &mut Report) -> Result<(), Error> {
+    /// one or the new one. What the old one has counted and remembers goes over to the new one,
+    /// if it is known what it holds.
+    fn rebuild(
+        &mut self,
+        reason: &'static str,
+        held: Option<Installed>,
+        report: &mut Report,
+    ) -> Result<(), Error> {
         let started = Instant::now();
         report.rebuilt = Some(reason);
         let mut installed = self.nothing();
-        self.references = self.references_of_plan(&installed);
+        self.references = self.references_of_plan(held.as_ref().unwrap_or(&installed));
         let wanted = Wanted::full(&self.plan, &self.references, &installed);
         let steps = diff(&wanted, &installed);
         installed.capacity = capacities(&steps.added());
         report.diff += started.elapsed();
         let operations = steps.into_operations();
-        self.make_table(&installed, true, &operations, report)?;
+        let kept = held.map(|held| self.kept(&held, &operations)).unwrap_or_default();
+        self.make_table(&installed, true, &operations, &kept, report)?;
         for operation in &operations {
             installed.apply(operation);
         }
@@ -286,16 +302,45 @@ impl Nftables {
         Ok(())
     }
 
+    /// What only the kernel knows of the table that these operations are to replace. It is worth
+    /// less than serving: where it cannot be read it is lost.
+    fn kept(&mut self, held: &Installed, operations: &[Operation]) -> Kept {
+        let socket = &mut self.session.socket;
+        let counting = self.options.counting;
+        let mut kept = Kept::default();
+        if held.counting != Counting::Nothing && counting != Counting::Nothing {
+            let counts = readback::counts(socket, held.counting).unwrap_or_default();
+            kept.counts = counts.hand_on(operations.iter(), counting);
+        }
+        if self.options.forwarding.translates() {
+            kept.clients = readback::clients(socket).unwrap_or_default();
+        }
+        kept
+    }
+
+    /// What the elements that the steps add shall count on from.
+    fn carried(&mut self, steps: &Steps) -> Carried {
+        let Some(Installed { counting, .. }) = self.installed else { return Carried::new() };
+        if counting == Counting::Nothing {
+            return Carried::new();
+        }
+        let removed = counting::removed(steps, counting);
+        // Where one is not there the transaction tells.
+        let counts = readback::counts_of(&mut self.session.socket, removed).unwrap_or_default();
+        counts.hand_on(steps.in_order().flatten(), counting)
+    }
+
     fn make_table(
         &mut self,
         installed: &Installed,
         replace: bool,
         operations: &[Operation],
+        kept: &Kept,
         report: &mut Report,
     ) -> Result<(), Error> {
         let started = Instant::now();
         report.bytes += self.session.make(self.options.owner, |owned| {
-            Transaction::table(installed, replace, owned, operations).messages
+            Transaction::table(installed, replace, owned, operations, kept).messages
         })?;
         report.operations += operations.len();
         report.transactions += 1;
@@ -311,9 +356,10 @@ impl Nftables {
         steps: &Steps,
         report: &mut Report,
     ) -> Result<Option<(Operation, String)>, Error> {
+        let carried = self.carried(steps);
         for step in steps.in_order() {
             for operations in chunks(step) {
-                let transaction = Transaction::of(operations);
+                let transaction = Transaction::carrying(operations, &carried);
                 if let Err(rejections) = self.commit(&transaction, report)? {
                     let blamed = rejections.iter().find_map(|rejection| {
                         Some((

@@ -7,6 +7,7 @@
 pub mod affinity;
 mod answer;
 pub mod codec;
+pub mod counting;
 mod declaration;
 pub mod diff;
 pub mod element;

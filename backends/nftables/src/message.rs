@@ -7,6 +7,8 @@ use ipnet::IpNet;
 use shunt_model::address::{Family, address_after};
 use shunt_netlink::{Mark, Message, nfnetlink};
 
+use crate::answer::Client;
+use crate::counting::{Count, Counting};
 use crate::declaration::{self, SetType, set_type};
 use crate::element::{Element, Key, Place, Value, encode_endpoint, encode_key, encode_key_end};
 use crate::expression::{Expression, Verdict};
@@ -257,6 +259,13 @@ impl Table {
         let list = message.begin(3);
         Elements { message, list, ends: Vec::new() }
     }
+
+    /// A list of elements of a set to ask for.
+    pub(crate) fn look_up(self, set: &str) -> Elements {
+        let mut message = self.get_elements(set);
+        let list = message.begin(3);
+        Elements { message, list, ends: Vec::new() }
+    }
 }
 
 /// A request for the generation of the ruleset.
@@ -303,8 +312,25 @@ pub(crate) fn new_rule(chain: &str, rule: &Rule, ids: &mut u32) -> Vec<Message> 
     OURS.new_rule(chain, rule, ids)
 }
 
-pub(crate) fn new_set(set: SetId, capacity: u32, id: u32) -> Message {
-    OURS.new_set(&set.to_string(), &set_type(set), capacity, id)
+pub(crate) fn new_set(set: SetId, counting: Counting, capacity: u32, id: u32) -> Message {
+    /// `NFTA_SET_EXPR`: what every element begins with.
+    const EXPRESSION: u16 = 17;
+    let mut out = OURS.new_set(&set.to_string(), &set_type(set), capacity, id);
+    if counting.counts(set) {
+        write_counter(&mut out, EXPRESSION, Count::default());
+    }
+    out
+}
+
+/// A counter that goes on from there.
+fn write_counter(out: &mut Message, kind: u16, count: Count) {
+    out.nest(kind, |out| {
+        out.text(1, "counter");
+        out.nest(2, |out| {
+            out.bytes(1, &count.bytes.to_be_bytes());
+            out.bytes(2, &count.packets.to_be_bytes());
+        });
+    });
 }
 
 /// A list of elements of any set being written; full well before a nest's 64 KiB.
@@ -388,22 +414,24 @@ impl ElementList {
         self.push(key, |message| write_end(message, end));
     }
 
-    pub(crate) fn push_element(&mut self, element: &Element) {
-        self.push(&encode_key(element.set, &element.key), |message| match &element.value {
-            Value::Member => write_end(message, encode_key_end(&element.key).as_deref()),
-            Value::Id(id) => {
-                message.nest(2, |data| data.bytes(1, &id.to_ne_bytes()));
+    /// An element, which counts on from there, if that is given.
+    pub(crate) fn push_element(&mut self, element: &Element, count: Option<Count>) {
+        /// `NFTA_SET_ELEM_EXPR`
+        const EXPRESSION: u16 = 7;
+        self.push(&encode_key(element.set, &element.key), |message| {
+            write_value(message, element);
+            if let Some(count) = count {
+                write_counter(message, EXPRESSION, count);
             }
-            Value::Endpoint(endpoint) => {
-                message.nest(2, |data| data.bytes(1, &encode_endpoint(endpoint)));
-            }
-            Value::Target(target, comment) => {
-                let place = Place::of(element.set, &element.key);
-                let chain = place.and_then(|place| target.chain(&place));
-                let verdict = chain.map_or(Verdict::Drop, Verdict::Goto);
-                message.nest(2, |data| verdict.write(data));
-                message.bytes(6, &userdata::comment(comment));
-            }
+        });
+    }
+
+    /// A client that is remembered.
+    pub(crate) fn push_client(&mut self, client: &Client) {
+        self.push(&client.key, |message| {
+            message.nest(2, |data| data.bytes(1, &client.value));
+            message.bytes(4, &client.timeout.to_be_bytes());
+            message.bytes(5, &client.expires.to_be_bytes());
         });
     }
 
@@ -417,6 +445,24 @@ impl ElementList {
 
     pub(crate) fn finish(self) -> Message {
         self.elements.finish()
+    }
+}
+
+/// What stands beside an element's key.
+fn write_value(message: &mut Message, element: &Element) {
+    match &element.value {
+        Value::Member => write_end(message, encode_key_end(&element.key).as_deref()),
+        Value::Id(id) => message.nest(2, |data| data.bytes(1, &id.to_ne_bytes())),
+        Value::Endpoint(endpoint) => {
+            message.nest(2, |data| data.bytes(1, &encode_endpoint(endpoint)));
+        }
+        Value::Target(target, comment) => {
+            let place = Place::of(element.set, &element.key);
+            let chain = place.and_then(|place| target.chain(&place));
+            let verdict = chain.map_or(Verdict::Drop, Verdict::Goto);
+            message.nest(2, |data| verdict.write(data));
+            message.bytes(6, &userdata::comment(comment));
+        }
     }
 }
 

@@ -1,19 +1,22 @@
 //! Reading what the kernel holds: the start of the record, after a restart or an error.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 use nix::errno::Errno;
+use shunt_model::address::Family;
 use shunt_netlink::Socket;
 
-use crate::answer::{self, Found, SetInfo, Stranger, TableInfo};
+use crate::answer::{self, Client, Found, SetInfo, Stranger, TableInfo};
+use crate::counting::{Counting, Counts};
+use crate::element::{Key, encode_key};
 use crate::error::Error;
 use crate::forwarding::Forwarding;
 use crate::installed::Installed;
 use crate::layout;
 use crate::message::{self, OURS, Table, kind};
-use crate::name::SetId;
+use crate::name::{SetId, SetKind};
 use crate::pool::PoolChain;
 use crate::rule::{Chain, Rule};
 
@@ -46,7 +49,8 @@ pub(crate) fn read(socket: &mut Socket) -> Result<ReadBack, Error> {
         Ok(pools) => installed.pools = pools,
         Err(reason) => return Ok(ReadBack::Unfit(reason, table)),
     }
-    for set in sets(socket)? {
+    let sets = sets(socket)?;
+    for set in &sets {
         match SetId::parse(&set.name) {
             _ if set.anonymous => {}
             Some(id) if set.as_declared => {
@@ -57,6 +61,10 @@ pub(crate) fn read(socket: &mut Socket) -> Result<ReadBack, Error> {
     }
     if installed.capacity.len() != SetId::all().count() {
         return Ok(ReadBack::Unfit("a set is missing", table));
+    }
+    match counting(&sets) {
+        Some(counting) => installed.counting = counting,
+        None => return Ok(ReadBack::Unfit("a set is not as it was made", table)),
     }
     let mut strangers = Vec::new();
     for set in SetId::all().filter(|set| !set.is_dynamic()) {
@@ -100,12 +108,76 @@ pub(crate) fn still_holds(socket: &mut Socket, installed: &Installed) -> Result<
         let counted = id.holds_networks()
             || id.is_dynamic()
             || set.count.is_none_or(|count| count == recorded);
-        counted && set.as_declared && installed.capacity.get(&id) == Some(&set.capacity)
+        counted
+            && set.as_declared
+            && set.counts == installed.counting.counts(id)
+            && installed.capacity.get(&id) == Some(&set.capacity)
     };
     Ok(named.len() == installed.capacity.len() && named.iter().all(as_recorded))
 }
 
-fn sets(socket: &mut Socket) -> Result<Vec<SetInfo>, Error> {
+/// What the elements count; `None` if these are not all of our sets, or count at random.
+pub(crate) fn counting(sets: &[SetInfo]) -> Option<Counting> {
+    let counted: HashSet<_> =
+        sets.iter().filter(|set| set.counts).filter_map(|set| SetId::parse(&set.name)).collect();
+    Counting::of(&counted)
+}
+
+/// All that the table has counted.
+pub(crate) fn counts(socket: &mut Socket, counting: Counting) -> Result<Counts, Error> {
+    let mut all = Counts::default();
+    for set in SetId::all().filter(|set| counting.counts(*set)) {
+        let request = message::get_elements(set);
+        let read = socket.dump("list elements", &request, |counts: &mut Counts, payload| {
+            answer::read_counts(set, payload, |element, count| counts.add(element, count));
+        })?;
+        all.frontends.extend(read.frontends);
+        for (endpoint, count) in read.endpoints {
+            *all.endpoints.entry(endpoint).or_default() += count;
+        }
+    }
+    Ok(all)
+}
+
+/// What some elements have counted.
+pub(crate) fn counts_of(
+    socket: &mut Socket,
+    elements: impl Iterator<Item = (SetId, Key)>,
+) -> Result<Counts, Error> {
+    /// The kernel answers with a message for each, and all of them have to fit our socket.
+    const AT_ONCE: usize = 64;
+    let mut by_set: BTreeMap<SetId, Vec<Key>> = BTreeMap::new();
+    for (set, key) in elements {
+        by_set.entry(set).or_default().push(key);
+    }
+    let mut counts = Counts::default();
+    for (set, keys) in by_set {
+        for keys in keys.chunks(AT_ONCE) {
+            let mut list = OURS.look_up(&set.to_string());
+            keys.iter().for_each(|key| list.push(&encode_key(set, key), |_| {}));
+            socket.request("list elements", list.finish(), |payload| {
+                answer::read_counts(set, payload, |element, count| counts.add(element, count));
+            })?;
+        }
+    }
+    Ok(counts)
+}
+
+/// The clients that session affinity remembers.
+pub(crate) fn clients(socket: &mut Socket) -> Result<Vec<(SetId, Vec<Client>)>, Error> {
+    let mut all = Vec::new();
+    for family in Family::ALL {
+        let set = SetId::new(SetKind::Affinity, family);
+        let request = message::get_elements(set);
+        let clients = socket.dump("list clients", &request, |clients: &mut Vec<_>, payload| {
+            answer::read_clients(payload, |client| clients.push(client));
+        })?;
+        all.push((set, clients));
+    }
+    Ok(all)
+}
+
+pub(crate) fn sets(socket: &mut Socket) -> Result<Vec<SetInfo>, Error> {
     let request = message::get(kind::GETSET);
     Ok(socket.dump("list the sets", &request, |sets: &mut Vec<_>, payload| {
         sets.extend(answer::read_set(payload));

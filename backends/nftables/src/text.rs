@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use shunt_model::plan::Plan;
 
+use crate::counting::Counting;
 use crate::declaration::{capacities, set_type};
 use crate::diff::diff;
 use crate::forwarding::Forwarding;
@@ -62,7 +63,7 @@ pub fn render_installed(installed: &Installed) -> String {
             of_set.collect()
         };
         let capacity = installed.capacity.get(&set).copied().unwrap_or_default();
-        write_set(&mut out, set, capacity, &listed);
+        write_set(&mut out, set, installed.counting, capacity, &listed);
     }
     let pools = installed.pools.iter().map(|pool| layout::pool(*pool));
     for chain in layout::chains(installed.forwarding).into_iter().chain(pools) {
@@ -72,7 +73,7 @@ pub fn render_installed(installed: &Installed) -> String {
     out
 }
 
-fn write_set(out: &mut String, set: SetId, capacity: u32, elements: &[String]) {
+fn write_set(out: &mut String, set: SetId, counting: Counting, capacity: u32, elements: &[String]) {
     let described = set_type(set);
     let _ =
         writeln!(out, "\t{} {set} {{\n\t\t{}\n\t\tsize {capacity}", described.word, described.text);
@@ -81,6 +82,9 @@ fn write_set(out: &mut String, set: SetId, capacity: u32, elements: &[String]) {
     }
     if described.dynamic {
         out.push_str("\t\tflags dynamic,timeout\n");
+    }
+    if counting.counts(set) {
+        out.push_str("\t\tcounter\n");
     }
     if !elements.is_empty() {
         let _ = writeln!(out, "\t\telements = {{ {} }}", elements.join(",\n\t\t\t     "));

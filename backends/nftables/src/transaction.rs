@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use shunt_netlink::{Message, Rejection};
 
-use crate::answer::Stranger;
+use crate::answer::{Client, Stranger};
+use crate::counting::Carried;
 use crate::diff::Operation;
 use crate::element::{encode_key, encode_key_end};
 use crate::installed::Installed;
@@ -22,17 +23,31 @@ pub(crate) struct Transaction {
     anonymous_sets: u32,
 }
 
+/// What only the kernel knows of a table, handed on to the one that replaces it.
+#[derive(Default)]
+pub(crate) struct Kept {
+    /// What elements have counted.
+    pub(crate) counts: Carried,
+    /// The clients that session affinity remembers.
+    pub(crate) clients: Vec<(SetId, Vec<Client>)>,
+}
+
 impl Transaction {
     /// One transaction for a run of operations. An element that is exchanged is deleted first:
     /// the kernel does as the messages say, one after the other, before anything is seen.
     pub(crate) fn of(operations: &[Operation]) -> Self {
+        Self::carrying(operations, &Carried::new())
+    }
+
+    /// The same, with elements that count on from what others have counted.
+    pub(crate) fn carrying(operations: &[Operation], carried: &Carried) -> Self {
         let mut transaction = Self::default();
-        transaction.extend(operations);
+        transaction.extend(operations, carried);
         transaction
     }
 
     /// Adds a run of operations.
-    pub(crate) fn extend(&mut self, operations: &[Operation]) {
+    fn extend(&mut self, operations: &[Operation], carried: &Carried) {
         for operation in operations {
             match operation {
                 Operation::AddPool(pool) => self.chain(&layout::pool(*pool)),
@@ -45,8 +60,8 @@ impl Transaction {
                 Operation::DeletePool(_) | Operation::Add(_) | Operation::Delete(..) => {}
             }
         }
-        self.elements(operations, true);
-        self.elements(operations, false);
+        self.elements(operations, true, carried);
+        self.elements(operations, false, carried);
         // Emptied first: one may go to another.
         for remove in [message::flush_chain, message::delete_chain] {
             for operation in operations {
@@ -72,12 +87,13 @@ impl Transaction {
     }
 
     /// The transaction that makes the table, with operations on it right away; where there is one it
-    /// is replaced.
+    /// is replaced, and hands on what only the kernel knew.
     pub(crate) fn table(
         installed: &Installed,
         replace: bool,
         owned: bool,
         operations: &[Operation],
+        kept: &Kept,
     ) -> Self {
         let mut transaction = Self::default();
         if replace {
@@ -87,7 +103,7 @@ impl Transaction {
         for set in SetId::all() {
             let id = transaction.set_id();
             let capacity = installed.capacity.get(&set).copied().unwrap_or_default();
-            transaction.messages.push(message::new_set(set, capacity, id));
+            transaction.messages.push(message::new_set(set, installed.counting, capacity, id));
         }
         let chains = layout::chains(installed.forwarding);
         for chain in &chains {
@@ -96,8 +112,26 @@ impl Transaction {
         for chain in &chains {
             transaction.rules(chain);
         }
-        transaction.extend(operations);
+        transaction.extend(operations, &kept.counts);
+        for (set, clients) in &kept.clients {
+            transaction.clients(*set, clients);
+        }
         transaction
+    }
+
+    /// Has clients remembered.
+    fn clients(&mut self, set: SetId, clients: &[Client]) {
+        let mut list = ElementList::new(set, false);
+        for client in clients {
+            list.push_client(client);
+            if list.is_full() {
+                let full = std::mem::replace(&mut list, ElementList::new(set, false));
+                self.messages.push(full.finish());
+            }
+        }
+        if !list.ends().is_empty() {
+            self.messages.push(list.finish());
+        }
     }
 
     /// An id for a set, distinct from those of the anonymous sets so far.
@@ -113,7 +147,7 @@ impl Transaction {
         elements.iter().find(|(end, _)| offset < *end).map(|(_, operation)| *operation)
     }
 
-    fn elements(&mut self, operations: &[Operation], delete: bool) {
+    fn elements(&mut self, operations: &[Operation], delete: bool, carried: &Carried) {
         let mut by_set: BTreeMap<SetId, Vec<usize>> = BTreeMap::new();
         for (position, operation) in operations.iter().enumerate() {
             match operation {
@@ -127,16 +161,25 @@ impl Transaction {
             }
         }
         for (set, positions) in by_set {
-            self.lists(set, delete, &positions, operations);
+            self.lists((set, delete), &positions, operations, carried);
         }
     }
 
-    fn lists(&mut self, set: SetId, delete: bool, positions: &[usize], operations: &[Operation]) {
+    fn lists(
+        &mut self,
+        (set, delete): (SetId, bool),
+        positions: &[usize],
+        operations: &[Operation],
+        carried: &Carried,
+    ) {
         let mut list = ElementList::new(set, delete);
         let mut first = 0;
         for (count, position) in positions.iter().enumerate() {
             match &operations[*position] {
-                Operation::Add(element) => list.push_element(element),
+                Operation::Add(element) => {
+                    let count = carried.get(&(element.set, element.key)).copied();
+                    list.push_element(element, count);
+                }
                 Operation::Delete(set, key) => {
                     list.push_key(&encode_key(*set, key), encode_key_end(key).as_deref());
                 }

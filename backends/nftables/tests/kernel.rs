@@ -1,6 +1,7 @@
 //! The backend on a real kernel, read by stock nft.
 
 mod common;
+mod listing;
 mod reader;
 
 use std::fs;
@@ -10,7 +11,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use common::{balanced, delta, node, service};
-use reader::{assert_same, nft, open_when_free};
+use listing::assert_same;
+use reader::{nft, open_when_free};
 use shunt_cluster::{Cluster, ClusterSpec, Netns, NodeSpec};
 use std::sync::Arc;
 
@@ -19,12 +21,15 @@ use shunt_model::balancing::{Affinity, AffinityScope, Balancing, Method};
 use shunt_model::interface::InterfacePattern;
 use shunt_model::object::ObjectKey;
 use shunt_model::plan::{Action, NodePlan, Plan, PlanDelta, ServicePlan};
+use shunt_nftables::counting::Counting;
 use shunt_nftables::forwarding::Forwarding;
+use shunt_nftables::installed::Installed;
 use shunt_nftables::kernel::{Nftables, Options, Report, inventory};
 use shunt_nftables::text;
 
-const OWNER: Options = Options { owner: true, forwarding: Forwarding::Translate };
-const NO_OWNER: Options = Options { owner: false, forwarding: Forwarding::Translate };
+const OWNER: Options =
+    Options { owner: true, forwarding: Forwarding::Translate, counting: Counting::Nothing };
+const NO_OWNER: Options = Options { owner: false, ..OWNER };
 
 /// A plan of these Services.
 fn plan_of(services: impl IntoIterator<Item = (ObjectKey, Arc<ServicePlan>)>) -> Plan {
@@ -98,7 +103,10 @@ fn sync(nftables: &mut Nftables, delta: PlanDelta) -> Report {
 #[test]
 fn the_kernel_holds_what_the_text_says_and_nft_reads_both_alike() {
     for forwarding in Forwarding::ALL {
-        assert_listing_is_script(Options { owner: false, forwarding });
+        assert_listing_is_script(Options { forwarding, ..NO_OWNER });
+    }
+    for counting in [Counting::Frontends, Counting::Endpoints] {
+        assert_listing_is_script(Options { counting, ..NO_OWNER });
     }
 }
 
@@ -125,7 +133,8 @@ fn assert_listing_is_script(options: Options) {
     let ours = nft(&node.netns, &["list", "ruleset"]);
 
     let other = Node::new();
-    let script = text::render_installed(&text::fresh_for(&plan, options.forwarding));
+    let fresh = text::fresh_for(&plan, options.forwarding);
+    let script = text::render_installed(&Installed { counting: options.counting, ..fresh });
     let fed = script.clone();
     other.netns.run(move || {
         let mut nft =
@@ -134,7 +143,9 @@ fn assert_listing_is_script(options: Options) {
         assert!(nft.wait().expect("an end").success(), "{fed}");
     });
     assert_same(&ours, &nft(&other.netns, &["list", "ruleset"]));
-    assert_same(&ours, &script);
+    // The script says of a set that it counts, the kernel of each element.
+    let plain = |listing: &str| listing.replace(" counter packets 0 bytes 0", "");
+    assert_same(&plain(&ours), &plain(&script));
     node.assert_holds(&plan);
 }
 
@@ -295,7 +306,7 @@ fn a_table_of_the_other_backend_is_replaced_in_one_transaction() {
     sync(&mut first, all(&plan));
     drop(first);
     for forwarding in [Forwarding::VirtualServers, Forwarding::Translate] {
-        let mut nftables = node.open(Options { owner: true, forwarding });
+        let mut nftables = node.open(Options { forwarding, ..OWNER });
         let report = sync(&mut nftables, all(&plan));
         assert_eq!(report.rebuilt, Some("another backend forwards packets now"));
         assert_eq!(report.transactions, 1);

@@ -12,6 +12,7 @@ use proptest::test_runner::FileFailurePersistence;
 use shunt_cluster::Netns;
 use shunt_model::balancing::{Affinity, AffinityScope, Balancing, Method};
 use shunt_model::plan::{NodePlan, Plan};
+use shunt_nftables::counting::Counting;
 use shunt_nftables::diff::{Operation, Steps, diff};
 use shunt_nftables::element::{Place, View};
 use shunt_nftables::forwarding::Forwarding;
@@ -171,9 +172,9 @@ proptest! {
     #![proptest_config(config(24))]
 
     #[test]
-    fn the_kernel_holds_each_plan(plans in plans(), owner in any::<bool>(), restart in any::<bool>(), forwarding in forwarding()) {
+    fn the_kernel_holds_each_plan(plans in plans(), owner in any::<bool>(), restart in any::<bool>(), (forwarding, counting) in (forwarding(), prop::sample::select(Counting::ALL.to_vec()))) {
         let netns = Netns::new("node").expect("a network namespace: this test needs root");
-        let open = || netns.run(move || Nftables::open(Options { owner, forwarding })).expect("nftables");
+        let open = || netns.run(move || Nftables::open(Options { owner, forwarding, counting })).expect("nftables");
         let mut nftables = open();
         let mut plan = Plan::default();
         for next in plans {

@@ -1,5 +1,7 @@
 //! The policy table on a real kernel, read by stock nft.
 
+#[path = "../../../backends/nftables/tests/listing/mod.rs"]
+mod listing;
 #[path = "../../../backends/nftables/tests/reader/mod.rs"]
 mod reader;
 mod world;
@@ -10,7 +12,8 @@ use std::net::IpAddr;
 use std::process::{Command, Stdio};
 
 use ipnet::IpNet;
-use reader::{assert_same, nft, open_when_free};
+use listing::assert_same;
+use reader::{nft, open_when_free};
 use shunt_cluster::Netns;
 use shunt_model::address::Protocol;
 use shunt_model::object::ObjectKey;

@@ -56,6 +56,7 @@ pub fn explain(effective: &Effective, remarks: &[String]) -> String {
     let verify = effective.verify_interval;
     line("verified", if verify.is_zero() { "never".into() } else { format!("every {verify:?}") });
     line("table owner", format!("{:?}", effective.table_owner).to_lowercase());
+    line("counters", format!("{:?}", effective.counters).to_lowercase());
     line("network policy", format!("{:?}", effective.network_policy).to_lowercase());
     line("policy's log", if effective.policy_log { "on".into() } else { "off".into() });
     line("new pods", format!("{:?}", effective.new_pods).to_lowercase());

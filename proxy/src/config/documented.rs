@@ -86,7 +86,8 @@ fn every_path_and_metric_is_documented() {
         let prefixes = ["kubeproxy_", "shunt_"];
         prefixes.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name).to_owned()
     };
-    let families: Vec<_> = families.map(short).collect();
+    let on_demand = metrics::services::NAMES.iter().map(|(name, _)| *name);
+    let families: Vec<_> = families.chain(on_demand).map(short).collect();
     assert!(families.len() > 30, "{families:?}");
     let missing: Vec<_> = families.into_iter().filter(|name| !named.contains(name)).collect();
     assert!(missing.is_empty(), "{missing:?}");

@@ -10,7 +10,7 @@ use shunt_model::compile::Settings;
 use super::kube_proxy::{Conntrack, KubeProxyConfiguration, Mode};
 use super::notes::notes;
 use super::validate::validate;
-use crate::cli::{IpvsFallback, LiveConnections, NetworkPolicy, NewPods, TableOwner};
+use crate::cli::{Counters, IpvsFallback, LiveConnections, NetworkPolicy, NewPods, TableOwner};
 use crate::failure::Failure;
 use crate::logging::{Format, LogArgs};
 use crate::settings;
@@ -51,6 +51,10 @@ pub struct Effective {
     pub live_connections: LiveConnections,
     /// What to do where the kernel lacks what IPVS mode needs.
     pub ipvs_fallback: IpvsFallback,
+    /// What is counted in the kernel.
+    pub counters: Counters,
+    /// Whether what is counted of each frontend and endpoint is exported.
+    pub service_metrics: bool,
     /// How often all is compared; zero: never.
     pub verify_interval: Duration,
     /// What is logged.
@@ -117,6 +121,15 @@ impl Effective {
                 Some("nftables") => IpvsFallback::Nftables,
                 Some(other) => bail!("shunt.ipvsFallback: {other:?} is invalid: exit or nftables"),
             },
+            counters: match shunt.counters.as_deref() {
+                None | Some("off") => Counters::Off,
+                Some("frontends") => Counters::Frontends,
+                Some("endpoints") => Counters::Endpoints,
+                Some(other) => {
+                    bail!("shunt.counters: {other:?} is invalid: off, frontends or endpoints")
+                }
+            },
+            service_metrics: shunt.service_metrics.unwrap_or_default(),
             verify_interval: shunt
                 .verify_interval
                 .map_or(VERIFY_INTERVAL, super::GoDuration::to_duration),

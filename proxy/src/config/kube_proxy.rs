@@ -93,6 +93,12 @@ pub struct Shunt {
     /// As `--reset-tcp`.
     #[serde(rename = "resetTCP", skip_serializing_if = "Option::is_none")]
     pub reset_tcp: Option<bool>,
+    /// `off`, `frontends` or `endpoints`, as `--counters`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub counters: Option<String>,
+    /// As `--service-metrics`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service_metrics: Option<bool>,
     /// As `--log-level`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_level: Option<String>,

@@ -175,6 +175,7 @@ fn a_file_is_explained() {
         health:            http://0.0.0.0:10256
         verified:          every 900s
         table owner:       auto
+        counters:          off
         network policy:    auto
         policy's log:      on
         new pods:          open

@@ -9,11 +9,16 @@ use serde_json::json;
 
 use crate::config::{Effective, Mode};
 
+/// The name of the mode in which IPVS forwards.
+pub const IPVS: &str = "ipvs";
+
 /// What the pages are made of.
 #[derive(Clone, Debug)]
 pub struct Pages {
     /// The mode that is carried out.
     pub mode: &'static str,
+    /// `/metrics` has what is counted of each frontend and endpoint.
+    pub service_metrics: bool,
     /// `/configz`: the whole configuration, under the name that kube-proxy gives it.
     pub configuration: String,
     /// `/flagz`: the flags as they were given.
@@ -30,8 +35,9 @@ impl Pages {
         Self {
             mode: match effective.mode {
                 Mode::Iptables | Mode::Nftables => "nftables",
-                Mode::Ipvs => "ipvs",
+                Mode::Ipvs => IPVS,
             },
+            service_metrics: effective.service_metrics,
             configuration: configuration.to_string(),
             flags: std::env::args().skip(1).collect(),
             started: (started, Timestamp::now()),

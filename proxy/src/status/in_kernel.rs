@@ -11,6 +11,7 @@ use shunt_nftables::installed::Installed;
 use shunt_nftables::kernel::{TableState, inventory};
 
 use super::FrontendRow;
+use crate::counted::Counted;
 
 /// What the kernel holds.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -32,8 +33,13 @@ pub(super) fn read() -> anyhow::Result<InKernel> {
         Forwarding::Translate | Forwarding::BesideVirtualServers => Servers::default(),
         Forwarding::VirtualServers => virtual_servers()?,
     };
-    let mut rows: Vec<_> =
-        installed.frontends.keys().filter_map(|place| row(place, installed, &servers)).collect();
+    let known = |frontend: &Frontend| installed.frontends.contains_key(&Place::everyone(*frontend));
+    let counted = Counted::read(installed.forwarding == Forwarding::VirtualServers, known)?;
+    let mut rows: Vec<_> = installed
+        .frontends
+        .keys()
+        .filter_map(|place| row(place, installed, &servers, &counted))
+        .collect();
     rows.sort_unstable_by(|a, b| {
         (&a.namespace, &a.name, &a.frontend).cmp(&(&b.namespace, &b.name, &b.frontend))
     });
@@ -76,7 +82,12 @@ fn real_servers(frontend: &Frontend, servers: &Servers) -> Vec<Endpoint> {
 }
 
 /// One frontend. Of the Service the kernel only knows the comment: namespace/name:port.
-fn row(place: &Place, installed: &Installed, servers: &Servers) -> Option<FrontendRow> {
+fn row(
+    place: &Place,
+    installed: &Installed,
+    servers: &Servers,
+    counted: &Counted,
+) -> Option<FrontendRow> {
     let held = installed.frontends.get(place)?;
     let (mut target, comment) = held.verdict.clone()?;
     if target == Target::Guard {
@@ -119,5 +130,10 @@ fn row(place: &Place, installed: &Installed, servers: &Servers) -> Option<Fronte
         action: action.into(),
         masquerade: String::new(),
         endpoints: endpoints.iter().map(ToString::to_string).collect(),
+        connections: counted.frontend(place),
+        endpoint_connections: endpoints
+            .iter()
+            .filter_map(|each| Some((each.to_string(), counted.endpoint(place, *each)?)))
+            .collect(),
     })
 }

@@ -35,7 +35,8 @@ pub fn show(args: &StatusArgs) -> Result<(), Failure> {
         // Without the daemon the kernel alone says what there is.
         None => (None, kernel.as_ref().map(|held| held.rows.clone()).unwrap_or_default()),
     };
-    let report = Report { status, rows, kernel: kernel.map(Held::from) };
+    let mut report = Report { status, rows, kernel: kernel.map(Held::from) };
+    report.count();
     cli::print(&match args.output {
         Output::Json => json(&report)?,
         Output::Table => print_table(&report, super::table::Width::Narrow),

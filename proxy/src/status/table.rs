@@ -17,6 +17,19 @@ pub(super) struct Report {
     pub(super) kernel: Result<Held, String>,
 }
 
+impl Report {
+    /// Takes over what the kernel has counted.
+    pub(super) fn count(&mut self) {
+        let Ok(held) = &self.kernel else { return };
+        for row in &mut self.rows {
+            if let Some(held) = held.by_frontend.get(&row.frontend) {
+                row.connections = held.connections;
+                row.endpoint_connections.clone_from(&held.endpoint_connections);
+            }
+        }
+    }
+}
+
 /// What the kernel holds, by frontend.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Held {
@@ -146,6 +159,10 @@ fn synced(status: &Status) -> String {
 
 fn columns(report: &Report, width: Width) -> Vec<Vec<String>> {
     let mut titles = vec!["NAMESPACE/NAME", "PORT", "TYPE", "FRONTEND", "ENDPOINTS", "STATE"];
+    let counted = report.rows.iter().any(|row| row.connections.is_some());
+    if counted {
+        titles.push("CONNECTIONS");
+    }
     if width == Width::Wide {
         titles.extend(["MASQUERADE", "ADDRESSES"]);
     }
@@ -159,13 +176,25 @@ fn columns(report: &Report, width: Width) -> Vec<Vec<String>> {
             row.endpoints.len().to_string(),
             state(report, row).to_owned(),
         ];
+        if counted {
+            line.push(row.connections.map_or_else(|| "-".into(), |count| count.to_string()));
+        }
         if width == Width::Wide {
             line.push(or_dash(&row.masquerade));
-            line.push(or_dash(&row.endpoints.join(",")));
+            line.push(or_dash(&addresses(row)));
         }
         lines.push(line);
     }
     lines
+}
+
+/// The endpoints, each with its connections where they are counted.
+fn addresses(row: &FrontendRow) -> String {
+    let counted = |endpoint: &String| match row.endpoint_connections.get(endpoint) {
+        Some(count) => format!("{endpoint} ({count})"),
+        None => endpoint.clone(),
+    };
+    row.endpoints.iter().map(counted).collect::<Vec<_>>().join(",")
 }
 
 fn or_dash(text: &str) -> String {

@@ -15,7 +15,7 @@ use crate::diff::{Operation, diff};
 use crate::installed::Installed;
 use crate::lower::{References, Wanted};
 use crate::message::SUBSYSTEM;
-use crate::transaction::{Transaction, chunks};
+use crate::transaction::{Kept, Transaction, chunks};
 
 /// What a bare load took.
 #[derive(Clone, Debug, Default)]
@@ -55,10 +55,10 @@ pub fn bare_load(plan: &Plan, spread: Spread) -> Result<BareLoad, Error> {
     let transactions = match spread {
         Spread::One => {
             let all: Vec<Operation> = steps.in_order().flatten().cloned().collect();
-            vec![Transaction::table(&installed, false, false, &all)]
+            vec![Transaction::table(&installed, false, false, &all, &Kept::default())]
         }
         Spread::Bounded => {
-            let table = Transaction::table(&installed, false, false, &[]);
+            let table = Transaction::table(&installed, false, false, &[], &Kept::default());
             let loads = steps.in_order().flat_map(chunks).map(Transaction::of);
             std::iter::once(table).chain(loads).collect()
         }

@@ -15,6 +15,7 @@ fn row(name: &str, frontend: &str, endpoints: &[&str]) -> FrontendRow {
         action: if endpoints.is_empty() { "reject" } else { "forward" }.into(),
         masquerade: "outsiders".into(),
         endpoints: endpoints.iter().map(ToString::to_string).collect(),
+        ..FrontendRow::default()
     }
 }
 
@@ -76,6 +77,29 @@ fn planned_and_installed_stand_side_by_side() {
     .assert_eq(&print_table(&report, Width::Narrow));
     let wide = print_table(&report, Width::Wide);
     assert!(wide.contains("outsiders   10.244.0.2:53,10.244.1.2:53\n"), "{wide}");
+}
+
+#[test]
+fn what_the_kernel_counts_stands_with_what_is_planned() {
+    let rows = vec![
+        row("dns", "10.96.0.10:53/udp", &["10.244.0.2:53", "10.244.1.2:53"]),
+        row("new", "10.96.0.12:80/tcp", &["10.244.0.9:80"]),
+    ];
+    let mut held = rows[0].clone();
+    held.connections = Some(12);
+    held.endpoint_connections = BTreeMap::from([("10.244.0.2:53".to_owned(), 7)]);
+    let kernel = InKernel { table: "inet shunt".into(), rows: vec![held] };
+    let mut report = Report { status: None, rows, kernel: Ok(kernel.into()) };
+    report.count();
+    expect![[r#"
+        shunt:       not running; this is what the kernel holds
+        kernel:      table inet shunt; 1 frontends, 2 slots
+
+        NAMESPACE/NAME  PORT  TYPE       FRONTEND           ENDPOINTS  STATE    CONNECTIONS  MASQUERADE  ADDRESSES
+        default/dns     http  ClusterIP  10.96.0.10:53/udp  2          serving  12           outsiders   10.244.0.2:53 (7),10.244.1.2:53
+        default/new     http  ClusterIP  10.96.0.12:80/tcp  1          serving  -            outsiders   10.244.0.9:80
+    "#]]
+    .assert_eq(&print_table(&report, Width::Wide));
 }
 
 #[test]
