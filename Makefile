@@ -7,6 +7,7 @@ STATIC := RUSTFLAGS="-C target-feature=+crt-static"
 RELEASE := --locked --release --target $(HOST)
 BINARY := target/$(HOST)/release/shunt
 CONTROLPLANE := target/controlplane
+BENCHES := target/$(HOST)/release
 
 # The test of takeovers; its figures stand in docs/migration.md.
 TAKEOVER = SHUNT_BIN=$(abspath $(BINARY)) $(if $(filter --write-docs,$(BENCH)),SHUNT_WRITE_DOCS=1) \
@@ -59,19 +60,12 @@ controlplane: ## Build the real API server, the controllers and kube-proxy (minu
 	kind-tests/controlplane/build.sh $(CONTROLPLANE)
 
 bench: build controlplane ## shunt beside kube-proxy and other layouts (BENCH='--quick' for less); prints ratios
-	$(STATIC) cargo run $(RELEASE) -p shunt-kind-tests --bin bench -- --shunt $(BINARY) $(BENCH)
-	$(STATIC) cargo run $(RELEASE) -p shunt-kind-tests --bin traffic -- --shunt $(BINARY) \
-		$(filter --quick --write-docs,$(BENCH)) $(TRAFFIC)
-	$(STATIC) cargo run $(RELEASE) -p shunt-kind-tests --bin policy -- --shunt $(BINARY) \
-		$(filter --quick --write-docs,$(BENCH)) $(POLICY)
-	$(STATIC) cargo run $(RELEASE) -p shunt-kind-tests --bin ipvs -- --shunt $(BINARY) \
-		$(filter --quick --write-docs,$(BENCH))
-	$(STATIC) cargo run $(RELEASE) -p shunt-kind-tests --bin overlay -- --shunt $(BINARY) \
-		$(filter --quick --write-docs,$(BENCH))
-	@# The takeovers of `make test` once more, larger: in the guest as large as kube-proxy can be waited for.
-	SHUNT_TAKEOVER_SERVICES=$(if $(filter --quick,$(BENCH)),1000,5000) SHUNT_TAKEOVER_RATE=2000 \
-		$(TAKEOVER) takeover::from_iptables_mode takeover::from_nftables_mode
-	SHUNT_TAKEOVER_SERVICES=$(if $(filter --quick,$(BENCH)),20,500) SHUNT_TAKEOVER_RATE=200 $(TAKEOVER) takeover::from_ipvs_mode_in_the_guest
+	$(STATIC) cargo build $(RELEASE) -p shunt-kind-tests --bins
+	$(BENCHES)/bench --shunt $(BINARY) $(BENCH)
+	$(BENCHES)/traffic --shunt $(BINARY) $(filter --quick --write-docs,$(BENCH)) $(TRAFFIC)
+	$(BENCHES)/policy --shunt $(BINARY) $(filter --quick --write-docs,$(BENCH)) $(POLICY)
+	$(BENCHES)/ipvs --shunt $(BINARY) $(filter --quick --write-docs,$(BENCH)) $(IPVS)
+	$(BENCHES)/overlay --shunt $(BINARY) $(filter --quick --write-docs,$(BENCH)) $(OVERLAY)
 
 clean: ## Remove everything that was built
 	cargo clean

@@ -1,5 +1,6 @@
 //! Tests of shunt against real kernels and a real API server.
 
+pub mod benchmark;
 pub mod control_plane;
 pub mod generation;
 pub mod guest;

@@ -1,19 +1,17 @@
-//! The fourth part of `make bench`: what a Service costs on each network, as a share of the throughput between the same
+//! The last part of `make bench`: what a Service costs on each network, as a share of the throughput between the same
 //! pods without it.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use shunt_cluster::Network;
+use shunt_kind_tests::benchmark;
 use shunt_kind_tests::overlay::{Throughput, measure};
 use shunt_kind_tests::scenario::shunt_binary_or;
 
-const BEGIN: &str = "<!-- overlay:begin, written by `make bench BENCH=--write-docs` -->";
-const END: &str = "<!-- overlay:end -->";
 /// What a Service may leave of the throughput at least.
 const GOAL: f64 = 0.97;
 
@@ -42,13 +40,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("overlay: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    benchmark::end("overlay", run(&Arguments::parse()))
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
@@ -74,15 +66,9 @@ fn run(arguments: &Arguments) -> Result<()> {
 fn finish(arguments: &Arguments, results: &[Throughput]) -> Result<()> {
     let section = section(results);
     print!("{section}");
-    let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let raw = checkout.join("target/bench");
-    fs::create_dir_all(&raw)?;
-    fs::write(raw.join("overlay.json"), serde_json::to_vec_pretty(results)?)?;
+    benchmark::save("overlay", results)?;
     if arguments.write_docs {
-        let page = checkout.join("docs/benchmarks.md");
-        let old = fs::read_to_string(&page)?;
-        let new = splice(&old, &section).context("docs/benchmarks.md has no markers")?;
-        fs::write(&page, new)?;
+        benchmark::publish("overlay", &section)?;
     }
     Ok(())
 }
@@ -101,13 +87,6 @@ fn section(results: &[Throughput]) -> String {
     out
 }
 
-/// Puts a section in place of what is between the markers.
-fn splice(page: &str, section: &str) -> Option<String> {
-    let (before, rest) = page.split_once(BEGIN)?;
-    let (_, after) = rest.split_once(END)?;
-    Some(format!("{before}{BEGIN}\n{section}{END}{after}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,11 +98,5 @@ mod tests {
             section(&[of(0.97)]).ends_with("| `ptp` | 10.00 | 9.90 | 0.970 | goal 0.97: met |\n")
         );
         assert!(section(&[of(0.969)]).contains("MISSED"));
-    }
-
-    #[test]
-    fn what_stands_around_the_markers_stays() {
-        let page = format!("above\n{BEGIN}\nold\n{END}\nbelow\n");
-        assert_eq!(splice(&page, "new\n").unwrap(), format!("above\n{BEGIN}\nnew\n{END}\nbelow\n"));
     }
 }

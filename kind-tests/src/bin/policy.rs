@@ -2,21 +2,18 @@
 //! ourselves.
 
 use std::fmt::Write as _;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::Parser;
 use serde::Serialize;
+use shunt_kind_tests::benchmark::{self, goal};
 use shunt_kind_tests::policy::cost::{Cost, Pair, of_layout, of_shunt};
 use shunt_kind_tests::policy::layout::Layout;
 use shunt_kind_tests::policy::own::{self, Own, Times};
 use shunt_kind_tests::policy::scene::Scene;
 use shunt_kind_tests::scenario::shunt_binary_or;
-
-const BEGIN: &str = "<!-- policy:begin, written by `make bench BENCH=--write-docs` -->";
-const END: &str = "<!-- policy:end -->";
 
 /// Measure network policy
 #[derive(Parser, Clone, Debug)]
@@ -55,13 +52,7 @@ struct Size {
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("policy: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    benchmark::end("policy", run(&Arguments::parse()))
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
@@ -91,15 +82,9 @@ fn run(arguments: &Arguments) -> Result<()> {
 fn finish(arguments: &Arguments, results: &Results) -> Result<()> {
     let section = section(results);
     print!("{section}");
-    let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let raw = checkout.join("target/bench");
-    fs::create_dir_all(&raw)?;
-    fs::write(raw.join("policy.json"), serde_json::to_vec_pretty(results)?)?;
+    benchmark::save("policy", results)?;
     if arguments.write_docs {
-        let page = checkout.join("docs/benchmarks.md");
-        let old = fs::read_to_string(&page)?;
-        let new = splice(&old, &section).context("docs/benchmarks.md has no markers")?;
-        fs::write(&page, new)?;
+        benchmark::publish("policy", &section)?;
     }
     Ok(())
 }
@@ -181,16 +166,4 @@ fn times(times: &Times, limit: f64) -> String {
         times.p50 / 1e3,
         times.p99 / 1e3
     )
-}
-
-fn goal(value: f64, limit: f64) -> String {
-    let verdict = if value <= limit { "met" } else { "MISSED" };
-    format!("{value:.2}, goal {limit}: {verdict}")
-}
-
-/// Puts a section in place of what is between the markers.
-fn splice(page: &str, section: &str) -> Option<String> {
-    let (before, rest) = page.split_once(BEGIN)?;
-    let (_, after) = rest.split_once(END)?;
-    Some(format!("{before}{BEGIN}\n{section}{END}{after}"))
 }

@@ -1,24 +1,22 @@
-//! The second half of `make bench`: what a new connection costs, and whether scaling loses any; shunt beside kube-proxy
+//! The second part of `make bench`: what a new connection costs, and whether scaling loses any; shunt beside kube-proxy
 //! in nftables and in iptables mode, in one run.
 //!
 //! No time is too long for it, as machines differ: what fails is a connection of shunt's that is not served.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use serde::Serialize;
+use shunt_kind_tests::benchmark;
 use shunt_kind_tests::kube_proxy::Mode;
 use shunt_kind_tests::scenario::shunt_binary_or;
 use shunt_kind_tests::traffic::Proxy;
 use shunt_kind_tests::traffic::connect::{Medians, Way, measure};
 use shunt_kind_tests::traffic::soak::{self, Report, Soak};
 
-const BEGIN: &str = "<!-- traffic:begin, written by `make bench BENCH=--write-docs` -->";
-const END: &str = "<!-- traffic:end -->";
 /// The longest that a proxy may take for its first sync.
 const START: Duration = Duration::from_secs(600);
 /// How many Services kube-proxy is measured with at most, unless asked for more: with 30,000 of them it takes many
@@ -66,13 +64,7 @@ struct Size {
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("traffic: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    benchmark::end("traffic", run(&Arguments::parse()))
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
@@ -110,19 +102,13 @@ fn run(arguments: &Arguments) -> Result<()> {
 fn finish(arguments: &Arguments, results: &Results) -> Result<()> {
     let section = section(results);
     print!("{section}");
-    let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let raw = checkout.join("target/bench");
-    fs::create_dir_all(&raw)?;
-    fs::write(raw.join("traffic.json"), serde_json::to_vec_pretty(results)?)?;
+    benchmark::save("traffic", results)?;
     let (_, own) = results.soak.first().context("no soak")?;
     ensure!(own.failures() == 0, "connections that shunt did not serve: {own}");
     let measured = results.connections.iter().all(|size| size.proxies[0].1.is_some());
     ensure!(measured, "shunt was not measured at every size");
     if arguments.write_docs {
-        let page = checkout.join("docs/benchmarks.md");
-        let old = fs::read_to_string(&page)?;
-        let new = splice(&old, &section).context("docs/benchmarks.md has no markers")?;
-        fs::write(&page, new)?;
+        benchmark::publish("traffic", &section)?;
     }
     Ok(())
 }
@@ -199,13 +185,6 @@ fn figure(proxy: &str, medians: &Medians, way: Way) -> String {
     }
 }
 
-/// Puts a section in place of what is between the markers.
-fn splice(page: &str, section: &str) -> Option<String> {
-    let (before, rest) = page.split_once(BEGIN)?;
-    let (_, after) = rest.split_once(END)?;
-    Some(format!("{before}{BEGIN}\n{section}{END}{after}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -228,11 +207,5 @@ mod tests {
         let said = growth(&[size(10, 11.0), size(30_000, 11.55)]);
         assert!(said.contains("1.05 times as dear, goal 1.1: met"), "{said}");
         assert!(growth(&[size(10, 11.0), size(30_000, 13.0)]).contains("MISSED"));
-    }
-
-    #[test]
-    fn what_stands_around_the_markers_stays() {
-        let page = format!("above\n{BEGIN}\nold\n{END}\nbelow\n");
-        assert_eq!(splice(&page, "new\n").unwrap(), format!("above\n{BEGIN}\nnew\n{END}\nbelow\n"));
     }
 }

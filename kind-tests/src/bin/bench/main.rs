@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
+use shunt_kind_tests::benchmark;
 use tikv_jemallocator::Jemalloc;
 
 use crate::figures::Results;
@@ -66,13 +67,7 @@ fn main() -> ExitCode {
         (Some(node), Some(kubeconfig)) => lister::run(kubeconfig, node),
         _ => bench(&arguments),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("bench: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    benchmark::end("bench", done)
 }
 
 fn bench(arguments: &Arguments) -> Result<()> {
@@ -93,13 +88,13 @@ fn bench(arguments: &Arguments) -> Result<()> {
     results.machine.load_after = machine::load();
     print!("{}", header(&results));
     print!("{}", table::terminal(&results));
-    save(&directory(), &results)?;
+    save(&results)?;
     for wrong in &results.wrong {
         eprintln!("bench: wrong: {wrong}");
     }
     ensure!(results.wrong.is_empty(), "there are wrong results; no page is written of them");
     if arguments.write_docs {
-        page::write(&checkout().join("docs"), &results)?;
+        page::write(&results)?;
     }
     Ok(())
 }
@@ -117,7 +112,7 @@ fn run(
         sizes.extend(usual);
     }
     say("starting the API server");
-    let logs = directory().join("logs");
+    let logs = benchmark::directory().join("logs");
     // Those of the run before are none of ours.
     let _ = fs::remove_dir_all(&logs);
     fs::create_dir_all(&logs)?;
@@ -159,15 +154,6 @@ const QUICK: Effort = Effort {
     floors: 3,
 };
 
-fn checkout() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
-/// Where raw figures and logs go.
-fn directory() -> PathBuf {
-    checkout().join("target/bench")
-}
-
 fn header(results: &Results) -> String {
     let (machine, versions) = (&results.machine, &results.versions);
     format!(
@@ -186,13 +172,9 @@ fn header(results: &Results) -> String {
 }
 
 /// Writes all figures to a file of this run and to one that always has the newest.
-fn save(directory: &Path, results: &Results) -> Result<()> {
-    fs::create_dir_all(directory)?;
-    let json = serde_json::to_vec_pretty(results)?;
-    let now = jiff::Zoned::now().strftime("%Y%m%d-%H%M%S").to_string();
-    for name in [format!("{now}.json"), "latest.json".to_owned()] {
-        fs::write(directory.join(name), &json)?;
-    }
+fn save(results: &Results) -> Result<()> {
+    benchmark::save(&jiff::Zoned::now().strftime("%Y%m%d-%H%M%S").to_string(), results)?;
+    benchmark::save("latest", results)?;
     say("all figures are in target/bench/latest.json, logs in target/bench/logs");
     Ok(())
 }

@@ -1,33 +1,17 @@
 //! The page docs/benchmarks.md: what stands between its markers is ours.
 
 use std::fs;
-use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
+use shunt_kind_tests::benchmark;
 
 use crate::figures::Results;
 use crate::{picture, table};
 
-const BEGIN: &str = "<!-- bench:begin, written by `make bench BENCH=--write-docs` -->";
-const END: &str = "<!-- bench:end -->";
-/// The page where there is none.
-const NEW: &str = "# Benchmarks\n\nshunt beside kube-proxy on one machine, in one run, with the same objects on the same API server.\n\n";
-
 /// Writes the section and the picture.
-pub(crate) fn write(directory: &Path, results: &Results) -> Result<()> {
-    fs::create_dir_all(directory)?;
-    fs::write(directory.join("benchmarks.svg"), picture::draw(results))?;
-    let page = directory.join("benchmarks.md");
-    let old = fs::read_to_string(&page).unwrap_or_else(|_| format!("{NEW}{BEGIN}\n{END}\n"));
-    let new = splice(&old, &section(results)).context("docs/benchmarks.md has no markers")?;
-    fs::write(&page, new).with_context(|| page.display().to_string())
-}
-
-/// Puts a section in place of what is between the markers.
-fn splice(page: &str, section: &str) -> Option<String> {
-    let (before, rest) = page.split_once(BEGIN)?;
-    let (_, after) = rest.split_once(END)?;
-    Some(format!("{before}{BEGIN}\n{section}{END}{after}"))
+pub(crate) fn write(results: &Results) -> Result<()> {
+    fs::write(benchmark::docs().join("benchmarks.svg"), picture::draw(results))?;
+    benchmark::publish("bench", &section(results))
 }
 
 fn section(results: &Results) -> String {
@@ -57,7 +41,7 @@ fn section(results: &Results) -> String {
 const HOW: &str = "\
 ### How it is measured
 
-`make bench` runs all of it (`make bench BENCH=\"--quick\"` in a minute, at 1,000 Services only) and prints these tables; \
+`make bench` runs all of it (`make bench BENCH=--quick` a little of it, at 1,000 Services only) and prints these tables; \
 raw figures go to `target/bench/`. It needs root; all traffic stays in network namespaces.
 
 - etcd and kube-apiserver run in a namespace; each proxy runs alone, in a node's namespace of its own, with the same flags and credentials. \
@@ -67,7 +51,8 @@ An observer asks the kernel for the ruleset's generation every millisecond, for 
 What stands indented below comes from shunt's own `/status`.
 - kube-proxy's start at 10,000 Services is one `nft -f` for which the kernel walks a growing list for each anonymous map. \
 Of all figures it varies most from run to run, up to twice: its ratio is worth its order of magnitude.
-- **The lists alone**: shunt's source of objects in a process of its own, with nobody who wants them; the median.
+- **The lists alone**: shunt's source of objects (TLS, streaming lists, JSON, conversion), of the same build and with the same allocator, \
+in a process of its own that throws away what it gets; from the start of that process to its end, in turn with the starts of shunt; the median.
 - **Bare netlink**: the same elements in messages made beforehand, in one transaction and in several; the time in the kernel; the medians, of which the lower one is compared. \
 Neither that nor shunt's commit contains the encoding, which is part of _all else_.
 - **API's answer to kernel**: an endpoint of a Service is replaced, added or removed through the API. \
@@ -78,17 +63,3 @@ kube-proxy syncs at most once a second: its changes come after that, so no such 
 - CPU times are those of the kernel's process accounting (ticks of 10 ms); kube-proxy's include the `nft` processes it starts.
 
 ";
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_stands_around_the_markers_stays() {
-        let page = format!("above\n{BEGIN}\nold\n{END}\nbelow\n");
-        let new = splice(&page, "new\n").unwrap();
-        assert_eq!(new, format!("above\n{BEGIN}\nnew\n{END}\nbelow\n"));
-        assert_eq!(splice(&new, "new\n").unwrap(), new);
-        assert_eq!(splice("no markers", "new"), None);
-    }
-}

@@ -7,14 +7,14 @@ mod inside;
 mod section;
 
 use std::env;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use shunt_guest::Guest;
+use shunt_kind_tests::benchmark;
 use shunt_kind_tests::scenario::shunt_binary_or;
 
 use inside::{Effort, Results};
@@ -49,13 +49,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("ipvs: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    benchmark::end("ipvs", run(&Arguments::parse()))
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
@@ -84,16 +78,10 @@ fn run(arguments: &Arguments) -> Result<()> {
 fn finish(arguments: &Arguments, results: &Results) -> Result<()> {
     let section = section::of(results);
     print!("{section}");
-    let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let raw = checkout.join("target/bench");
-    fs::create_dir_all(&raw)?;
-    fs::write(raw.join("ipvs.json"), serde_json::to_vec_pretty(results)?)?;
+    benchmark::save("ipvs", results)?;
     ensure!(results.shunt.changes_that_read == 0, "the kernel was read for a change");
     if arguments.write_docs {
-        let page = checkout.join("docs/benchmarks.md");
-        let old = fs::read_to_string(&page)?;
-        let new = section::splice(&old, &section).context("docs/benchmarks.md has no markers")?;
-        fs::write(&page, new)?;
+        benchmark::publish("ipvs", &section)?;
     }
     Ok(())
 }

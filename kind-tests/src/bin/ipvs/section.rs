@@ -1,9 +1,8 @@
 //! The section of docs/benchmarks.md.
 
-use crate::inside::Results;
+use shunt_kind_tests::benchmark::goal;
 
-const BEGIN: &str = "<!-- ipvs:begin, written by `make bench BENCH=--write-docs` -->";
-const END: &str = "<!-- ipvs:end -->";
+use crate::inside::Results;
 
 /// The section, as Markdown.
 pub(crate) fn of(results: &Results) -> String {
@@ -70,11 +69,6 @@ fn ms(value: f64) -> String {
     }
 }
 
-fn goal(value: f64, limit: f64) -> String {
-    let verdict = if value <= limit { "met" } else { "MISSED" };
-    format!("{value:.2}, goal {limit}: {verdict}")
-}
-
 /// The least value that so many of a hundred do not exceed; NaN of nothing.
 fn percentile(values: &[f64], percent: usize) -> f64 {
     let mut sorted = values.to_vec();
@@ -83,20 +77,13 @@ fn percentile(values: &[f64], percent: usize) -> f64 {
     sorted.get(index).copied().unwrap_or(f64::NAN)
 }
 
-/// Puts a section in place of what is between the markers.
-pub(crate) fn splice(page: &str, section: &str) -> Option<String> {
-    let (before, rest) = page.split_once(BEGIN)?;
-    let (_, after) = rest.split_once(END)?;
-    Some(format!("{before}{BEGIN}\n{section}{END}{after}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::inside::{Bare, KubeProxys, Shunt};
 
     #[test]
-    fn goals_are_told_and_what_stands_around_stays() {
+    fn times_ratios_and_goals_are_told() {
         let shunt = Shunt {
             synced_ms: 1000.0,
             commit_ms: 300.0,
@@ -117,7 +104,5 @@ mod tests {
         ] {
             assert!(section.contains(row), "{row} is not in\n{section}");
         }
-        let page = format!("above\n{BEGIN}\nold\n{END}\nbelow\n");
-        assert_eq!(splice(&page, "new\n").unwrap(), format!("above\n{BEGIN}\nnew\n{END}\nbelow\n"));
     }
 }
