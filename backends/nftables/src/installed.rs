@@ -36,6 +36,20 @@ impl InstalledFrontend {
         self.verdict.is_none() && self.slots.is_empty() && self.sticky.is_none()
     }
 
+    /// Forgets what it has in one map.
+    fn empty(&mut self, place: &Place, set: SetId) {
+        if set == place.verdicts() {
+            self.verdict = None;
+        } else if set == place.endpoints() {
+            self.slots = HeldSlots::default();
+        } else if let Some(sticky) = &mut self.sticky {
+            sticky.empty(place, set);
+            if sticky.is_empty() {
+                self.sticky = None;
+            }
+        }
+    }
+
     /// Records one of the elements that belong to session affinity, or its end.
     fn set_sticky(&mut self, set: SetId, key: &Key, value: Option<&Value>) {
         let sticky = self.sticky.get_or_insert_default();
@@ -125,20 +139,16 @@ impl Installed {
         }
     }
 
-    /// Takes over what was read of one set.
-    pub(crate) fn absorb(&mut self, read: Self) {
-        for (place, read) in read.frontends {
-            let held = self.frontends.entry(place).or_default();
-            held.verdict = read.verdict.or(held.verdict.take());
-            if !read.slots.is_empty() {
-                held.slots = read.slots;
-            }
-            if let Some(read) = read.sticky {
-                held.sticky.get_or_insert_default().absorb(*read);
-            }
+    /// Forgets the elements of one set or map; not networks.
+    pub(crate) fn empty(&mut self, set: SetId) {
+        if self.count.remove(&set).is_none() {
+            return;
         }
-        self.members.extend(read.members);
-        self.count.extend(read.count);
+        self.members.remove(&set);
+        self.frontends.retain(|place, held| {
+            held.empty(place, set);
+            !held.is_empty()
+        });
     }
 
     fn delete(&mut self, set: SetId, key: &Key) {
@@ -208,5 +218,50 @@ pub const fn family_of(network: &IpNet) -> Family {
     match network {
         IpNet::V4(_) => Family::V4,
         IpNet::V6(_) => Family::V6,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shunt_model::address::{Endpoint, Frontend, FrontendAddress, Protocol};
+
+    use super::*;
+    use crate::affinity::Id;
+
+    fn elements() -> Vec<Element> {
+        let ip = |n| [10, 0, 0, n].into();
+        let frontend =
+            |n| Frontend { address: FrontendAddress::Ip(ip(n)), protocol: Protocol::Tcp, port: 80 };
+        let (plain, sticky) = (Place::everyone(frontend(1)), Place::everyone(frontend(2)));
+        let endpoint = Value::Endpoint(Endpoint { address: ip(9), port: 8080 });
+        let id: Id = 0x1_0002;
+        let verdict = || Value::Target(Target::Refuse, "ns/web".into());
+        let cluster_ips = SetId::new(SetKind::ClusterIps, Family::V4);
+        [
+            (plain.verdicts(), Key::Frontend(plain.frontend), verdict()),
+            (plain.endpoints(), Key::Slot(plain.frontend, 0), endpoint.clone()),
+            (sticky.verdicts(), Key::Frontend(sticky.frontend), verdict()),
+            (sticky.groups(), Key::Frontend(sticky.frontend), Value::Id(id)),
+            (sticky.sticky_slots(), Key::Slot(sticky.frontend, 0), Value::Id(id)),
+            (sticky.sticky_endpoints(), Key::Id(sticky.frontend, id), endpoint),
+            (cluster_ips, Key::Address(ip(1)), Value::Member),
+        ]
+        .map(|(set, key, value)| Element { set, key, value })
+        .into()
+    }
+
+    #[test]
+    fn what_is_forgotten_of_one_set_is_as_if_it_had_never_been_read() {
+        let record = |elements: &mut dyn Iterator<Item = &Element>| {
+            let mut installed = Installed::default();
+            elements.for_each(|element| installed.add(element));
+            installed
+        };
+        let elements = elements();
+        for element in &elements {
+            let mut installed = record(&mut elements.iter());
+            installed.empty(element.set);
+            assert_eq!(installed, record(&mut elements.iter().filter(|e| e.set != element.set)));
+        }
     }
 }

@@ -235,20 +235,26 @@ fn elements(
 ) -> Result<(), Error> {
     #[derive(Default)]
     struct Read {
-        installed: Installed,
+        begun: bool,
         bounds: Vec<(IpAddr, bool)>,
         strangers: Vec<Stranger>,
     }
     let request = message::get_elements(set);
-    // A dump that is interrupted starts with an empty hand again.
     let read = socket.dump("list elements", &request, |read: &mut Read, payload| {
+        // A dump that is interrupted starts with an empty hand again. The record is made in place: a second
+        // one for each set would be as large.
+        if !std::mem::replace(&mut read.begun, true) {
+            installed.empty(set);
+        }
         answer::read_elements(set, payload, |found| match found {
-            Found::Ours(element) => read.installed.add(&element),
+            Found::Ours(element) => installed.add(&element),
             Found::Bound(address, end) => read.bounds.push((address, end)),
             Found::Stranger(stranger) => read.strangers.push(stranger),
         });
     })?;
-    installed.absorb(read.installed);
+    if !read.begun {
+        installed.empty(set);
+    }
     strangers.extend(read.strangers);
     if set.holds_networks() {
         let bounds = u32::try_from(read.bounds.len()).unwrap_or(u32::MAX);

@@ -42,13 +42,15 @@ impl InstalledSticky {
         }
     }
 
-    /// Takes over what was read of one set.
-    pub(super) fn absorb(&mut self, read: Self) {
-        self.group = read.group.or(self.group);
-        if !read.slots.is_empty() {
-            self.slots = read.slots;
+    /// Forgets what stands in one map.
+    pub(super) fn empty(&mut self, place: &Place, set: SetId) {
+        if set == place.groups() {
+            self.group = None;
+        } else if set == place.sticky_slots() {
+            self.slots = HeldSlots::default();
+        } else if set == place.sticky_endpoints() {
+            self.endpoints.clear();
         }
-        self.endpoints.extend(read.endpoints);
     }
 
     /// Its elements at a place.
