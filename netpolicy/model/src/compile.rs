@@ -6,6 +6,7 @@
 //! *program* (its policies' rules) accepts of an atom is a row. Programs are shared by all pods that
 //! the same policies select.
 
+mod asked;
 mod feature;
 mod number;
 mod program;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 
 use shunt_model::address::Family;
 
+use self::asked::Asked;
 use self::feature::{Features, Signature};
 use self::number::Numbers;
 use self::program::Program;
@@ -94,87 +96,124 @@ impl Compiler {
         delta
     }
 
-    /// Some addresses, or what policies say of our pods. `None`: they ask what was not asked before, or nobody
-    /// asks any more what was, so that every address has to be looked at.
+    /// Some addresses, or what policies say of our pods. `None`: what is asked changes in a way in
+    /// which every address has to be looked at.
     fn part(&mut self, store: &Store, dirty: &Dirty) -> Option<Delta> {
         let mut concerned = dirty.addresses.clone();
-        if dirty.policies {
-            let locals = store.addresses().filter(|(_, pod)| pod.node.as_ref() == Some(&self.node));
+        if dirty.policies || !dirty.namespaces.is_empty() {
+            let speak_of =
+                |pod: &Pod| dirty.policies || dirty.namespaces.contains(&pod.key.namespace);
+            let locals = store.addresses_on(&self.node).filter(|(_, pod)| speak_of(pod));
             concerned.extend(locals.map(|(address, _)| address));
         }
-        let mut delta = Delta::default();
         let mut changed = BTreeMap::new();
         let nothing = LocalPrograms::default();
         for address in concerned {
             let pod = store.pod_at(address);
             let programs = pod.map(|pod| self.programs_of(store, pod)).unwrap_or_default();
-            if !self.features.cover(&programs) {
-                return None;
-            }
             if *self.locals.get(&address).unwrap_or(&nothing) != programs {
                 changed.insert(address, programs);
             }
-            if dirty.addresses.contains(&address) {
-                let atom = self.peer(store, address, pod);
-                if self.table.peers.get(&address) != atom.as_ref() {
-                    delta.peers.insert(address, atom);
-                }
-            }
         }
-        if !self.still_asked(&changed) {
+        if self.locals.is_empty() && changed.values().any(|programs| !programs.is_empty()) {
+            // As yet nobody has been looked at.
             return None;
         }
-        let decide = self.atoms.take_news() || !changed.is_empty();
-        for (address, programs) in changed {
-            if programs.is_empty() {
-                self.locals.remove(&address);
-            } else {
-                self.locals.insert(address, programs);
-            }
+        let asked = self.take(&changed);
+        if !asked.is_of_pods {
+            return None;
         }
-        if decide {
+        let mut delta = Delta::default();
+        for address in &dirty.addresses {
+            let atom = self.peer(store, *address, store.pod_at(*address));
+            self.moves(*address, atom, &mut delta);
+        }
+        self.ask_again(store, &asked, &mut delta);
+        if self.atoms.take_news() || !changed.is_empty() {
             self.decide(&mut delta);
         }
         Some(delta)
     }
 
-    /// Whether somebody still asks all that was asked, when these local addresses have other programs.
-    fn still_asked(&self, changed: &BTreeMap<IpAddr, LocalPrograms>) -> bool {
-        // Whoever is new asks more, never less.
-        if changed.keys().all(|address| !self.locals.contains_key(address)) {
-            return true;
+    /// Takes in that local addresses have other programs; returns what is asked otherwise.
+    fn take(&mut self, changed: &BTreeMap<IpAddr, LocalPrograms>) -> Asked {
+        // First what is new: what is asked before and after is never asked by nobody.
+        for programs in changed.values() {
+            self.features.add(programs);
         }
-        let others = self.locals.iter().filter(|(address, _)| !changed.contains_key(address));
-        let mut seen = HashSet::new();
-        let mut features = Features::default();
-        for programs in others.map(|(_, programs)| programs).chain(changed.values()) {
-            if seen.insert(programs.places()) {
-                features.add(programs);
+        for (address, programs) in changed {
+            let former = match programs.is_empty() {
+                true => self.locals.remove(address),
+                false => self.locals.insert(*address, programs.clone()),
+            };
+            if let Some(former) = former {
+                self.features.remove(&former);
             }
         }
-        features.ask_the_same(&self.features)
+        self.features.settle()
+    }
+
+    /// Looks again at the pods that selectors match which are asked for now, or no more.
+    fn ask_again(&mut self, store: &Store, asked: &Asked, delta: &mut Delta) {
+        if asked.is_empty() {
+            return;
+        }
+        let addresses = self.features.forget_matching(store, asked);
+        let pods = addresses.iter().filter_map(|at| Some((*at, store.pod_at(*at)?)));
+        let networks = std::mem::take(&mut self.table.networks);
+        let found = self.peers(store, &networks, pods);
+        self.table.networks = networks;
+        let mut left = BTreeSet::new();
+        for address in addresses {
+            self.moves(address, found.get(&address).copied(), delta);
+            left.extend(self.table.peers.get(&address).map(|atom| atom.0));
+        }
+        self.forget_atoms(left, delta);
+    }
+
+    /// Forgets those of some classes that nobody is in any more.
+    fn forget_atoms(&mut self, mut left: BTreeSet<u32>, delta: &Delta) {
+        let arrived = delta.peers.values().flatten();
+        let of_networks = self.table.networks.iter().map(|(_, atom)| atom);
+        for atom in arrived.chain(of_networks) {
+            left.remove(&atom.0);
+        }
+        for (address, atom) in &self.table.peers {
+            if left.is_empty() {
+                return;
+            }
+            if left.contains(&atom.0) && !delta.peers.contains_key(address) {
+                left.remove(&atom.0);
+            }
+        }
+        self.atoms.retain(|number| !left.contains(&number));
+    }
+
+    /// Notes the class of an address, if it is another one than before.
+    fn moves(&self, address: IpAddr, atom: Option<Atom>, delta: &mut Delta) {
+        if self.table.peers.get(&address) != atom.as_ref() {
+            delta.peers.insert(address, atom);
+        }
     }
 
     fn whole(&mut self, store: &Store) -> Delta {
         self.locals.clear();
-        let mut features = Features::default();
-        for (address, pod) in store.addresses() {
-            let programs = self.programs_of(store, pod);
-            features.add(&programs);
-            if !programs.is_empty() {
-                self.locals.insert(address, programs);
-            }
+        self.features = Features::default();
+        let mut programs = BTreeMap::new();
+        for (address, pod) in store.addresses_on(&self.node) {
+            programs.insert(address, self.programs_of(store, pod));
         }
-        features.index();
-        self.features = features;
+        self.take(&programs);
         let networks = Family::ALL.into_iter().flat_map(|family| self.features.networks(family));
         let networks: Vec<_> = networks.collect();
         let networks: Vec<_> = networks
             .into_iter()
             .map(|(range, signature)| (range, Atom(self.atoms.number(signature))))
             .collect();
-        let peers =
-            if self.locals.is_empty() { HashMap::new() } else { self.peers(store, &networks) };
+        let peers = match self.locals.is_empty() {
+            true => HashMap::new(),
+            false => self.everyone(store, &networks),
+        };
         let mut used: HashSet<u32> = peers.values().map(|atom| atom.0).collect();
         used.extend(networks.iter().map(|(_, atom)| atom.0));
         self.atoms.retain(|number| used.contains(&number));
@@ -194,13 +233,33 @@ impl Compiler {
     }
 
     /// The classes of all addresses whose network does not tell them.
-    fn peers(&mut self, store: &Store, networks: &[(Range, Atom)]) -> HashMap<IpAddr, Atom> {
+    fn everyone(&mut self, store: &Store, networks: &[(Range, Atom)]) -> HashMap<IpAddr, Atom> {
+        let mut peers = self.peers(store, networks, store.addresses());
+        for address in self.others(store) {
+            let pod = store.pod_at(address);
+            peers.extend(self.peer(store, address, pod).map(|atom| (address, atom)));
+        }
+        peers
+    }
+
+    /// The classes of some pods, as far as their network does not tell them.
+    fn peers<'a>(
+        &mut self,
+        store: &Store,
+        networks: &[(Range, Atom)],
+        pods: impl Iterator<Item = (IpAddr, &'a Arc<Pod>)>,
+    ) -> HashMap<IpAddr, Atom> {
         let mut peers = HashMap::new();
         // Pods of a namespace share their labels. Beside those only their named ports, and the
         // networks they are in, tell them apart.
         let mut alike = HashMap::new();
         let others = self.others(store);
-        for (address, pod) in store.addresses().filter(|(address, _)| !others.contains(address)) {
+        for (address, pod) in pods {
+            if others.contains(&address) {
+                let atom = self.peer(store, address, Some(pod));
+                peers.extend(atom.map(|atom| (address, atom)));
+                continue;
+            }
             let labels = (Arc::as_ptr(&pod.key.namespace), Arc::as_ptr(&pod.labels));
             let place = (labels, self.features.ports_of(pod), network_atom(networks, address));
             let atom = match alike.get(&place) {
@@ -208,10 +267,6 @@ impl Compiler {
                 None => *alike.entry(place).or_insert(self.peer(store, address, Some(pod))),
             };
             peers.extend(atom.map(|atom| (address, atom)));
-        }
-        for address in others {
-            let pod = store.pod_at(address);
-            peers.extend(self.peer(store, address, pod).map(|atom| (address, atom)));
         }
         peers
     }
@@ -307,13 +362,8 @@ impl LocalPrograms {
         self.ingress.is_none() && self.egress.is_none()
     }
 
-    /// Each program is held once, so that its address stands for it.
-    fn places(&self) -> [Option<*const Program>; 2] {
-        [&self.ingress, &self.egress].map(|program| program.as_ref().map(Arc::as_ptr))
-    }
-
-    fn iter(&self) -> impl Iterator<Item = &Program> {
-        self.ingress.iter().chain(&self.egress).map(AsRef::as_ref)
+    fn iter(&self) -> impl Iterator<Item = &Arc<Program>> {
+        self.ingress.iter().chain(&self.egress)
     }
 }
 

@@ -213,13 +213,13 @@ mod tests {
     fn what_a_list_does_not_name_is_gone_when_it_is_done_and_not_before() {
         let kind = Kind::NetworkPolicy;
         let mut snapshot = Snapshot::new();
-        assert!(snapshot.apply(policy("a")).policies);
-        assert!(snapshot.apply(policy("b")).policies);
+        assert!(!snapshot.apply(policy("a")).namespaces.is_empty());
+        assert!(!snapshot.apply(policy("b")).namespaces.is_empty());
         assert!(snapshot.apply(Change::ListStarted(kind)).is_empty());
         assert!(snapshot.apply(policy("b")).is_empty());
         assert_eq!(snapshot.store().policies().count(), 2);
         assert!(!snapshot.has_listed(kind));
-        assert!(snapshot.apply(Change::ListDone(kind)).policies);
+        assert!(!snapshot.apply(Change::ListDone(kind)).namespaces.is_empty());
         assert!(snapshot.has_listed(kind));
         let left: Vec<_> = snapshot.store().policies().map(|p| p.key.name.to_string()).collect();
         assert_eq!(left, ["b"]);

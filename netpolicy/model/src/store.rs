@@ -1,6 +1,6 @@
 //! The newest of each object.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use shunt_model::object::ObjectKey;
 
 use crate::cluster::{ClusterNetworkPolicy, PeerNode, Tier};
 use crate::object::{Direction, NAMESPACE_NAME, Namespace, NetworkPolicy, Peer, Pod};
-use crate::selector::Labels;
+use crate::selector::{Labels, Selector};
 
 /// Whether an address is some pod's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,8 +24,10 @@ pub enum Presence {
 pub struct Dirty {
     /// All there is: namespaces have changed, or nothing is known of what has.
     pub everything: bool,
-    /// Policies have changed, and nothing else with them.
+    /// ClusterNetworkPolicies have changed, and nothing else with them.
     pub policies: bool,
+    /// Namespaces whose NetworkPolicies have.
+    pub namespaces: BTreeSet<Arc<str>>,
     /// Addresses whose pod has changed.
     pub addresses: BTreeSet<IpAddr>,
     /// Addresses that have come or gone: they have no live connections.
@@ -39,21 +41,30 @@ impl Dirty {
         Self { everything: true, ..Self::default() }
     }
 
-    /// What policies say.
+    /// What ClusterNetworkPolicies say.
     fn policies() -> Self {
         Self { policies: true, ..Self::default() }
+    }
+
+    /// What the NetworkPolicies of a namespace say.
+    fn policies_of(key: &ObjectKey) -> Self {
+        Self { namespaces: [Arc::clone(&key.namespace)].into(), ..Self::default() }
     }
 
     /// Whether nothing has.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        !self.everything && !self.policies && self.addresses.is_empty()
+        !self.everything
+            && !self.policies
+            && self.namespaces.is_empty()
+            && self.addresses.is_empty()
     }
 
     /// Adds what another change made dirty.
     pub fn merge(&mut self, other: Self) {
         self.everything |= other.everything;
         self.policies |= other.policies;
+        self.namespaces.extend(other.namespaces);
         self.addresses.extend(other.addresses);
         self.presence.extend(other.presence);
     }
@@ -65,6 +76,10 @@ pub struct Store {
     pods: BTreeMap<ObjectKey, Arc<Pod>>,
     /// Who claims an address. Nearly always one; two while an address goes from pod to pod.
     claims: BTreeMap<IpAddr, Vec<Arc<Pod>>>,
+    /// The addresses that pods of a node claim.
+    by_node: BTreeMap<Arc<str>, BTreeSet<IpAddr>>,
+    /// The addresses that pods of a namespace claim that share their labels, by where those are.
+    alike: HashMap<(Arc<str>, usize), Vec<IpAddr>>,
     namespaces: BTreeMap<Arc<str>, Namespace>,
     policies: BTreeMap<ObjectKey, Arc<NetworkPolicy>>,
     /// In the order in which they are asked.
@@ -98,6 +113,10 @@ impl Store {
             }
             claims.push(Arc::clone(&pod));
             claims.sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.key.cmp(&b.key)));
+            self.alike.entry(place(&pod)).or_default().push(*address);
+            if let Some(node) = &pod.node {
+                self.by_node.entry(Arc::clone(node)).or_default().insert(*address);
+            }
             dirty.addresses.insert(*address);
         }
         self.pods.insert(pod.key.clone(), pod);
@@ -109,6 +128,8 @@ impl Store {
         let mut dirty = Dirty::default();
         let Some(pod) = self.pods.remove(key) else { return dirty };
         for address in pod.policy_addresses() {
+            self.leave_node(&pod, *address);
+            self.leave_alike(&pod, *address);
             if let Some(claims) = self.claims.get_mut(address) {
                 claims.retain(|claim| claim.key != *key);
                 if claims.is_empty() {
@@ -119,6 +140,32 @@ impl Store {
             dirty.addresses.insert(*address);
         }
         dirty
+    }
+
+    /// A pod claims an address no more, and others of its node may.
+    fn leave_node(&mut self, pod: &Pod, address: IpAddr) {
+        let Some(node) = &pod.node else { return };
+        let others = self.claims.get(&address).into_iter().flatten();
+        if others.filter(|other| other.key != pod.key).any(|other| other.node == pod.node) {
+            return;
+        }
+        if let Some(addresses) = self.by_node.get_mut(node) {
+            addresses.remove(&address);
+            if addresses.is_empty() {
+                self.by_node.remove(node);
+            }
+        }
+    }
+
+    fn leave_alike(&mut self, pod: &Pod, address: IpAddr) {
+        let place = place(pod);
+        let Some(addresses) = self.alike.get_mut(&place) else { return };
+        if let Some(at) = addresses.iter().position(|held| *held == address) {
+            addresses.swap_remove(at);
+        }
+        if addresses.is_empty() {
+            self.alike.remove(&place);
+        }
     }
 
     /// Adds a namespace or replaces it.
@@ -140,13 +187,17 @@ impl Store {
         if self.policies.get(&policy.key).is_some_and(|held| **held == policy) {
             return Dirty::default();
         }
+        let dirty = Dirty::policies_of(&policy.key);
         self.policies.insert(policy.key.clone(), Arc::new(policy));
-        Dirty::policies()
+        dirty
     }
 
     /// Removes a policy.
     pub fn remove_policy(&mut self, key: &ObjectKey) -> Dirty {
-        if self.policies.remove(key).is_some() { Dirty::policies() } else { Dirty::default() }
+        match self.policies.remove(key) {
+            Some(_) => Dirty::policies_of(key),
+            None => Dirty::default(),
+        }
     }
 
     /// Adds a ClusterNetworkPolicy or replaces it.
@@ -217,6 +268,8 @@ impl Store {
     pub fn forget_pods(&mut self) -> Dirty {
         self.pods.clear();
         self.claims.clear();
+        self.by_node.clear();
+        self.alike.clear();
         self.namespaces.clear();
         Dirty::everything()
     }
@@ -234,13 +287,39 @@ impl Store {
     }
 
     /// All pods, sorted by key.
-    pub fn pods(&self) -> impl Iterator<Item = &Arc<Pod>> {
+    pub fn pods(&self) -> impl ExactSizeIterator<Item = &Arc<Pod>> {
         self.pods.values()
     }
 
     /// All addresses that policy knows, with who has them.
     pub fn addresses(&self) -> impl Iterator<Item = (IpAddr, &Arc<Pod>)> {
         self.claims.iter().filter_map(|(address, claims)| Some((*address, claims.first()?)))
+    }
+
+    /// The addresses that pods of a node claim, with who has them.
+    pub fn addresses_on(&self, node: &str) -> impl Iterator<Item = (IpAddr, &Arc<Pod>)> + use<'_> {
+        let claimed = self.by_node.get(node).into_iter().flatten();
+        claimed.filter_map(|address| Some((*address, self.pod_at(*address)?)))
+    }
+
+    /// The addresses that pods of a namespace claim that share these labels (not others that are
+    /// equal).
+    pub fn addresses_alike(
+        &self,
+        namespace: &Arc<str>,
+        labels: &Arc<Labels>,
+    ) -> impl Iterator<Item = IpAddr> {
+        let place = (Arc::clone(namespace), Arc::as_ptr(labels) as usize);
+        self.alike.get(&place).into_iter().flatten().copied()
+    }
+
+    /// Whether a selector matches a namespace.
+    #[must_use]
+    pub fn selects_namespace(&self, selector: &Selector, name: &Arc<str>) -> bool {
+        match self.namespaces.get(name) {
+            Some(namespace) => selector.selects(&namespace.labels),
+            None => selector.selects(&self.namespace_labels(name)),
+        }
     }
 
     /// All namespaces, sorted by name.
@@ -258,12 +337,12 @@ impl Store {
     }
 
     /// All policies, sorted by key.
-    pub fn policies(&self) -> impl Iterator<Item = &Arc<NetworkPolicy>> {
+    pub fn policies(&self) -> impl ExactSizeIterator<Item = &Arc<NetworkPolicy>> {
         self.policies.values()
     }
 
     /// All ClusterNetworkPolicies, in the order in which they are asked.
-    pub fn cluster_policies(&self) -> impl Iterator<Item = &Arc<ClusterNetworkPolicy>> {
+    pub fn cluster_policies(&self) -> impl ExactSizeIterator<Item = &Arc<ClusterNetworkPolicy>> {
         self.cluster_policies.iter()
     }
 
@@ -314,4 +393,9 @@ impl Store {
             .take_while(move |(key, _)| *key.namespace == *namespace)
             .map(|(_, policy)| policy)
     }
+}
+
+/// Pods that share their labels have one place; the pod holds its labels, so nobody else comes there.
+fn place(pod: &Pod) -> (Arc<str>, usize) {
+    (Arc::clone(&pod.key.namespace), Arc::as_ptr(&pod.labels) as usize)
 }

@@ -21,6 +21,8 @@ const PODS: u32 = 100_000;
 const PODS_OF_A_NODE: u32 = 110;
 const NAMESPACES: u32 = 500;
 const APPS: u32 = 40;
+/// NetworkPolicies of a namespace; those of the first 110 select pods of our node.
+const POLICIES_OF_A_NAMESPACE: u32 = 20;
 const CLUSTER_POLICIES: u16 = 50;
 
 fn is(key: &str, value: String) -> Selector {
@@ -62,11 +64,10 @@ impl Scene {
             let labels =
                 [(NAMESPACE_NAME.into(), Arc::clone(&name)), ("team".into(), team.into())].into();
             drop(store.put_namespace(Namespace { name, labels }));
-            let key = ObjectKey::new(&format!("ns-{number}"), "apps");
-            let peers = Some(vec![Peer::Pods { namespaces: None, pods: Selector::default() }]);
-            let ingress = Some(vec![Rule { peers, ports: None }]);
-            let pods = is("app", format!("app-{}", number % APPS));
-            drop(store.put_policy(NetworkPolicy { key, pods, ingress, egress: None }));
+            for of_namespace in 0..POLICIES_OF_A_NAMESPACE {
+                let from = format!("app-{}", (number + of_namespace) % APPS);
+                drop(store.put_policy(network_policy(number, of_namespace, from, 80)));
+            }
         }
         for number in 0..PODS {
             drop(store.put_pod(self.pod(number)));
@@ -86,6 +87,15 @@ impl Scene {
         }
         store
     }
+}
+
+/// One that lets in the pods of one kind from the teams' namespaces, for all pods of a namespace.
+fn network_policy(namespace: u32, number: u32, from: String, port: u16) -> NetworkPolicy {
+    let key = ObjectKey::new(&format!("ns-{namespace}"), &format!("policy-{number}"));
+    let team = is("team", format!("team-{}", number % 10));
+    let port = PortMatch { protocol: Protocol::Tcp, port: PortNumber::Range(port, port) };
+    let rule = Rule { peers: Some(vec![pods(team, is("app", from))]), ports: Some(vec![port]) };
+    NetworkPolicy { key, pods: Selector::default(), ingress: Some(vec![rule]), egress: None }
 }
 
 /// One of each kind of peer and action, for the namespaces of a team.
@@ -143,8 +153,8 @@ fn what_a_change_costs() {
     let (first, _) = timed(&mut compiler, &store, &Dirty::everything());
     let table = compiler.table();
     println!(
-        "{PODS} pods, {NAMESPACES} NetworkPolicies, {CLUSTER_POLICIES} ClusterNetworkPolicies: \
-         {} local pods, {} peers, {} rows",
+        "{PODS} pods, {} NetworkPolicies, {CLUSTER_POLICIES} ClusterNetworkPolicies: {} local pods, {} peers, {} rows",
+        NAMESPACES * POLICIES_OF_A_NAMESPACE,
         table.locals.len(),
         table.peers.len(),
         table.rows.len(),
@@ -164,6 +174,29 @@ fn what_a_change_costs() {
     measure("a new pod here", 20, |run| {
         let number = PODS + 1000 + u32::try_from(run).expect("a small number");
         let dirty = store.put_pod(Pod { node: Some("node-0".into()), ..scene.pod(number) });
+        let (took, delta) = timed(&mut compiler, &store, &dirty);
+        assert!(!delta.locals.is_empty());
+        took
+    });
+    measure("a NetworkPolicy: another port", 20, |run| {
+        let port = 8000 + u16::try_from(run).expect("a small number");
+        let dirty = store.put_policy(network_policy(7, 7, "app-14".into(), port));
+        let (took, delta) = timed(&mut compiler, &store, &dirty);
+        assert!(!delta.locals.is_empty());
+        took
+    });
+    measure("a NetworkPolicy: peers that nobody asked for, and that nobody is", 20, |run| {
+        let dirty = store.put_policy(network_policy(7, 7, format!("other-{run}"), 80));
+        let (took, delta) = timed(&mut compiler, &store, &dirty);
+        assert_eq!(delta.locals.is_empty(), run > 0);
+        took
+    });
+    measure("a NetworkPolicy: other peers of 250 pods that nobody asked for", 20, |run| {
+        let mut policy = network_policy(7, 7, format!("app-{}", run % 40), 80);
+        let namespaces = is(NAMESPACE_NAME, format!("ns-{}", 100 + run));
+        let Some([rule]) = policy.ingress.as_deref_mut() else { panic!("one rule") };
+        rule.peers = Some(vec![pods(namespaces, is("app", format!("app-{}", run % 40)))]);
+        let dirty = store.put_policy(policy);
         let (took, delta) = timed(&mut compiler, &store, &dirty);
         assert!(!delta.locals.is_empty());
         took

@@ -6,10 +6,9 @@ use std::sync::Arc;
 
 use shunt_model::address::{Family, Protocol};
 
-use super::LocalPrograms;
-use super::program::{Port, Program};
+use super::asked::Askers;
 use crate::object::{Block, Pod};
-use crate::selector::{Labels, Operator, Selector};
+use crate::selector::{Labels, Selector};
 use crate::store::Store;
 use crate::table::Range;
 
@@ -26,6 +25,18 @@ pub(super) enum Feature {
     OwnNode,
     /// It is a pod with this port under this name.
     Port(Arc<str>, Protocol, u16),
+}
+
+impl Feature {
+    /// Whether it selects pods of a namespace with these labels.
+    pub(super) fn selects(&self, store: &Store, namespace: &Arc<str>, labels: &Labels) -> bool {
+        let Self::Pods(namespaces, pods) = self else { return false };
+        pods.selects(labels)
+            && match namespaces {
+                NamespaceMatch::Named(name) => name == namespace,
+                NamespaceMatch::Selected(selector) => store.selects_namespace(selector, namespace),
+            }
+    }
 }
 
 /// Which namespaces.
@@ -65,80 +76,35 @@ impl Signature {
 /// Everything that is asked.
 #[derive(Debug, Default)]
 pub(super) struct Features {
-    asked: BTreeSet<Arc<Feature>>,
+    pub(super) askers: Askers,
+    pub(super) asked: BTreeSet<Arc<Feature>>,
     /// Ports that are asked for by their names.
-    ports: BTreeSet<(Arc<str>, Protocol)>,
+    pub(super) ports: BTreeSet<(Arc<str>, Protocol)>,
     /// Selectors of nodes.
-    nodes: BTreeSet<Arc<Feature>>,
+    pub(super) nodes: BTreeSet<Arc<Feature>>,
     /// It is asked whether the peer is the node itself.
-    own_node: bool,
+    pub(super) own_node: bool,
     /// Selectors of pods that ask for a label with one of some values, by that label and each of
     /// the values: of a thousand selectors a pod is asked about a few.
-    by_label: HashMap<Label, Vec<Arc<Feature>>>,
+    pub(super) by_label: HashMap<Label, Vec<Arc<Feature>>>,
     /// All other selectors of pods.
-    by_no_label: Vec<Arc<Feature>>,
+    pub(super) by_no_label: Vec<Arc<Feature>>,
     /// Which selectors match, for each namespace and set of labels that was looked at. Pods share
     /// their labels, and the set is held here, so its address stands for it.
-    matches: BTreeMap<(Arc<str>, usize), Matching>,
+    pub(super) matches: BTreeMap<(Arc<str>, usize), Matching>,
 }
 
 /// A label and its value.
-type Label = (Arc<str>, Arc<str>);
+pub(super) type Label = (Arc<str>, Arc<str>);
 
 /// A set of labels and the selectors that match it.
 #[derive(Debug)]
-struct Matching {
-    _labels: Arc<Labels>,
+pub(super) struct Matching {
+    pub(super) labels: Arc<Labels>,
     features: Arc<[Arc<Feature>]>,
 }
 
 impl Features {
-    /// Adds what the programs of an address ask.
-    pub(super) fn add(&mut self, programs: &LocalPrograms) {
-        self.own_node |= programs.egress.is_some();
-        for asked in programs.iter().flat_map(Program::matches) {
-            let features = asked.peers.iter().flatten();
-            let nodes = features.clone().filter(|f| matches!(f.as_ref(), Feature::Node(_)));
-            self.nodes.extend(nodes.cloned());
-            self.asked.extend(features.cloned());
-            self.ports.extend(named(asked.ports.as_ref()));
-        }
-    }
-
-    /// To be called when all is added.
-    pub(super) fn index(&mut self) {
-        for feature in &self.asked {
-            let Feature::Pods(_, pods) = feature.as_ref() else { continue };
-            let values = pods.requirements().find_map(|requirement| match &requirement.operator {
-                Operator::In(values) => Some((&requirement.key, values)),
-                _ => None,
-            });
-            let Some((key, values)) = values else {
-                self.by_no_label.push(Arc::clone(feature));
-                continue;
-            };
-            for value in values {
-                let place = (Arc::clone(key), Arc::clone(value));
-                self.by_label.entry(place).or_default().push(Arc::clone(feature));
-            }
-        }
-    }
-
-    /// Whether these are the same questions.
-    pub(super) fn ask_the_same(&self, others: &Self) -> bool {
-        (&self.asked, &self.ports, self.own_node) == (&others.asked, &others.ports, others.own_node)
-    }
-
-    /// Whether all that the programs of an address ask was asked before.
-    pub(super) fn cover(&self, programs: &LocalPrograms) -> bool {
-        let asks_of_node = programs.egress.is_some();
-        (self.own_node || !asks_of_node)
-            && programs.iter().flat_map(Program::matches).all(|asked| {
-                let peers = asked.peers.iter().flatten().all(|f| self.asked.contains(f));
-                peers && named(asked.ports.as_ref()).all(|port| self.ports.contains(&port))
-            })
-    }
-
     /// The numbers that a pod has for each port that is asked for by its name.
     pub(super) fn ports_of(&self, pod: &Pod) -> Vec<Option<u16>> {
         if pod.ports.is_empty() {
@@ -198,23 +164,14 @@ impl Features {
         if let Some(found) = self.matches.get(&place) {
             return Arc::clone(&found.features);
         }
-        let labels = store.namespace_labels(&pod.key.namespace);
-        let matches = |feature: &&Arc<Feature>| match feature.as_ref() {
-            Feature::Pods(namespaces, pods) => {
-                let namespace = match namespaces {
-                    NamespaceMatch::Named(name) => *name == pod.key.namespace,
-                    NamespaceMatch::Selected(selector) => selector.selects(&labels),
-                };
-                namespace && pods.selects(&pod.labels)
-            }
-            _ => false,
-        };
+        let matches =
+            |feature: &&Arc<Feature>| feature.selects(store, &pod.key.namespace, &pod.labels);
         let of_label = |(key, value): (&Arc<str>, &Arc<str>)| {
             self.by_label.get(&(Arc::clone(key), Arc::clone(value)))
         };
         let likely = pod.labels.iter().filter_map(of_label).flatten().chain(&self.by_no_label);
         let features: Arc<[_]> = likely.filter(matches).cloned().collect();
-        let found = Matching { _labels: Arc::clone(&pod.labels), features: Arc::clone(&features) };
+        let found = Matching { labels: Arc::clone(&pod.labels), features: Arc::clone(&features) };
         self.matches.insert(place, found);
         features
     }
@@ -261,14 +218,6 @@ impl Features {
         }
         pieces
     }
-}
-
-/// The ports of a rule that the peer names.
-fn named(ports: Option<&BTreeSet<(Protocol, Port)>>) -> impl Iterator<Item = (Arc<str>, Protocol)> {
-    ports.into_iter().flatten().filter_map(|(protocol, port)| match port {
-        Port::OfPeer(name) => Some((Arc::clone(name), *protocol)),
-        Port::Range(..) => None,
-    })
 }
 
 fn number(address: IpAddr) -> u128 {
