@@ -27,7 +27,7 @@ our_apt() { # apt-get|apt-cache ARGUMENT...
 	"$program" -qq -o "Dir::Etc::SourceList=$apt_directory/sources.list" -o Dir::Etc::SourceParts=/dev/null \
 		-o Dir::Etc::Preferences=/dev/null -o Dir::Etc::PreferencesParts=/dev/null \
 		-o "Dir::State::Lists=$apt_directory/lists" -o "Dir::Cache=$apt_directory/cache" \
-		-o APT::Sandbox::User=root "$@"
+		-o Acquire::Retries=3 -o APT::Sandbox::User=root "$@"
 }
 
 # Prints the first package that a metapackage depends on whose name starts with PREFIX.

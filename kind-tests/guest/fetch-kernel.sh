@@ -19,7 +19,8 @@ case "$series" in
 	exit 2
 	;;
 esac
-key=$(sha256sum "$here/src/init-qemu.sh" "$here/fetch-kernel.sh" | sha256sum | cut -c 1-12)
+# By what stands in the scripts, not by where the checkout is.
+key=$(cat "$here/src/init-qemu.sh" "$here/fetch-kernel.sh" | sha256sum | cut -c 1-12)
 directory="$cache/linux-cloud-$series-$key"
 if [ -d "$directory" ]; then
 	echo "$directory"

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use shunt_guest::Guest;
+pub use shunt_guest::Kernel;
 
 use crate::scenario::shunt_binary;
 
@@ -52,15 +53,32 @@ pub fn run_tests(clock: Clock, arguments: &[&str]) -> Result<String> {
 /// # Errors
 /// As [`run_tests`].
 pub fn run_tests_within(patience: Duration, clock: Clock, arguments: &[&str]) -> Result<String> {
-    ensure!(Clock::of_this_guest().is_none(), "this is the guest: it lacks what the test needs");
-    let program = env::current_exe().context("finding this program")?;
-    let mut command = Command::new(program);
-    // Whatever tests are told by their environment is told there, too.
-    command.envs(env::vars().filter(|(name, _)| name.starts_with("SHUNT_")));
-    command.args(arguments).env(VARIABLE, clock.name()).env("SHUNT_BIN", shunt_binary()?);
     let guest = Guest::builder().timeout(patience);
     let guest = if clock == Clock::TimeTravel { guest.time_travel() } else { guest };
-    let outcome = guest.run(&command).context("in the guest")?;
+    run(&guest, clock, this_program()?.args(arguments))
+}
+
+/// The same on one of Debian's stock kernels, once these modules are loaded; others come on demand.
+///
+/// # Errors
+/// As [`run_tests`].
+pub fn run_tests_on(kernel: Kernel, modules: &[&str], arguments: &[&str]) -> Result<String> {
+    let mut command = Command::new("sh");
+    command.args(["-c", "[ -z \"$0\" ] || modprobe -a $0; exec \"$@\"", &modules.join(" ")]);
+    command.arg(this_program()?.get_program()).args(arguments);
+    run(&Guest::builder().kernel(kernel).timeout(PATIENCE), Clock::Running, &mut command)
+}
+
+fn this_program() -> Result<Command> {
+    ensure!(Clock::of_this_guest().is_none(), "this is the guest: it lacks what the test needs");
+    Ok(Command::new(env::current_exe().context("finding this program")?))
+}
+
+fn run(guest: &Guest, clock: Clock, command: &mut Command) -> Result<String> {
+    // Whatever tests are told by their environment is told there, too.
+    command.envs(env::vars().filter(|(name, _)| name.starts_with("SHUNT_")));
+    command.env(VARIABLE, clock.name()).env("SHUNT_BIN", shunt_binary()?);
+    let outcome = guest.run(command).context("in the guest")?;
     ensure!(outcome.code == 0, "in the guest:\n{}{}", outcome.stdout, outcome.stderr);
     Ok(outcome.stdout)
 }

@@ -10,6 +10,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::thread::available_parallelism;
 
+use nix::errno::Errno;
+use shunt_conntrack::kernel::Conntrack as Table;
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
@@ -29,6 +31,17 @@ struct Setting {
     value: i64,
     /// What is larger already may stay.
     at_least: bool,
+}
+
+/// Has the kernel load connection tracking, where it is a module and the kernel can: its limits are not there before,
+/// and with the first rule that needs it they would come as the kernel has them.
+pub fn ask_for_conntrack() {
+    if Path::new("/").join(CONNTRACK).join("nf_conntrack_max").exists() {
+        return;
+    }
+    if let Err(error) = Table::open().and_then(|mut table| table.count()) {
+        debug!(%error, "the kernel's connection tracking cannot be asked");
+    }
 }
 
 /// Sets the limits of connection tracking. Returns what could not be set, in words.
@@ -103,8 +116,15 @@ fn set(root: &Path, setting: &Setting) -> Result<(), String> {
         debug!("/{} is not for this namespace to set", setting.path);
         return Ok(());
     }
-    fs::write(&path, setting.value.to_string())
-        .map_err(|error| format!("{error} (it is {})", text.trim()))?;
+    match fs::write(&path, setting.value.to_string()) {
+        // The same of the number of buckets, whose file does not tell.
+        Err(error) if error.raw_os_error() == Some(Errno::EOPNOTSUPP as i32) => {
+            debug!("/{} is not for this namespace to set", setting.path);
+            return Ok(());
+        }
+        Err(error) => return Err(format!("{error} (it is {})", text.trim())),
+        Ok(()) => {}
+    }
     info!(from = held, to = setting.value, "/{} is set", setting.path);
     Ok(())
 }

@@ -244,6 +244,7 @@ async fn work(
 /// Sets what is set once; returns what could not be.
 fn prepare_machine(effective: &Effective) -> Vec<String> {
     machine::set_oom_score(effective.oom_score_adj);
+    machine::ask_for_conntrack();
     let mut unset = machine::limit_conntrack(Path::new("/"), &effective.conntrack);
     if effective.settings.localhost_node_ports {
         unset.extend(machine::localhost_is_closed(Path::new("/")));
@@ -321,6 +322,7 @@ async fn start_servers(effective: &Effective, sources: &Sources) -> Result<(), F
 
 /// The end of `--init-only`: what a later run without privileges counts on is there, or not.
 fn init_only(effective: &Effective) -> Result<(), Failure> {
+    machine::ask_for_conntrack();
     let mut unset = machine::limit_conntrack(Path::new("/"), &effective.conntrack);
     if effective.mode == Mode::Ipvs {
         let strict_arp = effective.configuration.ipvs.strict_arp;

@@ -2,11 +2,16 @@
 
 use nix::errno::Errno;
 use nix::libc::NETLINK_NETFILTER;
-use shunt_netlink::{Error, Socket};
+use shunt_netlink::{Error, Message, Socket, attributes, nfnetlink};
 
 use crate::filter::Filter;
 use crate::flow::Flow;
 use crate::stale::Record;
+
+/// `NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET_STATS`.
+const GET_STATS: u16 = 0x105;
+/// `CTA_STATS_GLOBAL_ENTRIES`.
+const ENTRIES: u16 = 1;
 
 /// The kernel's table of connections.
 #[derive(Debug)]
@@ -21,6 +26,24 @@ impl Conntrack {
     /// If the kernel has none, or does not let us.
     pub fn open() -> Result<Self, Error> {
         Ok(Self { socket: Socket::open(NETLINK_NETFILTER)? })
+    }
+
+    /// How many connections the table has. A kernel whose connection tracking is a module loads it for this question
+    /// where it can, and with it come its settings below `/proc/sys/net/netfilter`.
+    ///
+    /// # Errors
+    /// If the kernel refuses, or the socket fails.
+    pub fn count(&mut self) -> Result<u32, Error> {
+        let mut question = Message::new(GET_STATS, 0);
+        question.raw(&nfnetlink(0, 0));
+        let mut count = 0;
+        self.socket.request("count connections", question, |payload| {
+            let told = attributes(payload.get(4..).unwrap_or_default());
+            let entries = told.filter(|attribute| attribute.kind == ENTRIES);
+            let number = |bytes: &[u8]| bytes.try_into().ok().map(u32::from_be_bytes);
+            count = entries.filter_map(|it| number(it.payload)).last().unwrap_or(count);
+        })?;
+        Ok(count)
     }
 
     /// The connections that a filter lets through and `wanted` wants.

@@ -169,6 +169,8 @@ fn the_kernel_understands_the_filters() {
         host.talk(to[1], from + 1);
     }
     let mut conntrack = host.open();
+    let counted = run(&host.netns, "conntrack", &["-C"]);
+    assert_eq!(conntrack.count().expect("a count").to_string(), counted.trim());
     let all = Filter::all(Family::V4, Protocol::Udp);
     let (vip, pod) = (at(VIPS[0]), at(PODS[0]));
     let cases = [

@@ -46,3 +46,8 @@ pub use service::{
 };
 pub use socket::Ipvs;
 pub use stats::Stats;
+
+/// The example in the README is true.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

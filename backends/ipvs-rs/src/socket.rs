@@ -323,3 +323,50 @@ fn error_number(payload: &[u8]) -> Option<Errno> {
     let code = i32::from_ne_bytes(*payload.first_chunk::<4>()?);
     (code != 0).then(|| Errno::from_raw(code.wrapping_neg()))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Lengths in headers are as random as the rest.
+        #[test]
+        fn whatever_is_received_is_split_to_its_end(bytes in proptest::collection::vec(prop_oneof![0..40u8, any::<u8>()], 0..300)) {
+            let mut rest = bytes.as_slice();
+            while let Some((received, after)) = split(rest) {
+                let whole = MESSAGE_HEADER + received.payload.len();
+                prop_assert!(after.len() <= rest.len() - whole);
+                let _ = error_number(received.payload);
+                rest = after;
+            }
+        }
+    }
+
+    #[test]
+    fn messages_come_one_after_the_other() {
+        let message = |length: u32, kind: u16, sequence: u32, payload: &[u8]| {
+            let mut bytes = length.to_ne_bytes().to_vec();
+            bytes.extend(kind.to_ne_bytes().into_iter().chain([0; 2]));
+            bytes.extend(sequence.to_ne_bytes().into_iter().chain([0; 4]));
+            bytes.extend(payload);
+            bytes
+        };
+        // The first one's length is without its padding.
+        let bytes = [
+            message(21, 7, 1, &[1, 2, 3, 4, 5, 0, 0, 0]),
+            message(20, ERROR, 2, &[0xfe, 0xff, 0xff, 0xff]),
+        ]
+        .concat();
+        let (first, rest) = split(&bytes).unwrap();
+        assert_eq!((first.kind, first.sequence, first.payload), (7, 1, &[1, 2, 3, 4, 5][..]));
+        let (second, rest) = split(rest).unwrap();
+        assert_eq!((second.kind, error_number(second.payload)), (ERROR, Some(Errno::ENOENT)));
+        assert!(rest.is_empty());
+        // A length that is shorter than a header, or longer than what came.
+        assert!(
+            split(&message(15, 7, 1, &[])).is_none() && split(&message(17, 7, 1, &[])).is_none()
+        );
+    }
+}

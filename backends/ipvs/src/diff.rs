@@ -31,6 +31,14 @@ impl Steps {
         self.prepare.len() + self.withdraw.len() + self.announce.len() + self.retire.len()
     }
 
+    /// Adds the steps of another part of the plan.
+    pub(crate) fn extend(&mut self, other: Self) {
+        self.prepare.extend(other.prepare);
+        self.withdraw.extend(other.withdraw);
+        self.announce.extend(other.announce);
+        self.retire.extend(other.retire);
+    }
+
     /// Whether there is nothing to do.
     #[must_use]
     pub fn is_empty(&self) -> bool {

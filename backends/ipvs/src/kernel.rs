@@ -1,50 +1,46 @@
 //! The executor: IPVS, the device, the nftables table beside them, and the record of what is
 //! installed.
 
-use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ipvs_rs::{Errno, Ipvs, Rejection, Request, ServiceKey, Timeouts};
+use ipvs_rs::{Errno, Ipvs, Request, ServiceKey, Timeouts};
 use nix::time::{ClockId, clock_gettime};
 use shunt_model::object::ObjectKey;
-use shunt_model::plan::{Plan, PlanDelta, ServicePlan};
+use shunt_model::plan::{Plan, PlanDelta};
 use shunt_netlink::Pulse;
 use shunt_nftables::forwarding::Forwarding;
 use shunt_nftables::kernel::{Nftables, Options, Report};
+use shunt_nftables::quarantine::Quarantine;
 
 use crate::addresses::Addresses;
 use crate::diff::{Steps, diff, drained};
 use crate::error::Error;
 use crate::installed::Installed;
-use crate::lower::{Lowering, Wanted};
+use crate::lower::{Lowering, Wanted, all_keys, owner};
 use crate::readback;
+use crate::record::{Record, Refusal};
 use crate::settings::Settings;
 use crate::sysctl;
 
 /// How often the kernel is read and compared anew in one sync because it refused something.
 const ATTEMPTS: usize = 20;
-/// How many requests are submitted at once: after them it can be told how far it got.
-const PORTION: usize = 2000;
 /// How often real servers that drain are looked at.
 const DRAIN_INTERVAL: Duration = Duration::from_secs(2);
 
 /// What carries a plan out with IPVS.
 #[derive(Debug)]
 pub struct VirtualServers {
-    ipvs: Ipvs,
+    record: Record,
     nftables: Nftables,
     addresses: Addresses,
     lowering: Lowering,
     plan: Plan,
     /// What the nftables table was not given yet.
     pending: PlanDelta,
-    installed: Option<Installed>,
-    quarantine: BTreeMap<ObjectKey, (Arc<ServicePlan>, String)>,
+    quarantine: Quarantine,
     complaints: Vec<String>,
     look_at: Option<Instant>,
-    pulse: Pulse,
 }
 
 impl VirtualServers {
@@ -69,17 +65,15 @@ impl VirtualServers {
         let mut addresses = Addresses::open()?;
         addresses.make_device()?;
         Ok(Self {
-            ipvs,
+            record: Record { ipvs, installed: None, pulse },
             nftables,
             addresses,
             lowering: Lowering::new(settings),
             plan: Plan::default(),
             pending: PlanDelta::default(),
-            installed: None,
-            quarantine: BTreeMap::new(),
+            quarantine: Quarantine::default(),
             complaints,
             look_at: None,
-            pulse,
         })
     }
 
@@ -97,14 +91,15 @@ impl VirtualServers {
     /// kernel again. The delta is not lost.
     pub fn sync(&mut self, delta: PlanDelta) -> Result<Report, Error> {
         let mut report = Report::default();
+        let started = Instant::now();
         let result = self.try_sync(delta, &mut report);
+        report.commit = started.elapsed().saturating_sub(report.read + report.diff);
         if result.is_err() {
-            self.installed = None;
+            self.record.installed = None;
         }
         self.plan_look();
         result.map(|()| {
-            let named = self.quarantine.iter().map(|(key, (_, why))| (key.clone(), why.clone()));
-            report.rejected.extend(named);
+            report.rejected = self.quarantine.reasons().collect();
             report.degraded = self.lowering.without_scheduler(&self.plan).collect();
             report
         })
@@ -113,13 +108,10 @@ impl VirtualServers {
     /// Makes the next sync read the kernel, compare and repair, and try again what the kernel
     /// rejected before.
     pub fn forget(&mut self) {
-        self.installed = None;
+        self.record.installed = None;
         self.lowering.missing.clear();
         self.nftables.forget();
-        for (key, (service, _)) in std::mem::take(&mut self.quarantine) {
-            self.pending.services.insert(key.clone(), Some(Arc::clone(&service)));
-            self.plan.services.insert(key, service);
-        }
+        self.pending.merge(self.quarantine.release(&mut self.plan));
     }
 
     /// When real servers that drain are to be looked at.
@@ -137,15 +129,15 @@ impl VirtualServers {
             return Ok(0);
         }
         self.look_at = Some(now + DRAIN_INTERVAL);
-        let Some(installed) = &mut self.installed else { return Ok(0) };
+        let Some(installed) = &mut self.record.installed else { return Ok(0) };
         let mut gone = Vec::new();
         for key in installed.draining() {
-            gone.extend(drained(*key, &self.ipvs.destinations(key)?, uptime()));
+            gone.extend(drained(*key, &self.record.ipvs.destinations(key)?, uptime()));
         }
-        match self.ipvs.submit(&gone) {
+        match self.record.ipvs.submit(&gone) {
             Ok(()) => gone.iter().for_each(|request| installed.apply(request)),
             // Someone else has removed one: the next full read tells.
-            Err(ipvs_rs::Error::Rejected(_)) => self.installed = None,
+            Err(ipvs_rs::Error::Rejected(_)) => self.record.installed = None,
             Err(error) => return Err(error.into()),
         }
         self.plan_look();
@@ -176,134 +168,143 @@ impl VirtualServers {
     /// Beats with each portion that is committed.
     #[must_use]
     pub fn pulse(&self) -> Pulse {
-        self.pulse.clone()
+        self.record.pulse.clone()
     }
 
     /// The record of what is installed, unless it was forgotten.
     #[must_use]
     pub fn installed(&self) -> Option<&Installed> {
-        self.installed.as_ref()
+        self.record.installed.as_ref()
     }
 
     fn plan_look(&mut self) {
-        let drains = self.installed.as_ref().is_some_and(|there| !there.draining().is_empty());
+        let drains =
+            self.record.installed.as_ref().is_some_and(|there| !there.draining().is_empty());
         let at = || Instant::now() + DRAIN_INTERVAL;
         self.look_at = drains.then(|| self.look_at.unwrap_or_else(at));
     }
 
     fn try_sync(&mut self, delta: PlanDelta, report: &mut Report) -> Result<(), Error> {
         let started = Instant::now();
-        for key in delta.services.keys() {
-            if self.quarantine.remove(key).is_some() {
-                // The plan does not tell what of it the kernel holds.
-                self.installed = None;
-            }
+        if self.quarantine.supersede(&delta) {
+            self.record.installed = None;
         }
         let mut wanted = None;
-        if self.installed.is_some() {
+        if self.record.installed.is_some() {
             wanted = Some(self.lowering.change(&self.plan, &delta));
         }
         self.pending.merge(delta.clone());
         self.plan.apply(delta);
+        report.diff += started.elapsed();
         for _ in 0..ATTEMPTS {
-            let wanted = match wanted.take() {
-                Some(wanted) => wanted,
-                None => self.read(report)?,
+            let refusal = match wanted.take() {
+                Some(wanted) => self.write_change(&wanted, report)?,
+                None => self.write_all(report)?,
             };
-            let Some(installed) = &self.installed else { continue };
-            let steps = diff(&wanted, installed, self.lowering.settings(), uptime());
-            report.diff += started.elapsed();
-            let Some((request, errno)) = self.carry_out(&steps, report)? else { return Ok(()) };
-            self.installed = None;
-            self.heed(&request, errno)?;
+            let Some(refusal) = refusal else { return Ok(()) };
+            self.record.installed = None;
+            match refusal {
+                Refusal::Request(request, errno) => self.heed(&request, errno)?,
+                Refusal::Table(services) => {
+                    services.into_iter().for_each(|(key, why)| self.set_aside(key, why));
+                }
+            }
         }
         let reason = "it is refused again and again".to_owned();
         Err(Error::Refused { request: "do what was asked".to_owned(), reason })
     }
 
-    /// Reads the kernel; gives back what the whole plan asks for.
-    fn read(&mut self, report: &mut Report) -> Result<Wanted, Error> {
+    /// Writes what differs in a part of the plan. What the kernel refuses is given back, and nothing
+    /// after it is done.
+    fn write_change(
+        &mut self,
+        wanted: &Wanted,
+        report: &mut Report,
+    ) -> Result<Option<Refusal>, Error> {
+        let started = Instant::now();
+        let Some(installed) = &self.record.installed else { return Ok(None) };
+        let steps = diff(wanted, installed, self.lowering.settings(), uptime());
+        report.diff += started.elapsed();
+        if let Some(refusal) = self.record.submit(&steps.prepare, report)? {
+            return Ok(Some(refusal));
+        }
+        self.conclude(&steps, report)
+    }
+
+    /// Reads the kernel and writes what differs from the whole plan, real servers by portions of
+    /// Services: memory that is needed once is memory that the process keeps.
+    fn write_all(&mut self, report: &mut Report) -> Result<Option<Refusal>, Error> {
+        self.read(report)?;
+        let (settings, now) = (self.lowering.settings().clone(), uptime());
+        let mut started = Instant::now();
+        let mut later = Steps::default();
+        let Some(installed) = &self.record.installed else { return Ok(None) };
+        for wanted in self.lowering.portions(&self.plan, installed) {
+            let Some(installed) = &self.record.installed else { return Ok(None) };
+            let mut steps = diff(&wanted, installed, &settings, now);
+            let prepare = std::mem::take(&mut steps.prepare);
+            later.extend(steps);
+            report.diff += started.elapsed();
+            if let Some(refusal) = self.record.submit(&prepare, report)? {
+                return Ok(Some(refusal));
+            }
+            started = Instant::now();
+        }
+        // Services of two portions may share an address.
+        later.announce.sort_unstable();
+        later.announce.dedup();
+        self.conclude(&later, report)
+    }
+
+    /// Reads what is there.
+    fn read(&mut self, report: &mut Report) -> Result<(), Error> {
         let started = Instant::now();
         report.read_back = true;
         self.addresses.make_device()?;
-        let wanted = self.lowering.full(&self.plan, &Installed::default());
-        let concern = |key: &ServiceKey| wanted.virtuals.contains_key(key);
-        let installed = readback::read(&mut self.ipvs, &mut self.addresses, concern)?;
+        // As a rule nobody else has virtual servers, and those of the plan need not be listed.
+        let mut ours = None;
+        let concern =
+            |key: &ServiceKey| ours.get_or_insert_with(|| all_keys(&self.plan)).contains(key);
+        let installed = readback::read(&mut self.record.ipvs, &mut self.addresses, concern)?;
+        self.record.installed = Some(installed);
         report.read += started.elapsed();
-        let wanted = self.lowering.full(&self.plan, &installed);
-        self.installed = Some(installed);
-        Ok(wanted)
+        Ok(())
     }
 
-    /// Writes the steps, recording what was carried out. A request that the kernel refused is
-    /// given back with the reason, and nothing after it is done.
-    fn carry_out(
-        &mut self,
-        steps: &Steps,
-        report: &mut Report,
-    ) -> Result<Option<(Request, Errno)>, Error> {
-        let started = Instant::now();
-        if let Some(refused) = self.submit(&steps.prepare, report)? {
-            return Ok(Some(refused));
-        }
+    /// Carries out what comes after new and changed real servers.
+    fn conclude(&mut self, steps: &Steps, report: &mut Report) -> Result<Option<Refusal>, Error> {
         self.addresses.remove(&steps.withdraw)?;
         // A table that translates by itself does so until IPVS has all that it needs.
         let held =
             self.nftables.installed().is_none().then(|| self.nftables.forwarding_in_kernel());
         if held.transpose()?.flatten().is_some_and(Forwarding::translates) {
             self.nftables.set_forwarding(Forwarding::BesideVirtualServers);
-            add(report, self.nftables.sync(std::mem::take(&mut self.pending))?);
+            if let Some(refusal) = self.write_table(report)? {
+                return Ok(Some(refusal));
+            }
             self.addresses.add(&steps.announce)?;
             self.nftables.set_forwarding(Forwarding::VirtualServers);
         }
-        let table = self.nftables.sync(std::mem::take(&mut self.pending))?;
+        if let Some(refusal) = self.write_table(report)? {
+            return Ok(Some(refusal));
+        }
         self.addresses.add(&steps.announce)?;
         report.operations += steps.withdraw.len() + steps.announce.len();
-        if let Some(installed) = &mut self.installed {
+        if let Some(installed) = &mut self.record.installed {
             for address in &steps.withdraw {
                 installed.addresses.remove(address);
             }
             installed.addresses.extend(steps.announce.iter().map(|address| (*address, true)));
         }
-        let refused = self.submit(&steps.retire, report)?;
-        report.commit += started.elapsed();
-        add(report, table);
-        Ok(refused)
+        self.record.submit(&steps.retire, report)
     }
 
-    fn submit(
-        &mut self,
-        requests: &[Request],
-        report: &mut Report,
-    ) -> Result<Option<(Request, Errno)>, Error> {
-        for portion in requests.chunks(PORTION) {
-            if let Some(refused) = self.submit_portion(portion, report)? {
-                return Ok(Some(refused));
-            }
-        }
-        Ok(None)
-    }
-
-    fn submit_portion(
-        &mut self,
-        requests: &[Request],
-        report: &mut Report,
-    ) -> Result<Option<(Request, Errno)>, Error> {
-        let rejections = match self.ipvs.submit(requests) {
-            Ok(()) => Vec::new(),
-            Err(ipvs_rs::Error::Rejected(rejections)) => rejections,
-            Err(error) => return Err(error.into()),
-        };
-        report.transactions += 1;
-        report.operations += requests.len() - rejections.len();
-        let Some(Rejection { index, errno }) = rejections.first() else {
-            self.pulse.beat();
-            if let Some(installed) = &mut self.installed {
-                requests.iter().for_each(|request| installed.apply(request));
-            }
-            return Ok(None);
-        };
-        Ok(Some((requests[*index].clone(), *errno)))
+    /// Brings the table to the plan. A Service that it refuses must not be served without what the
+    /// table says of it, who may use it above all.
+    fn write_table(&mut self, report: &mut Report) -> Result<Option<Refusal>, Error> {
+        let table = self.nftables.sync(std::mem::take(&mut self.pending))?;
+        add(report, &table);
+        Ok((!table.rejected.is_empty()).then_some(Refusal::Table(table.rejected)))
     }
 
     /// Draws the conclusion from a refusal: another scheduler, without the Service, or merely
@@ -323,12 +324,12 @@ impl VirtualServers {
             // Someone else was faster, either way.
             (None, Errno::ESRCH | Errno::ENOENT | Errno::EEXIST)
             | (Some(_), Errno::ESRCH | Errno::EEXIST) => Ok(()),
-            _ => self.set_aside(request, errno),
+            _ => self.blame(request, errno),
         }
     }
 
-    /// Takes the Service that a request belongs to out of the plan, so that the others are served.
-    fn set_aside(&mut self, request: &Request, errno: Errno) -> Result<(), Error> {
+    /// Sets the Service aside that a request belongs to.
+    fn blame(&mut self, request: &Request, errno: Errno) -> Result<(), Error> {
         let key = match request {
             Request::AddService(service) | Request::SetService(service) => Some(service.key),
             Request::AddDestination(key, _)
@@ -336,32 +337,24 @@ impl VirtualServers {
             | Request::DeleteDestination(key, _) => Some(*key),
             _ => None,
         };
-        let owner = key.filter(|_| errno != Errno::EPERM).and_then(|key| self.owner(&key));
+        let owner = key.filter(|_| errno != Errno::EPERM).and_then(|key| owner(&self.plan, &key));
         let reason = errno.desc().to_owned();
         let Some(owner) = owner else {
             return Err(Error::Refused { request: describe(request), reason });
         };
-        if let Some(service) = self.plan.services.remove(&owner) {
-            self.pending.services.insert(owner.clone(), None);
-            self.quarantine.insert(owner, (service, reason));
-        }
+        self.set_aside(owner, reason);
         Ok(())
     }
 
-    fn owner(&self, key: &ServiceKey) -> Option<ObjectKey> {
-        let mut alone = Lowering::new(self.lowering.settings().clone());
-        let mut serves = |(name, service): (&ObjectKey, &Arc<ServicePlan>)| {
-            let services = BTreeMap::from([(name.clone(), Arc::clone(service))]);
-            let plan = Plan { node: Arc::clone(&self.plan.node), services };
-            alone.full(&plan, &Installed::default()).virtuals.contains_key(key)
-        };
-        let found = self.plan.services.iter().find(|each| serves(*each));
-        found.map(|(name, _)| name.clone())
+    /// Takes a Service out of the plan, so that the others are served.
+    fn set_aside(&mut self, service: ObjectKey, reason: String) {
+        self.pending.services.insert(service.clone(), None);
+        self.quarantine.set_aside(&mut self.plan, service, reason);
     }
 }
 
 /// Adds what the table's own sync did.
-fn add(report: &mut Report, table: Report) {
+fn add(report: &mut Report, table: &Report) {
     report.read_back |= table.read_back;
     report.rebuilt = report.rebuilt.or(table.rebuilt);
     report.operations += table.operations;
@@ -369,7 +362,6 @@ fn add(report: &mut Report, table: Report) {
     report.bytes += table.bytes;
     report.read += table.read;
     report.diff += table.diff;
-    report.rejected.extend(table.rejected);
 }
 
 fn describe(request: &Request) -> String {

@@ -17,6 +17,7 @@ pub mod kernel;
 pub mod kube_proxy;
 pub mod lower;
 mod readback;
+mod record;
 mod settings;
 mod sources;
 mod sysctl;

@@ -1,6 +1,6 @@
 //! From the plan to virtual servers and addresses.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -9,6 +9,7 @@ use shunt_model::address::{Endpoint, Family, FrontendAddress};
 use shunt_model::balancing::{Balancing, Method};
 use shunt_model::object::ObjectKey;
 use shunt_model::plan::{Action, FrontendPlan, NodePlan, Plan, PlanDelta, ServicePlan};
+use shunt_nftables::lower::portions;
 
 use crate::installed::Installed;
 use crate::settings::{OURS, Settings};
@@ -105,18 +106,41 @@ impl Lowering {
 
     /// What a whole plan asks for, including that everything else of ours goes.
     pub fn full(&mut self, plan: &Plan, installed: &Installed) -> Wanted {
-        self.addresses.clear();
-        let all =
-            plan.services.iter().map(|(key, service)| (key.clone(), Some(Arc::clone(service))));
-        let delta = PlanDelta { node: Some(Arc::clone(&plan.node)), services: all.collect() };
-        let mut wanted = self.change(&Plan::default(), &delta);
-        for server in installed.virtuals.keys() {
-            wanted.virtuals.entry(*server).or_insert(None);
-        }
-        for address in installed.addresses.keys() {
-            wanted.addresses.entry(*address).or_insert(false);
+        let mut wanted = Wanted::default();
+        for portion in self.portions(plan, installed) {
+            wanted.virtuals.extend(portion.virtuals);
+            wanted.addresses.extend(portion.addresses);
         }
         wanted
+    }
+
+    /// The same in portions, so that what is made on the way to the kernel is never large; the
+    /// last one is what else is there.
+    pub fn portions<'a>(
+        &'a mut self,
+        plan: &'a Plan,
+        installed: &Installed,
+    ) -> impl Iterator<Item = Wanted> + use<'a> {
+        self.addresses.clear();
+        let alone = Plan { node: Arc::clone(&plan.node), ..Plan::default() };
+        let mut deltas = portions(plan);
+        let mut rest = Some(Wanted {
+            virtuals: installed.virtuals.keys().map(|server| (*server, None)).collect(),
+            addresses: installed.addresses.keys().map(|address| (*address, false)).collect(),
+        });
+        std::iter::from_fn(move || {
+            let Some(delta) = deltas.next() else { return rest.take() };
+            let wanted = self.change(&alone, &delta);
+            if let Some(rest) = &mut rest {
+                for server in wanted.virtuals.keys() {
+                    rest.virtuals.remove(server);
+                }
+                for address in wanted.addresses.keys() {
+                    rest.addresses.remove(address);
+                }
+            }
+            Some(wanted)
+        })
     }
 
     /// Whether an address has to be on the device: not if the machine has it anyway.
@@ -223,6 +247,17 @@ fn addresses(service: &ServicePlan) -> impl Iterator<Item = IpAddr> + '_ {
         FrontendAddress::Ip(address) => Some(address),
         FrontendAddress::Node(_) => None,
     })
+}
+
+/// All virtual servers of a plan.
+pub(crate) fn all_keys(plan: &Plan) -> HashSet<ServiceKey> {
+    plan.services.values().flat_map(|service| keys(service, &plan.node)).collect()
+}
+
+/// The Service that a virtual server belongs to.
+pub(crate) fn owner(plan: &Plan, key: &ServiceKey) -> Option<ObjectKey> {
+    let serves = |service: &ServicePlan| keys(service, &plan.node).contains(key);
+    plan.services.iter().find(|(_, service)| serves(service)).map(|(name, _)| name.clone())
 }
 
 fn keys(service: &ServicePlan, node: &NodePlan) -> Vec<ServiceKey> {

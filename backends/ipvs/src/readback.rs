@@ -12,7 +12,7 @@ use crate::installed::{Installed, InstalledDestination, InstalledVirtual};
 pub(crate) fn read(
     ipvs: &mut Ipvs,
     addresses: &mut Addresses,
-    concern: impl Fn(&ServiceKey) -> bool,
+    mut concern: impl FnMut(&ServiceKey) -> bool,
 ) -> Result<Installed, Error> {
     let mut installed = Installed::default();
     installed.addresses = addresses.read()?;

@@ -3,13 +3,11 @@
 mod fill;
 pub mod floor;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
 use std::time::Instant;
 
 use nix::errno::Errno;
-use shunt_model::object::ObjectKey;
 use shunt_model::plan::{Plan, PlanDelta, ServicePlan};
 use shunt_netlink::{Pulse, Rejection};
 
@@ -25,6 +23,7 @@ pub use crate::inventory::{Inventory, TableState, counts as counted, inventory};
 use crate::lower::{References, Wanted, counts};
 use crate::message::OURS;
 use crate::pool::PoolChain;
+use crate::quarantine::Quarantine;
 use crate::readback::{self, ReadBack};
 pub use crate::report::Report;
 use crate::session::{Session, rejected};
@@ -54,7 +53,7 @@ pub struct Nftables {
     plan: Plan,
     references: References,
     installed: Option<Installed>,
-    quarantine: BTreeMap<ObjectKey, (Arc<ServicePlan>, String)>,
+    quarantine: Quarantine,
 }
 
 impl Nftables {
@@ -69,7 +68,7 @@ impl Nftables {
             plan: Plan::default(),
             references: References::new(options.forwarding),
             installed: None,
-            quarantine: BTreeMap::new(),
+            quarantine: Quarantine::default(),
         })
     }
 
@@ -86,9 +85,7 @@ impl Nftables {
             self.installed = None;
         }
         result.map(|()| {
-            let named =
-                |(key, (_, reason)): (&ObjectKey, &(_, String))| (key.clone(), reason.clone());
-            report.rejected = self.quarantine.iter().map(named).collect();
+            report.rejected = self.quarantine.reasons().collect();
             let forgetful = self.references.without_affinity();
             report.degraded =
                 forgetful.map(|key| (key.clone(), WITHOUT_AFFINITY.to_owned())).collect();
@@ -120,9 +117,7 @@ impl Nftables {
     /// rejected before.
     pub fn forget(&mut self) {
         self.installed = None;
-        for (key, (service, _)) in std::mem::take(&mut self.quarantine) {
-            self.plan.services.insert(key, service);
-        }
+        self.quarantine.release(&mut self.plan);
     }
 
     /// Whether another writer has changed our table since the last sync. Does not block.
@@ -173,11 +168,8 @@ impl Nftables {
 
     fn try_sync(&mut self, delta: PlanDelta, report: &mut Report) -> Result<(), Error> {
         let started = Instant::now();
-        for key in delta.services.keys() {
-            if self.quarantine.remove(key).is_some() {
-                // The plan does not tell what of it the kernel holds.
-                self.installed = None;
-            }
+        if self.quarantine.supersede(&delta) {
+            self.installed = None;
         }
         let mut wanted = None;
         if self.installed.is_some() {
@@ -434,9 +426,7 @@ impl Nftables {
         let Some(key) = owner else {
             return Err(Error::Rejected { errno: Errno::EINVAL, detail: reason });
         };
-        if let Some(service) = self.plan.services.remove(&key) {
-            self.quarantine.insert(key, (service, reason));
-        }
+        self.quarantine.set_aside(&mut self.plan, key, reason);
         Ok(())
     }
 }

@@ -23,6 +23,7 @@ pub mod lower;
 mod message;
 pub mod name;
 pub mod pool;
+pub mod quarantine;
 mod readback;
 mod report;
 mod rule;

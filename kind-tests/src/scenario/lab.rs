@@ -18,8 +18,9 @@ use super::setup::Setup;
 use super::site::Site;
 use super::{table, virtual_servers};
 
-/// How long the daemons may take to do what a step asks. They take milliseconds; this is for a busy machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long the daemons may take to do what a step asks. They take milliseconds; this is for a busy machine, and for one
+/// that is emulated.
+const PATIENCE: Duration = Duration::from_secs(90);
 /// How often they are asked meanwhile.
 const INTERVAL: Duration = Duration::from_millis(10);
 

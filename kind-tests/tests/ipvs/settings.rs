@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use crate::rig::{POD, Rig, VIP, WEB, until};
+use crate::rig::{NODE, POD, Rig, VIP, WEB, until};
 
 /// What someone else has: a virtual server with a real server, and an address on the device.
 fn foreigner(rig: &Rig) -> Result<()> {
@@ -97,6 +97,22 @@ fn sysctls_and_timeouts_are_read_back() -> Result<()> {
         let timeouts = rig.on_node(&["ipvsadm", "-L", "--timeout"])?;
         let wanted = if flags.len() > 1 { "3600 30 120" } else { "900 120 300" };
         ensure!(timeouts.trim().ends_with(wanted), "{timeouts}");
+    }
+    Ok(())
+}
+
+/// Why source ranges and policies see the node otherwise than with nftables (`ipvs-node-is-the-frontend` in
+/// docs/differences.md).
+#[test]
+#[ignore = "needs IPVS; a test runs it in the guest"]
+fn the_node_begins_at_the_address_that_it_asks() -> Result<()> {
+    for (mode, from_itself) in [("ipvs", true), ("nftables", false)] {
+        let mut rig = Rig::new()?;
+        rig.write("", &["web-1"])?;
+        rig.start(&[&format!("--proxy-mode={mode}")])?;
+        let route = rig.on_node(&["ip", "-o", "route", "get", VIP])?;
+        ensure!(route.contains(&format!("src {VIP} ")) == from_itself, "{mode}: {route}");
+        ensure!(rig.asks(NODE, &format!("{VIP}:80"))? == "web-1");
     }
     Ok(())
 }
