@@ -154,7 +154,6 @@ pub struct EventLoop {
     health: watch::Sender<Health>,
     /// What health-check node ports say, and who says it.
     in_step: InStep,
-    health_checks: watch::Sender<HealthChecks>,
     events: u64,
     /// Who tells the API of problems.
     reporter: Option<mpsc::Sender<Report>>,
@@ -182,7 +181,6 @@ impl EventLoop {
             metrics,
             health,
             in_step: InStep::default(),
-            health_checks: watch::channel(HealthChecks::default()).0,
             events: 0,
             reporter: None,
             writer: None,
@@ -198,7 +196,7 @@ impl EventLoop {
     /// What health-check node ports are to say.
     #[must_use]
     pub fn health_checks(&self) -> watch::Receiver<HealthChecks> {
-        self.health_checks.subscribe()
+        self.in_step.said()
     }
 
     /// Notes what could not be set on the machine: a problem, but none that keeps us from serving.
@@ -333,9 +331,7 @@ impl EventLoop {
         let order = self.planner.order(now)?;
         let first = order.number == 1;
         self.compiled(&order.delta);
-        if self.in_step.ordered(order.number, &order.delta) {
-            self.health_checks.send_replace(self.in_step.said().clone());
-        }
+        self.in_step.ordered(order.number, &order.delta);
         self.progress.ordered(order.number, now);
         let totals = self.planner.totals();
         self.metrics.ordered(order.number, totals);
@@ -466,9 +462,7 @@ impl EventLoop {
         }
         self.metrics.synced(synced);
         let rejected = synced.report.rejected.iter().map(|(key, _)| key);
-        if self.in_step.installed(synced.order, rejected) {
-            self.health_checks.send_replace(self.in_step.said().clone());
-        }
+        self.in_step.installed(synced.order, rejected);
         self.progress.synced(synced, now, Timestamp::now());
         self.publish_health();
         let rejected = synced.report.rejected.iter().map(|(key, reason)| {

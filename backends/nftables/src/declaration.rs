@@ -56,6 +56,22 @@ pub struct SetType {
 }
 
 impl SetType {
+    /// A plain set whose key has this type: as nft prints it, its number and its length in bytes.
+    #[must_use]
+    pub fn plain(text: &str, key: u32, key_length: u32, userdata: Vec<u8>) -> Self {
+        Self {
+            word: "set",
+            text: format!("type {text}"),
+            interval: false,
+            fields: Vec::new(),
+            dynamic: false,
+            key,
+            key_length,
+            data: None,
+            userdata,
+        }
+    }
+
     /// `NFTA_SET_FLAGS`.
     #[must_use]
     pub const fn flags(&self) -> u32 {
@@ -117,7 +133,7 @@ pub(crate) fn set_type(set: SetId) -> SetType {
         | Kind::VirtualServers
         | Kind::VirtualNodePorts => {
             let (types, text, key_length) = frontend_key(set);
-            plain(text, concatenated(&types), key_length, userdata::concat_set())
+            SetType::plain(&text, concatenated(&types), key_length, userdata::concat_set())
         }
         Kind::AllowedSources => {
             let (mut types, text, key_length) = frontend_key(set);
@@ -125,7 +141,8 @@ pub(crate) fn set_type(set: SetId) -> SetType {
             types.push(address);
             let text = format!("{text} . {name}");
             let key = concatenated(&types);
-            let mut described = plain(text, key, key_length + width, userdata::concat_set());
+            let userdata = userdata::concat_set();
+            let mut described = SetType::plain(&text, key, key_length + width, userdata);
             described.interval = true;
             described.fields = vec![width, 1, 2, width];
             described
@@ -133,11 +150,11 @@ pub(crate) fn set_type(set: SetId) -> SetType {
         Kind::Hairpins => {
             let (address, name, width) = address_type(set.family);
             let key = concatenated(&[address, address]);
-            plain(format!("{name} . {name}"), key, 2 * width, userdata::concat_set())
+            SetType::plain(&format!("{name} . {name}"), key, 2 * width, userdata::concat_set())
         }
         Kind::LocalInterfaces => {
-            let ifname = "ifname".to_owned();
-            let mut described = plain(ifname, datatype::IFNAME, 16, userdata::number_set());
+            let userdata = userdata::number_set();
+            let mut described = SetType::plain("ifname", datatype::IFNAME, 16, userdata);
             described.interval = true;
             described
         }
@@ -149,25 +166,10 @@ pub(crate) fn set_type(set: SetId) -> SetType {
         | Kind::VirtualAddresses
         | Kind::OwnAddresses => {
             let (address, name, width) = address_type(set.family);
-            let mut described = plain(name.to_owned(), address, width, userdata::plain_set());
+            let mut described = SetType::plain(name, address, width, userdata::plain_set());
             described.interval = set.holds_networks();
             described
         }
-    }
-}
-
-fn plain(text: String, key: u32, key_length: u32, userdata: Vec<u8>) -> SetType {
-    let text = format!("type {text}");
-    SetType {
-        word: "set",
-        text,
-        interval: false,
-        fields: Vec::new(),
-        dynamic: false,
-        key,
-        key_length,
-        data: None,
-        userdata,
     }
 }
 

@@ -1,7 +1,8 @@
-//! The IPVS backend in the guest kernel: draining, switching between the backends, settings, hours. Needs root.
+//! The IPVS backend in the guest kernel: draining, switching between the backends, counters, settings, hours. Needs root.
 //!
 //! Each test runs in a guest; those in this file start one for all that need the same.
 
+mod counters;
 mod drain;
 mod missing;
 mod refused;

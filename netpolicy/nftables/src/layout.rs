@@ -231,17 +231,7 @@ pub(crate) const fn has_ranges(set: SetId) -> bool {
 }
 
 fn plain((key, name, key_length): (u32, &'static str, u32)) -> SetType {
-    SetType {
-        word: "set",
-        text: format!("type {name}"),
-        interval: false,
-        fields: Vec::new(),
-        dynamic: false,
-        key,
-        key_length,
-        data: None,
-        userdata: plain_set(),
-    }
+    SetType::plain(name, key, key_length, plain_set())
 }
 
 fn concat(parts: &[(u32, &'static str, u32)]) -> SetType {

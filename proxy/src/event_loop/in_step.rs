@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use shunt_model::object::ObjectKey;
 use shunt_model::plan::{HealthCheck, PlanDelta};
+use tokio::sync::watch;
 
 use crate::server::HealthChecks;
 
@@ -14,68 +15,70 @@ pub(crate) struct InStep {
     wanted: BTreeMap<ObjectKey, HealthCheck>,
     /// Those that may say more once this order is installed.
     waiting: BTreeMap<ObjectKey, u64>,
-    /// What is said.
-    said: HealthChecks,
+    /// What is said, where those who answer read it.
+    said: watch::Sender<HealthChecks>,
 }
 
 impl InStep {
-    /// Takes an order in that is about to be given. Returns whether something else is to be said.
+    /// Takes an order in that is about to be given. Returns whether something else is said now.
     pub(crate) fn ordered(&mut self, number: u64, delta: &PlanDelta) -> bool {
-        let mut changed = false;
-        if let Some(node) = &delta.node {
-            changed = self.said.addresses != node.node_port_addresses;
-            self.said.addresses.clone_from(&node.node_port_addresses);
-        }
-        for (key, service) in &delta.services {
-            let Some(check) = service.as_ref().and_then(|service| service.health_check) else {
-                self.wanted.remove(key);
-                self.waiting.remove(key);
-                changed |= self.said.services.remove(key).is_some();
-                continue;
-            };
-            let former = self.said.services.get(key).filter(|said| said.port == check.port);
-            let said = former.map_or(HealthCheck::none(check.port), |former| former.least(&check));
-            changed |= self.said.services.insert(key.clone(), said) != Some(said);
-            self.wanted.insert(key.clone(), check);
-            self.waiting.insert(key.clone(), number);
-        }
-        changed
+        let Self { wanted, waiting, said } = self;
+        said.send_if_modified(|said| {
+            let mut changed = false;
+            if let Some(node) = &delta.node {
+                changed = said.addresses != node.node_port_addresses;
+                said.addresses.clone_from(&node.node_port_addresses);
+            }
+            for (key, service) in &delta.services {
+                let Some(check) = service.as_ref().and_then(|service| service.health_check) else {
+                    wanted.remove(key);
+                    waiting.remove(key);
+                    changed |= said.services.remove(key).is_some();
+                    continue;
+                };
+                let former = said.services.get(key).filter(|said| said.port == check.port);
+                let least =
+                    former.map_or(HealthCheck::none(check.port), |former| former.least(&check));
+                changed |= said.services.insert(key.clone(), least) != Some(least);
+                wanted.insert(key.clone(), check);
+                waiting.insert(key.clone(), number);
+            }
+            changed
+        })
     }
 
     /// An order is installed, but for the Services that the kernel refuses. Returns whether
-    /// something else is to be said.
+    /// something else is said now.
     pub(crate) fn installed<'a>(
         &mut self,
         number: u64,
         rejected: impl Iterator<Item = &'a ObjectKey>,
     ) -> bool {
-        let mut changed = false;
-        let ready: Vec<_> = self
-            .waiting
-            .iter()
-            .filter(|(_, order)| **order <= number)
-            .map(|(key, _)| key)
-            .cloned()
-            .collect();
-        for key in ready {
-            self.waiting.remove(&key);
-            if let Some(check) = self.wanted.get(&key) {
-                changed |= self.said.services.insert(key, *check) != Some(*check);
+        let Self { wanted, waiting, said } = self;
+        let installed = waiting.iter().filter(|(_, order)| **order <= number);
+        let ready: Vec<_> = installed.map(|(key, _)| key.clone()).collect();
+        said.send_if_modified(|said| {
+            let mut changed = false;
+            for key in ready {
+                waiting.remove(&key);
+                if let Some(check) = wanted.get(&key) {
+                    changed |= said.services.insert(key, *check) != Some(*check);
+                }
             }
-        }
-        for key in rejected {
-            if let Some(check) = self.said.services.get_mut(key) {
-                let none = HealthCheck::none(check.port);
-                changed |= *check != none;
-                *check = none;
+            for key in rejected {
+                if let Some(check) = said.services.get_mut(key) {
+                    let none = HealthCheck::none(check.port);
+                    changed |= *check != none;
+                    *check = none;
+                }
             }
-        }
-        changed
+            changed
+        })
     }
 
-    /// What is to be said.
-    pub(crate) const fn said(&self) -> &HealthChecks {
-        &self.said
+    /// What is said, and when that changes.
+    pub(crate) fn said(&self) -> watch::Receiver<HealthChecks> {
+        self.said.subscribe()
     }
 }
 
@@ -107,7 +110,7 @@ mod tests {
     }
 
     fn said(state: &InStep) -> Option<[u32; 2]> {
-        state.said().services.values().next().map(|check| check.local)
+        state.said.borrow().services.values().next().map(|check| check.local)
     }
 
     #[test]
