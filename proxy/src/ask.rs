@@ -55,7 +55,7 @@ pub struct ExplainArgs {
     /// Who connects: NAMESPACE/POD, POD (in the namespace default) or an address
     #[arg(value_name = "POD-OR-IP")]
     pub from: String,
-    /// To whom: the same, service:NAMESPACE/NAME, or a Service's ClusterIP
+    /// To whom: the same, service:NAMESPACE/NAME, a Service's ClusterIP, or the name of a domain
     #[arg(value_name = "POD-OR-IP")]
     pub to: String,
     /// To which port: 80, 53/udp, 9000/sctp
@@ -156,7 +156,8 @@ impl PolicyCommand {
     pub fn execute(&self) -> Result<(), Failure> {
         match self {
             Self::Explain(args) => {
-                let world = World::load(&args.objects)?;
+                let mut world = World::load(&args.objects)?;
+                world.place_domain(&args.to);
                 let answer = answer::ask(&world, &args.from, &args.to, args.port);
                 let answer = answer.map_err(Failure::Usage)?;
                 cli::print(&match args.output {

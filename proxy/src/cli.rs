@@ -87,6 +87,12 @@ pub struct OwnArgs {
     /// Log what network policy drops, with the names of pods and policies [default: true]
     #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub policy_log: Option<bool>,
+    /// DNS servers whose answers tell policy which addresses a domain name has, beside the cluster's and this node's own
+    #[arg(long, value_name = "IP,...", value_delimiter = ',')]
+    pub dns_servers: Option<Vec<String>>,
+    /// How much longer than such an answer says an address has the name [default: 30s]
+    #[arg(long, value_name = "DURATION")]
+    pub dns_grace: Option<GoDuration>,
     /// What may reach an address of this node's pods whose pod is not known yet [default: open]
     #[arg(long, value_enum)]
     pub new_pods: Option<NewPods>,
@@ -149,6 +155,8 @@ impl RunArgs {
             shunt.ipvs_fallback =
                 fallback.to_possible_value().map(|value| value.get_name().to_owned());
         }
+        shunt.dns_servers = self.own.dns_servers.clone().or_else(|| shunt.dns_servers.take());
+        shunt.dns_grace = self.own.dns_grace.or(shunt.dns_grace);
         shunt.policy_log = self.own.policy_log.or(shunt.policy_log);
         let word = |value: clap::builder::PossibleValue| value.get_name().to_owned();
         if let Some(mode) = self.own.new_pods {

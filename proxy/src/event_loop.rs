@@ -26,6 +26,7 @@ use crate::drops::DropEvent;
 use crate::kernel::{Ended, Failed, Kernel, KernelEvent, Order, Reason, Synced};
 use crate::ledger::{Ledger, Origin};
 use crate::metrics::{Metrics, resident_bytes};
+use crate::names::NamesEvent;
 use crate::planner::Planner;
 use crate::policy::PolicyPlanner;
 use crate::progress::{Health, PATIENCE, Progress};
@@ -50,6 +51,8 @@ pub enum Event {
     Kernel(KernelEvent),
     /// Network policy has dropped something.
     Drops(DropEvent),
+    /// A DNS answer has come for a pod whose policies speak of domain names.
+    Names(NamesEvent),
     /// The kernel thread of network policy reports.
     PolicyKernel(KernelEvent),
     /// Someone wants to know something.
@@ -74,6 +77,7 @@ impl Event {
             Self::Source(SourceEvent::Policy(_)) => "policy",
             Self::PolicyKernel(_) => "policy_kernel",
             Self::Drops(_) => "drops",
+            Self::Names(_) => "names",
             Self::Source(SourceEvent::Triggered(_)) => "triggered",
             Self::Source(SourceEvent::FileProblems { .. }) => "file_problems",
             Self::Source(SourceEvent::Network { .. }) => "network",
@@ -107,6 +111,8 @@ pub struct Inputs {
     pub policy: Option<mpsc::UnboundedReceiver<KernelEvent>>,
     /// What network policy drops.
     pub drops: mpsc::Receiver<DropEvent>,
+    /// DNS answers.
+    pub names: mpsc::Receiver<NamesEvent>,
     /// The HTTP server.
     pub questions: mpsc::Receiver<Question>,
     /// Health-check node ports.
@@ -223,7 +229,8 @@ impl EventLoop {
         let mut turn = tokio::time::interval(self.identity.patience.min(PATIENCE) / TURNS);
         turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let wake_at = self.planner.wake_at();
+            let of_policy = self.policy.as_ref().and_then(PolicyPlanner::wake_at);
+            let wake_at = self.planner.wake_at().into_iter().chain(of_policy).min();
             tokio::select! {
                 taken = inputs.sources.recv_many(&mut batch, BATCH) => {
                     if taken == 0 {
@@ -242,6 +249,9 @@ impl EventLoop {
                 }
                 Some(event) = inputs.drops.recv() => {
                     self.handle(Event::Drops(event), Instant::now());
+                }
+                Some(event) = inputs.names.recv() => {
+                    self.handle(Event::Names(event), Instant::now());
                 }
                 Some(question) = inputs.questions.recv() => {
                     self.handle(Event::Question(question), Instant::now());
@@ -267,6 +277,9 @@ impl EventLoop {
             {
                 kernel.submit(order)?;
             }
+            if let Some(policy) = &mut self.policy {
+                policy.release_answers();
+            }
         }
     }
 
@@ -287,6 +300,7 @@ impl EventLoop {
             Event::Source(SourceEvent::Policy(change)) => self.policy_change(change, now),
             Event::PolicyKernel(event) => self.policy_kernel(event, now),
             Event::Drops(event) => self.policy_drops(&event),
+            Event::Names(event) => self.policy_names(event, now),
             Event::Source(SourceEvent::Triggered(at)) => {
                 self.metrics.triggered(self.planner.ordered() + 1, at);
             }

@@ -24,6 +24,8 @@ pub enum Origin {
     Policy,
     /// The mode for pods that are not known yet, which cannot be had.
     NewPods,
+    /// The reading of DNS answers, for policies that speak of domain names.
+    DomainNames,
     /// The start, which could not set something on the machine.
     Machine,
     /// The machine's network, which keeps packets from us.
@@ -45,7 +47,7 @@ impl Origin {
             Self::Object(Kind::ClusterNetworkPolicy, _) => "ClusterNetworkPolicy",
             Self::File(_) => "file",
             Self::Kernel => "kernel",
-            Self::Policy | Self::NewPods => "policy",
+            Self::Policy | Self::NewPods | Self::DomainNames => "policy",
             Self::Machine => "machine",
             Self::Network => "network",
         }

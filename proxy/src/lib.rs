@@ -15,6 +15,7 @@ pub mod ledger;
 pub mod logging;
 pub mod machine;
 pub mod metrics;
+pub mod names;
 pub mod planner;
 pub mod policy;
 pub mod progress;

@@ -3,6 +3,7 @@
 
 mod closed;
 mod drops;
+mod names;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -17,12 +18,15 @@ use shunt_netpolicy::snapshot::{Change, Snapshot};
 use shunt_netpolicy::store::Dirty;
 use shunt_netpolicy_nftables::drop_log::DroppedPacket;
 use shunt_netpolicy_nftables::kernel::{self, Dropped};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use self::closed::Closed;
 pub use self::drops::DropRecord;
 use self::drops::Drops;
+pub use self::names::NameOptions;
+use self::names::Names;
 use crate::kernel::{Failed, Order, Synced};
+use crate::names::{Named, NamesEvent};
 use crate::source::Wanted;
 use crate::status::{DroppedStatus, PolicyStatus};
 
@@ -59,6 +63,8 @@ pub struct PolicyPlanner {
     /// In mode closed: which pods of this node are known.
     closed: Option<Closed>,
     drops: Drops,
+    /// Domain names, if they can be learnt.
+    names: Option<Names>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -88,6 +94,7 @@ impl PolicyPlanner {
             audit: false,
             closed: None,
             drops: Drops::default(),
+            names: None,
         }
     }
 
@@ -95,6 +102,48 @@ impl PolicyPlanner {
     #[must_use]
     pub fn with_modes(self, audit: bool, closed: bool) -> Self {
         Self { audit, closed: closed.then(Closed::default), ..self }
+    }
+
+    /// The same, and domain names are learnt from DNS answers; `out`: where they come from.
+    #[must_use]
+    pub fn with_names(self, options: NameOptions, out: mpsc::Sender<NamesEvent>) -> Self {
+        Self { names: Some(Names::new(options, out)), ..self }
+    }
+
+    /// Whether policies ask for domain names, so that it matters who answers for them.
+    #[must_use]
+    pub fn asks_for_names(&self) -> bool {
+        self.names.is_some() && !self.snapshot.store().domain_names().is_empty()
+    }
+
+    /// Takes in the addresses of the cluster's DNS servers.
+    pub fn take_servers(&mut self, servers: BTreeSet<IpAddr>) {
+        if let Some(names) = &mut self.names {
+            names.take_servers(servers);
+        }
+    }
+
+    /// Takes in what a DNS answer says; `held`: by what it is let go.
+    pub fn learn(&mut self, held: Option<u32>, found: Vec<Named>, received: Instant) {
+        let Some(names) = &mut self.names else { return };
+        let dirty = names.learn(&mut self.snapshot, held, found, received);
+        self.dirty.merge(dirty);
+        if names.has_changes() {
+            self.oldest.get_or_insert(received);
+        }
+    }
+
+    /// When [`order`](Self::order) must be asked although nothing has come.
+    #[must_use]
+    pub fn wake_at(&self) -> Option<Instant> {
+        self.names.as_ref().and_then(Names::wake_at)
+    }
+
+    /// Lets DNS answers go on whose addresses the kernel holds; to be called after each order, and each sync.
+    pub fn release_answers(&mut self) {
+        if let Some(names) = &mut self.names {
+            names.release(self.ordered, self.synced);
+        }
     }
 
     /// Whether nothing is dropped.
@@ -202,26 +251,40 @@ impl PolicyPlanner {
             self.dirty = Dirty::everything();
             self.enforcing = wanted.pods;
         }
-        if self.dirty.is_empty() && !self.own_is_new {
+        if let Some(names) = &mut self.names {
+            self.dirty.merge(names.remember(&mut self.snapshot, now));
+            self.dirty.merge(names.expire(&mut self.snapshot, now));
+        }
+        let learnt_is_new = self.names.as_ref().is_some_and(Names::has_changes);
+        if self.dirty.is_empty() && !self.own_is_new && !learnt_is_new {
             return None;
         }
         let dirty = std::mem::take(&mut self.dirty);
         let store = self.snapshot.store();
-        let table = self.compiler.update(store, &dirty);
+        let mut table = self.compiler.update(store, &dirty);
+        if let Some(names) = &mut self.names {
+            let dirty = names.ask(&mut self.snapshot, &self.compiler);
+            if !dirty.is_empty() {
+                table.merge(self.compiler.update(self.snapshot.store(), &dirty));
+            }
+        }
+        let learnt = self.names.as_mut().map(Names::take_changes).unwrap_or_default();
+        let store = self.snapshot.store();
         let (pod_networks, known) = match &mut self.closed {
             Some(closed) => closed.order(store, &self.node, &dirty, wanted.pods),
             None => (None, BTreeMap::new()),
         };
         let own = std::mem::take(&mut self.own_is_new).then(|| self.own.clone()).flatten();
         let since = self.oldest.take().unwrap_or(now);
-        let nothing = table.is_empty() && pod_networks.is_none() && known.is_empty();
+        let nothing =
+            table.is_empty() && pod_networks.is_none() && known.is_empty() && learnt.is_empty();
         if nothing && own.is_none() && !first {
             return None;
         }
         self.ordered += 1;
         Some(Order {
             number: self.ordered,
-            delta: kernel::Change { table, own, pod_networks, known },
+            delta: kernel::Change { table, own, pod_networks, known, learnt },
             since,
         })
     }
@@ -279,6 +342,7 @@ impl PolicyPlanner {
             peers: table.peers.len(),
             networks: table.networks.len(),
             rows: table.rows.len(),
+            names: self.names.as_ref().map_or(0, Names::count),
             orders: self.ordered,
             failure: self.failure.clone(),
             last_operations: self.last.map_or(0, |last| last.operations),

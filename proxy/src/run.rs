@@ -6,8 +6,9 @@ use std::time::Instant;
 
 use anyhow::{Context, anyhow};
 use jiff::Timestamp;
+use shunt_netpolicy_nftables::answers::{self, Answers};
 use shunt_netpolicy_nftables::drop_log::DropLog;
-use shunt_netpolicy_nftables::kernel::{Change as PolicyChange, Options, PolicyTable};
+use shunt_netpolicy_nftables::kernel::{Change as PolicyChange, Options, PolicyTable, learnt};
 use shunt_netpolicy_nftables::layout::Variant;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -23,12 +24,12 @@ use crate::failure::Failure;
 use crate::kernel::{Flows, Kernel, Policy};
 use crate::logging::Levels;
 use crate::metrics::{Metrics, Requests};
-use crate::policy::{Demand, PolicyPlanner};
+use crate::policy::{Demand, NameOptions, PolicyPlanner};
 use crate::progress::Health;
 use crate::reporter::{About, Report};
 use crate::server::{Pages, Site, Sources, serve, serve_or_fail, service_health};
 use crate::source::{SourceEvent, Wanted, api, client, local, manifests, network};
-use crate::{drops, logging, machine, reporter, rivals};
+use crate::{drops, logging, machine, names, reporter, rivals};
 
 /// How many source events may wait for the loop. Sources wait when it is full: a first list must
 /// not be held in memory before it is taken in.
@@ -91,6 +92,7 @@ struct PolicyKernel {
     log: Option<DropLog>,
     /// Why there is no log, if there should be one.
     no_log: Option<String>,
+    names: NameOptions,
 }
 
 /// The table of network policy, if policy is enforced.
@@ -111,11 +113,22 @@ fn open_policy(effective: &Effective) -> Result<Option<PolicyKernel>, Failure> {
             };
             let keep_connections = effective.live_connections == LiveConnections::Keep;
             let table = table.with(Options { variant, keep_connections });
-            Ok(Some(PolicyKernel { table, log, no_log }))
+            let names = NameOptions {
+                servers: effective.dns_servers.clone(),
+                grace: effective.dns_grace,
+                owner,
+                learnt: learnt().map_err(Failure::machine)?,
+                left: answers::is_there().map_err(Failure::machine)?,
+            };
+            Ok(Some(PolicyKernel { table, log, no_log, names }))
         }
         NetworkPolicy::Off => {
             // What an earlier run enforced would stay as it was then for ever.
             table.sync(PolicyChange::default()).map_err(Failure::machine)?;
+            let nothing = answers::Wanted::default();
+            Answers::open(owner)
+                .and_then(|mut answers| answers.sync(&nothing))
+                .map_err(Failure::machine)?;
             Ok(None)
         }
     }
@@ -171,8 +184,11 @@ async fn work(
         .context("the kernel thread cannot be started")?;
     let (reports, policy_reports) = mpsc::unbounded_channel();
     let (drop_events, dropped) = mpsc::channel(drops::QUEUE);
+    let (name_events, answers) = mpsc::channel(names::QUEUE);
     let mut policy_kernel = None;
-    if let Some(PolicyKernel { table, log, no_log }) = policy {
+    let mut name_options = NameOptions::default();
+    if let Some(PolicyKernel { table, log, no_log, names }) = policy {
+        name_options = names;
         unset.extend(no_log);
         drops::start(log, drop_events)?;
         let started = Kernel::start("policy", table, None, Policy { verify_every }, reports);
@@ -216,6 +232,7 @@ async fn work(
         kernel: kernel_reports,
         policy,
         drops: dropped,
+        names: answers,
         questions: asked,
         listening,
     };
@@ -232,7 +249,8 @@ async fn work(
         let audit = effective.network_policy == NetworkPolicy::Audit;
         let closed = effective.new_pods == NewPods::Closed;
         let planner = PolicyPlanner::new(&effective.settings.node_name, demand);
-        event_loop.enforce(planner.with_modes(audit, closed));
+        let planner = planner.with_modes(audit, closed).with_names(name_options, name_events);
+        event_loop.enforce(planner);
     }
     event_loop.note_machine(&unset);
     tokio::select! {

@@ -75,6 +75,9 @@ pub struct PolicyStatus {
     pub networks: usize,
     /// Different decisions.
     pub rows: usize,
+    /// Pairs of an address and a domain name that DNS answers have told.
+    #[serde(default)]
+    pub names: usize,
     /// Orders given to its kernel thread.
     pub orders: u64,
     /// Its last sync has failed, and this is why.

@@ -158,6 +158,15 @@ impl Socket {
         outcome.map_or(Ok(()), |verdict| verdict.into_result(what))
     }
 
+    /// Sends a request that nothing is waited for after. If the kernel refuses it, [`drain`](Self::drain) finds an error.
+    ///
+    /// # Errors
+    /// If the socket fails.
+    pub fn post(&mut self, mut message: Message) -> Result<()> {
+        let sequence = self.next_sequence();
+        self.send_bytes(message.finish(sequence, 0))
+    }
+
     /// Sends many requests in few sends and reads what the kernel says of them after each. It
     /// carries them out in order, and goes on after one that it refuses: those are given back by
     /// their position, with the reason.

@@ -173,6 +173,8 @@ pub struct RawElement<'a> {
     pub value: Option<&'a [u8]>,
     /// Whether it only ends an interval.
     pub ends_interval: bool,
+    /// In how many milliseconds the kernel forgets it, if it does.
+    pub expires: Option<u64>,
 }
 
 /// The elements in one answer of a dump of a set.
@@ -187,6 +189,9 @@ pub fn read_raw_elements(payload: &[u8], mut each: impl FnMut(RawElement<'_>)) {
             end: part(10),
             value: part(2),
             ends_interval: flags & INTERVAL_END != 0,
+            expires: element
+                .find(5)
+                .and_then(|expires| expires.payload.try_into().ok().map(u64::from_be_bytes)),
         });
     }
 }

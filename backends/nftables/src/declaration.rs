@@ -45,6 +45,8 @@ pub struct SetType {
     pub fields: Vec<u32>,
     /// The kernel fills it while packets pass, and forgets each element in time.
     pub dynamic: bool,
+    /// Its elements may have a time after which the kernel forgets them.
+    pub timeouts: bool,
     /// The number of the key's type.
     pub key: u32,
     /// The length of a key in bytes.
@@ -65,6 +67,7 @@ impl SetType {
             interval: false,
             fields: Vec::new(),
             dynamic: false,
+            timeouts: false,
             key,
             key_length,
             data: None,
@@ -79,7 +82,8 @@ impl SetType {
         let concatenated = if self.fields.is_empty() { 0 } else { SET_CONCAT };
         let map = if self.data.is_some() { SET_MAP } else { 0 };
         let dynamic = if self.dynamic { SET_TIMEOUT | SET_EVAL } else { 0 };
-        interval | concatenated | map | dynamic
+        let timeouts = if self.timeouts { SET_TIMEOUT } else { 0 };
+        interval | concatenated | map | dynamic | timeouts
     }
 }
 
@@ -120,6 +124,7 @@ pub(crate) fn set_type(set: SetId) -> SetType {
                 interval: false,
                 fields: Vec::new(),
                 dynamic: false,
+                timeouts: false,
                 key: concatenated(&types),
                 key_length,
                 data: Some((DATA_VERDICT, 16)),
@@ -229,6 +234,7 @@ fn endpoint_type(set: SetId, last: Part) -> SetType {
         interval: false,
         fields: Vec::new(),
         dynamic: false,
+        timeouts: false,
         key,
         key_length,
         data: Some((number, length)),
@@ -245,6 +251,7 @@ fn id_type(key: Vec<Part>) -> SetType {
         interval: false,
         fields: Vec::new(),
         dynamic: false,
+        timeouts: false,
         key,
         key_length,
         data: Some((datatype::CLASSID, 4)),

@@ -126,6 +126,12 @@ pub enum Expression<S = SetId> {
     PriorityIsClear,
     /// `ct state`: one of these bits (`NF_CT_STATE_BIT`).
     StateIs(u32),
+    /// `ct direction reply`: towards whoever opened the connection.
+    IsAnswer,
+    /// `ct original proto-dst`: the connection was opened to this port.
+    OriginalPortIs(u16),
+    /// `udp sport`
+    SourcePortIs(u16),
     /// `icmpv6 type 133-137`: neighbours and routers being found.
     NeighbourDiscovery,
     /// `tcp flags & (syn | ack) != syn`: not the first packet of a connection.
@@ -220,6 +226,9 @@ pub enum Expression<S = SetId> {
         /// How much of a packet, in bytes.
         length: u32,
     },
+    /// `queue flags bypass to N`: whoever listens to that queue says when the packet goes on; if nobody does, it does at
+    /// once.
+    Queue(u16),
     /// End.
     End(Verdict),
 }

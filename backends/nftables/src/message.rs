@@ -366,6 +366,16 @@ impl Elements {
         });
     }
 
+    /// The same of an element that the kernel forgets after so many milliseconds.
+    pub fn push_for(&mut self, key: &[u8], value: Option<&[u8]>, milliseconds: u64) {
+        self.push(key, |message| {
+            if let Some(value) = value {
+                message.nest(2, |data| data.bytes(1, value));
+            }
+            message.bytes(4, &milliseconds.to_be_bytes());
+        });
+    }
+
     /// Adds a bound of an interval, which begins with a value or ends.
     pub fn push_bound(&mut self, address: &[u8], end: bool, value: Option<&[u8]>) {
         self.push(address, |message| {

@@ -50,6 +50,7 @@ mod cluster;
 mod connection;
 mod datagram;
 mod devices;
+mod dns;
 mod echo;
 mod fabric;
 mod host;
@@ -68,6 +69,7 @@ mod volley;
 
 pub use cluster::{CONTROL_PLANE, Cluster, ClusterSpec, ControlPlane, NodeSpec};
 pub use connection::Connection;
+pub use dns::{DnsServer, Record, resolve};
 pub use echo::EchoServer;
 pub use host::{Families, Family, Host, Role};
 pub use latency::connect_times;

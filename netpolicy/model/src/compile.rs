@@ -90,7 +90,7 @@ impl Compiler {
         let delta = if dirty.everything { None } else { self.part(store, dirty) };
         let mut delta = delta.unwrap_or_else(|| self.whole(store));
         if !std::mem::take(&mut self.fresh) {
-            delta.tightened = tightened(&self.table, &delta, &dirty.presence);
+            delta.tightened = tightened(&self.table, &delta, dirty);
         }
         self.table.apply(&delta);
         delta
@@ -129,6 +129,17 @@ impl Compiler {
             self.moves(*address, atom, &mut delta);
         }
         self.ask_again(store, &asked, &mut delta);
+        // Whoever asks for other pods asks that of pods with names, too.
+        let named: BTreeSet<IpAddr> = match asked.is_empty() {
+            true => dirty.addresses.union(&dirty.names).copied().collect(),
+            false => store.named_addresses().chain(dirty.names.iter().copied()).collect(),
+        };
+        for address in named.union(&dirty.addresses) {
+            let atom = self.named(store, *address);
+            if self.table.named.get(address) != atom.as_ref() {
+                delta.named.insert(*address, atom);
+            }
+        }
         if self.atoms.take_news() || !changed.is_empty() {
             self.decide(&mut delta);
         }
@@ -175,7 +186,8 @@ impl Compiler {
     fn forget_atoms(&mut self, mut left: BTreeSet<u32>, delta: &Delta) {
         let arrived = delta.peers.values().flatten();
         let of_networks = self.table.networks.iter().map(|(_, atom)| atom);
-        for atom in arrived.chain(of_networks) {
+        let of_names = self.table.named.values().chain(delta.named.values().flatten());
+        for atom in arrived.chain(of_networks).chain(of_names) {
             left.remove(&atom.0);
         }
         for (address, atom) in &self.table.peers {
@@ -214,7 +226,12 @@ impl Compiler {
             true => HashMap::new(),
             false => self.everyone(store, &networks),
         };
-        let mut used: HashSet<u32> = peers.values().map(|atom| atom.0).collect();
+        let named: BTreeMap<_, _> = store
+            .named_addresses()
+            .filter_map(|address| Some((address, self.named(store, address)?)))
+            .collect();
+        let mut used: HashSet<u32> =
+            peers.values().chain(named.values()).map(|atom| atom.0).collect();
         used.extend(networks.iter().map(|(_, atom)| atom.0));
         self.atoms.retain(|number| used.contains(&number));
         self.atoms.take_news();
@@ -227,6 +244,7 @@ impl Compiler {
         for address in self.table.peers.keys().filter(|address| !peers.contains_key(address)) {
             delta.peers.insert(*address, None);
         }
+        delta.named = changes(&self.table.named, &named);
         delta.networks = (self.table.networks != networks).then_some(networks);
         self.decide(&mut delta);
         delta
@@ -287,6 +305,13 @@ impl Compiler {
     fn peer(&mut self, store: &Store, address: IpAddr, pod: Option<&Arc<Pod>>) -> Option<Atom> {
         let own = store.machine(&self.node).is_some_and(|machine| machine.contains(&address));
         let signature = self.features.of(store, address, pod, own)?;
+        Some(Atom(self.atoms.number(signature)))
+    }
+
+    /// The class of an address that DNS has given names to, if somebody asks for them.
+    fn named(&mut self, store: &Store, address: IpAddr) -> Option<Atom> {
+        let own = store.machine(&self.node).is_some_and(|machine| machine.contains(&address));
+        let signature = self.features.of_named(store, address, store.pod_at(address), own)?;
         Some(Atom(self.atoms.number(signature)))
     }
 

@@ -6,6 +6,8 @@
 
 pub mod cluster;
 pub mod compile;
+pub mod dns;
+pub mod domain;
 pub mod object;
 pub mod oracle;
 pub mod ports;

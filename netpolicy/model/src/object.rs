@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use shunt_model::address::Protocol;
 use shunt_model::object::ObjectKey;
 
+use crate::domain::DomainName;
 use crate::selector::{Labels, Selector};
 
 /// A Pod.
@@ -142,6 +143,8 @@ pub enum Peer {
     Block(Block),
     /// Nodes, by their labels; only ClusterNetworkPolicies have it.
     Nodes(Selector),
+    /// Addresses that DNS has given to such names; only rules of ClusterNetworkPolicies that accept egress have it.
+    Domain(DomainName),
 }
 
 /// A range of addresses with holes.

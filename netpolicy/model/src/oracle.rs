@@ -195,6 +195,7 @@ impl Question<'_> {
                 nodes.any(|node| selector.selects(&node.labels))
             }
             Peer::Block(block) => block.contains(self.peer),
+            Peer::Domain(name) => self.store.names_of(self.peer).any(|of| of == name),
             Peer::Pods { namespaces, pods } => {
                 let Some(other) = self.store.pod_at(self.peer) else { return false };
                 let namespace = match namespaces {

@@ -8,6 +8,7 @@ use shunt_model::object::ObjectKey;
 use shunt_model::problem::{Kind, Problem};
 
 use crate::cluster::{ClusterNetworkPolicy, PeerNode};
+use crate::domain::DomainName;
 use crate::object::{Namespace, NetworkPolicy, Pod};
 use crate::store::{Dirty, Store};
 
@@ -161,6 +162,11 @@ impl Snapshot {
     /// Takes in the addresses of a node's interfaces.
     pub fn put_machine(&mut self, node: &Arc<str>, addresses: BTreeSet<IpAddr>) -> Dirty {
         self.store.put_machine(node, addresses)
+    }
+
+    /// Takes in the names that an address has by DNS.
+    pub fn put_names(&mut self, address: IpAddr, names: BTreeSet<DomainName>) -> Dirty {
+        self.store.put_names(address, names)
     }
 
     fn keys(&self, kind: Kind) -> BTreeSet<ObjectKey> {

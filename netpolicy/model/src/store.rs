@@ -7,6 +7,7 @@ use std::sync::Arc;
 use shunt_model::object::ObjectKey;
 
 use crate::cluster::{ClusterNetworkPolicy, PeerNode, Tier};
+use crate::domain::DomainName;
 use crate::object::{Direction, NAMESPACE_NAME, Namespace, NetworkPolicy, Peer, Pod};
 use crate::selector::{Labels, Selector};
 
@@ -30,6 +31,8 @@ pub struct Dirty {
     pub namespaces: BTreeSet<Arc<str>>,
     /// Addresses whose pod has changed.
     pub addresses: BTreeSet<IpAddr>,
+    /// Addresses whose names by DNS have changed. Connections that have begun do not depend on them.
+    pub names: BTreeSet<IpAddr>,
     /// Addresses that have come or gone: they have no live connections.
     pub presence: BTreeMap<IpAddr, Presence>,
 }
@@ -58,6 +61,7 @@ impl Dirty {
             && !self.policies
             && self.namespaces.is_empty()
             && self.addresses.is_empty()
+            && self.names.is_empty()
     }
 
     /// Adds what another change made dirty.
@@ -66,6 +70,7 @@ impl Dirty {
         self.policies |= other.policies;
         self.namespaces.extend(other.namespaces);
         self.addresses.extend(other.addresses);
+        self.names.extend(other.names);
         self.presence.extend(other.presence);
     }
 }
@@ -89,6 +94,8 @@ pub struct Store {
     node_addresses: BTreeMap<IpAddr, Vec<Arc<PeerNode>>>,
     /// All addresses of a node's interfaces, of those nodes where they are known: the table's own.
     machines: BTreeMap<Arc<str>, BTreeSet<IpAddr>>,
+    /// The names that DNS has given to addresses, as policies write them, until they are taken back.
+    names: BTreeMap<IpAddr, BTreeSet<DomainName>>,
 }
 
 impl Store {
@@ -262,6 +269,54 @@ impl Store {
         let before = self.machines.insert(Arc::clone(node), addresses.clone()).unwrap_or_default();
         let addresses = before.symmetric_difference(&addresses).copied().collect();
         Dirty { addresses, ..Dirty::default() }
+    }
+
+    /// Takes in the names that an address has by DNS: all that policies speak of and that hold now.
+    pub fn put_names(&mut self, address: IpAddr, names: BTreeSet<DomainName>) -> Dirty {
+        let before = match names.is_empty() {
+            true => self.names.remove(&address),
+            false => self.names.insert(address, names.clone()),
+        };
+        if before.unwrap_or_default() == names {
+            return Dirty::default();
+        }
+        Dirty { names: BTreeSet::from([address]), ..Dirty::default() }
+    }
+
+    /// The names that an address has by DNS.
+    pub fn names_of(&self, address: IpAddr) -> impl Iterator<Item = &DomainName> {
+        self.names.get(&address).into_iter().flatten()
+    }
+
+    /// All addresses that have names by DNS.
+    pub fn named_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.names.keys().copied()
+    }
+
+    /// The names that policies speak of.
+    #[must_use]
+    pub fn domain_names(&self) -> BTreeSet<&DomainName> {
+        let rules = self.cluster_policies.iter().flat_map(|policy| &policy.egress);
+        let peers = rules.flat_map(|rule| rule.on.peers.iter().flatten());
+        let mut names = BTreeSet::new();
+        for peer in peers {
+            if let Peer::Domain(name) = peer {
+                names.insert(name);
+            }
+        }
+        names
+    }
+
+    /// Whether a policy that speaks of domain names is for a pod.
+    #[must_use]
+    pub fn asks_for_names(&self, pod: &Pod) -> bool {
+        let names = |peer: &Peer| matches!(peer, Peer::Domain(_));
+        let speaks = |policy: &&Arc<ClusterNetworkPolicy>| {
+            policy.egress.iter().any(|rule| rule.on.peers.iter().flatten().any(names))
+        };
+        let mut policies = self.cluster_policies.iter().filter(speaks);
+        let labels = self.namespace_labels(&pod.key.namespace);
+        policies.any(|policy| policy.selects(&labels, pod))
     }
 
     /// Forgets all pods and namespaces: nothing needs them while there is no policy.

@@ -164,6 +164,8 @@ pub struct Table {
     /// Pods and nodes of the cluster that a selector tells apart, and the addresses of this machine
     /// if pods on it are isolated in what they send; all others by their network.
     pub peers: HashMap<IpAddr, Atom>,
+    /// Addresses that DNS has given names to which policies ask for; they count before `peers`, in egress alone.
+    pub named: BTreeMap<IpAddr, Atom>,
     /// Ranges that an ipBlock tells apart, sorted and disjoint.
     pub networks: Vec<(Range, Atom)>,
     /// Addresses of isolated pods on this node.
@@ -197,7 +199,13 @@ pub enum Verdict {
 }
 
 impl Table {
-    /// The class that an address is in.
+    /// The class that an address is in for whoever sends to it.
+    #[must_use]
+    pub fn destination_atom(&self, address: IpAddr) -> Atom {
+        self.named.get(&address).copied().unwrap_or_else(|| self.atom(address))
+    }
+
+    /// The class that an address is in, whatever its names.
     #[must_use]
     pub fn atom(&self, address: IpAddr) -> Atom {
         if let Some(atom) = self.peers.get(&address) {
@@ -216,7 +224,11 @@ impl Table {
         let accepted = |direction, local: IpAddr, peer: IpAddr| {
             let decisions = self.locals.get(&local).and_then(|local| local.decisions(direction));
             decisions.is_none_or(|decisions| {
-                let row = self.rows.get(&decisions.row(self.atom(peer)));
+                let atom = match direction {
+                    Direction::Egress => self.destination_atom(peer),
+                    Direction::Ingress => self.atom(peer),
+                };
+                let row = self.rows.get(&decisions.row(atom));
                 row.is_some_and(|row| row.accepts(packet.protocol, packet.port))
             })
         };
@@ -246,6 +258,8 @@ pub(crate) fn network_atom(networks: &[(Range, Atom)], address: IpAddr) -> Atom 
 pub struct Delta {
     /// Peers that are new, different or gone.
     pub peers: BTreeMap<IpAddr, Option<Atom>>,
+    /// Addresses with names that are new, different or gone.
+    pub named: BTreeMap<IpAddr, Option<Atom>>,
     /// All ranges, if they change.
     pub networks: Option<Vec<(Range, Atom)>>,
     /// Local addresses that are new, different or gone.
@@ -262,6 +276,7 @@ impl Delta {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.peers.is_empty()
+            && self.named.is_empty()
             && self.networks.is_none()
             && self.locals.is_empty()
             && self.rows.is_empty()
@@ -270,6 +285,7 @@ impl Delta {
     /// Adds a later change.
     pub fn merge(&mut self, later: Self) {
         self.peers.extend(later.peers);
+        self.named.extend(later.named);
         self.networks = later.networks.or(self.networks.take());
         self.locals.extend(later.locals);
         self.rows.extend(later.rows);
@@ -285,6 +301,12 @@ impl Table {
                 Some(atom) => drop(self.peers.insert(*address, *atom)),
                 None => drop(self.peers.remove(address)),
             }
+        }
+        for (address, atom) in &delta.named {
+            match atom {
+                Some(atom) => self.named.insert(*address, *atom),
+                None => self.named.remove(address),
+            };
         }
         if let Some(networks) = &delta.networks {
             self.networks.clone_from(networks);

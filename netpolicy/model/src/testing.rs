@@ -69,6 +69,7 @@ fn apply(store: &mut Store, edit: Edit) -> Dirty {
         Edit::Node(node) => store.put_node(node),
         Edit::NoNode(name) => store.remove_node(&name),
         Edit::Machine(node, addresses) => store.put_machine(&node, addresses),
+        Edit::Names(address, names) => store.put_names(address, names),
     }
 }
 
@@ -94,6 +95,7 @@ proptest! {
         compiler.update(&store, &Dirty::everything());
         for edit in edits {
             let before = store.clone();
+            let by_name = matches!(edit, Edit::Names(..));
             let dirty = apply(&mut store, edit);
             let delta = compiler.update(&store, &dirty);
             for packet in packets_at(&store, node) {
@@ -105,7 +107,9 @@ proptest! {
                     .any(|address| dirty.presence.contains_key(address));
                 let was_allowed = can_come(&before, node, &packet)
                     && oracle::verdict(&before, node, &packet) == Verdict::Accept;
-                if !newcomer && was_allowed {
+                if by_name {
+                    prop_assert!(delta.tightened.is_empty(), "{:?}", packet);
+                } else if !newcomer && was_allowed {
                     let local = match direction {
                         Direction::Egress => packet.source,
                         Direction::Ingress => packet.destination,

@@ -1,23 +1,24 @@
 //! The log of drops: what the rules hand over by `NFLOG`, read over netlink
 //! (`include/uapi/linux/netfilter/nfnetlink_log.h`).
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::libc::NETLINK_NETFILTER;
 use shunt_netlink::{Error, Message, Socket, attributes, nfnetlink};
 
 use crate::layout::Denial;
+use crate::packet::parts;
 
 /// The group that our rules log to.
 pub const GROUP: u16 = 21_320;
 /// `NFNL_SUBSYS_ULOG << 8` with `NFULNL_MSG_PACKET` and `NFULNL_MSG_CONFIG`.
-const PACKET: u16 = 4 << 8;
-const CONFIG: u16 = PACKET | 1;
+pub(crate) const PACKET: u16 = 4 << 8;
+pub(crate) const CONFIG: u16 = PACKET | 1;
 /// `NFULNL_CFG_CMD_BIND`.
 const BIND: u8 = 1;
 /// `NFULNL_COPY_PACKET`.
-const COPY_PACKET: u8 = 2;
+pub(crate) const COPY_PACKET: u8 = 2;
 /// How long the kernel may collect messages, in hundredths of a second.
 const COLLECT: u32 = 20;
 
@@ -48,17 +49,12 @@ impl DropLog {
     /// # Errors
     /// If the kernel has no `NFLOG`, does not let us, or another process listens to our group.
     pub fn open() -> Result<Self, Error> {
-        let mut socket = Socket::open(NETLINK_NETFILTER)?;
-        let mut message = Message::new(CONFIG, 0);
-        message.raw(&nfnetlink(0, GROUP));
-        message.bytes(1, &[BIND]);
-        socket.request("listen to the log of drops", message, |_| {})?;
-        let mut message = Message::new(CONFIG, 0);
-        message.raw(&nfnetlink(0, GROUP));
+        let mut mode = Message::new(CONFIG, 0);
+        mode.raw(&nfnetlink(0, GROUP));
         // All of what the rule gives.
-        message.bytes(2, &[0, 0, 0xff, 0xff, COPY_PACKET, 0]);
-        message.u32(4, COLLECT);
-        socket.request("set the log of drops up", message, |_| {})?;
+        mode.bytes(2, &[0, 0, 0xff, 0xff, COPY_PACKET, 0]);
+        mode.u32(4, COLLECT);
+        let socket = bind(GROUP, mode)?;
         Ok(Self { socket })
     }
 
@@ -73,6 +69,17 @@ impl DropLog {
             }
         })
     }
+}
+
+/// A socket that listens to a group; `mode` says how.
+pub(crate) fn bind(group: u16, mode: Message) -> Result<Socket, Error> {
+    let mut socket = Socket::open(NETLINK_NETFILTER)?;
+    let mut message = Message::new(CONFIG, 0);
+    message.raw(&nfnetlink(0, group));
+    message.bytes(1, &[BIND]);
+    socket.request("listen to what rules log", message, |_| {})?;
+    socket.request("set the log of rules up", mode, |_| {})?;
+    Ok(socket)
 }
 
 impl AsFd for DropLog {
@@ -93,46 +100,11 @@ fn parse(payload: &[u8]) -> Option<DroppedPacket> {
     }
     let denial = Denial::ALL.into_iter().find(|denial| Some(denial.prefix()) == prefix)?;
     let packet = packet?;
-    let (source, destination, protocol, rest) = match packet.first()? >> 4 {
-        4 => ipv4(packet)?,
-        6 => ipv6(packet)?,
-        _ => return None,
-    };
+    let (source, destination, protocol, rest) = parts(packet)?;
     let port = |at: usize| Some(u16::from_be_bytes(rest?.get(at..at + 2)?.try_into().ok()?));
     let has_ports = matches!(protocol, 6 | 17 | 132);
     let ports = if has_ports { port(0).zip(port(2)) } else { None };
     Some(DroppedPacket { denial, source, destination, protocol, ports })
-}
-
-/// Source, destination, protocol, and what the protocol begins with unless it is a later fragment.
-type Parts<'a> = (IpAddr, IpAddr, u8, Option<&'a [u8]>);
-
-/// RFC 791, section 3.1.
-fn ipv4(packet: &[u8]) -> Option<Parts<'_>> {
-    let address =
-        |at: usize| Some(Ipv4Addr::from(<[u8; 4]>::try_from(packet.get(at..at + 4)?).ok()?));
-    let length = usize::from(packet[0] & 0xf) * 4;
-    let is_first = u16::from_be_bytes(packet.get(6..8)?.try_into().ok()?) & 0x1fff == 0;
-    let rest = packet.get(length..).filter(|_| is_first);
-    Some((address(12)?.into(), address(16)?.into(), *packet.get(9)?, rest))
-}
-
-/// RFC 8200, sections 3 and 4.
-fn ipv6(packet: &[u8]) -> Option<Parts<'_>> {
-    let address =
-        |at: usize| Some(Ipv6Addr::from(<[u8; 16]>::try_from(packet.get(at..at + 16)?).ok()?));
-    let (mut next, mut at, mut is_first) = (*packet.get(6)?, 40, true);
-    // Hop-by-hop options, routing, fragment, destination options.
-    while matches!(next, 0 | 43 | 44 | 60) {
-        let header = packet.get(at..at + 8)?;
-        if next == 44 {
-            is_first &= u16::from_be_bytes([header[2], header[3]]) >> 3 == 0;
-        }
-        at += if next == 44 { 8 } else { (usize::from(header[1]) + 1) * 8 };
-        next = header[0];
-    }
-    let rest = packet.get(at..).filter(|_| is_first);
-    Some((address(8)?.into(), address(24)?.into(), next, rest))
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use crate::name::SetId;
 pub enum Key {
     /// An address. In `itself` it stands for the pair of it with itself.
     Address(IpAddr),
-    /// Address of a pod . atom of its peer.
+    /// Address of a pod . atom of its peer; in `learnt` an address . the number of a domain name.
     Pair(IpAddr, Atom),
     /// A row.
     Row(RowId),
@@ -94,6 +94,7 @@ pub fn decode(set: SetId, bytes: &[u8], end: Option<&[u8]>) -> Option<Key> {
         }
         SetId::Others => Key::Row(reader.row()?),
         SetId::Peers(family)
+        | SetId::Named(family)
         | SetId::Networks(family)
         | SetId::Isolated(_, family)
         | SetId::Own(family)
@@ -101,7 +102,9 @@ pub fn decode(set: SetId, bytes: &[u8], end: Option<&[u8]>) -> Option<Key> {
         | SetId::Watched(family)
         | SetId::PodNetworks(family)
         | SetId::Known(family) => Key::Address(reader.address(family)?),
-        SetId::Rows(_, family) => Key::Pair(reader.address(family)?, Atom(reader.row()?.0)),
+        SetId::Rows(_, family) | SetId::Learnt(family) => {
+            Key::Pair(reader.address(family)?, Atom(reader.row()?.0))
+        }
         SetId::Itself(family) => {
             let address = reader.address(family)?;
             (reader.address(family)? == address).then_some(Key::Address(address))?

@@ -21,7 +21,7 @@ impl Installed {
     /// Records one operation that the kernel has committed.
     pub fn apply(&mut self, operation: &Operation) {
         match operation {
-            Operation::Add(set, key, value) => {
+            Operation::Add(set, key, value) | Operation::AddUntil(set, key, value, _) => {
                 self.elements.insert((*set, *key), *value);
             }
             Operation::Delete(set, key) => {
@@ -49,7 +49,7 @@ impl Installed {
         let mut steps = Steps::default();
         for ((set, key), value) in &wanted.elements {
             let there = self.elements.get(&(*set, *key));
-            if there == value.as_ref() {
+            if there == value.as_ref() && !wanted.renewed.contains(&(*set, *key)) {
                 continue;
             }
             let content = set.is_of_rows();
@@ -58,7 +58,10 @@ impl Installed {
                 step.push(Operation::Delete(*set, *key));
             }
             if let Some(value) = value {
-                steps.switch.push(Operation::Add(*set, *key, *value));
+                steps.switch.push(match wanted.until.get(&(*set, *key)) {
+                    Some(until) => Operation::AddUntil(*set, *key, *value, *until),
+                    None => Operation::Add(*set, *key, *value),
+                });
             }
         }
         for (set, networks) in &wanted.networks {

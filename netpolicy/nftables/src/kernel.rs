@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use nix::libc::NETLINK_NETFILTER;
@@ -35,6 +35,8 @@ pub struct Change {
     pub pod_networks: Option<BTreeSet<IpNet>>,
     /// Addresses in them whose pods have become known (`true`), or are gone.
     pub known: BTreeMap<IpAddr, bool>,
+    /// Domain names that DNS has given to addresses, by their numbers, and until when; `None`: not any more.
+    pub learnt: BTreeMap<(IpAddr, u32), Option<Instant>>,
 }
 
 /// What an operator chooses.
@@ -64,6 +66,7 @@ impl Change {
         self.own = later.own.or(self.own.take());
         self.pod_networks = later.pod_networks.or(self.pod_networks.take());
         self.known.extend(later.known);
+        self.learnt.extend(later.learnt);
     }
 }
 
@@ -229,7 +232,14 @@ impl PolicyTable {
                 false => self.beside.known.remove(&address),
             };
         }
+        for (name, until) in change.learnt {
+            match until {
+                Some(until) => self.beside.learnt.insert(name, until),
+                None => self.beside.learnt.remove(&name),
+            };
+        }
         wanted.beside(&before, &self.beside);
+        wanted.learnt(&before, &self.beside, &self.table);
         let needed = self.is_needed();
         let steps = match &self.installed {
             Some(None) if !needed => return Ok(()),
@@ -461,6 +471,25 @@ pub fn inventory() -> Result<Option<Installed>, Error> {
         }
     }
     Ok(None)
+}
+
+/// A domain name that the kernel of this network namespace knows an address to have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Learnt {
+    /// The address.
+    pub address: IpAddr,
+    /// The number of the name.
+    pub name: u32,
+    /// For how long it still holds.
+    pub holds: Duration,
+}
+
+/// What an earlier run has learnt from DNS. Changes nothing.
+///
+/// # Errors
+/// If nftables cannot be read.
+pub fn learnt() -> Result<Vec<Learnt>, Error> {
+    readback::learnt(&mut Socket::open(NETLINK_NETFILTER)?)
 }
 
 /// The local pods whose decisions a change touches.

@@ -213,6 +213,8 @@ pub(crate) fn set_type(set: SetId) -> SetType {
             described
         }
         SetId::Others => SetType { userdata: number_set(), ..plain((CLASSID, "classid", 4)) },
+        SetId::Named(family) => SetType { timeouts: true, ..map(plain(address(family))) },
+        SetId::Learnt(family) => SetType { timeouts: true, ..concat(&[address(family), row]) },
         SetId::Peers(family) | SetId::Isolated(_, family) => map(plain(address(family))),
         SetId::Networks(family) => SetType { interval: true, ..map(plain(address(family))) },
         SetId::Rows(_, family) => map(concat(&[address(family), row])),
@@ -357,10 +359,18 @@ fn isolated(keys: Keys, direction: Direction, family: Family) -> PolicyChain {
     let load_local = || load(keys, direction == Direction::Egress, family);
     let load_peer = || load(keys, direction == Direction::Ingress, family);
     let (judge, _) = judges(keys, direction);
+    let named = SetId::Named(family);
     let (peers, networks) = (SetId::Peers(family), SetId::Networks(family));
     let (rows, default) = (SetId::Rows(direction, family), SetId::Isolated(direction, family));
 
-    let mut by_pod = load_peer();
+    let mut by_name = load_peer();
+    by_name.extend(set_from(named));
+    let mut by_pod = match direction {
+        Direction::Ingress => Vec::new(),
+        Direction::Egress => vec![Expression::PriorityIsClear],
+    };
+    let unnamed = if by_pod.is_empty() { "" } else { "meta priority none " };
+    by_pod.extend(load_peer());
     by_pod.extend(set_from(peers));
     let mut by_network = vec![Expression::PriorityIsClear];
     by_network.extend(load_peer());
@@ -372,9 +382,13 @@ fn isolated(keys: Keys, direction: Direction, family: Family) -> PolicyChain {
     let mut by_default = load_local();
     by_default.extend(set_from(default));
     by_default.push(goto(&judge));
-    let rules = vec![
-        Rule::new("meta priority set none", [Expression::ClearPriority]),
-        Rule::new(format!("meta priority set {peer} map @{peers}"), by_pod),
+    let mut rules = vec![Rule::new("meta priority set none", [Expression::ClearPriority])];
+    // Names are of those that pods send to.
+    if direction == Direction::Egress {
+        rules.push(Rule::new(format!("meta priority set {peer} map @{named}"), by_name));
+    }
+    rules.extend([
+        Rule::new(format!("{unnamed}meta priority set {peer} map @{peers}"), by_pod),
         Rule::new(
             format!("meta priority none meta priority set {peer} map @{networks}"),
             by_network,
@@ -386,7 +400,7 @@ fn isolated(keys: Keys, direction: Direction, family: Family) -> PolicyChain {
         Rule::new(format!("meta priority set {local} map @{default} goto {judge}"), by_default),
         // It was isolated a moment ago.
         Rule::new(format!("goto {ALLOWED}"), [goto(ALLOWED)]),
-    ];
+    ]);
     chain(name_of(keys, direction, family), rules)
 }
 

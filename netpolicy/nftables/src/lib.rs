@@ -1,8 +1,9 @@
 //! The decision table of a node in the kernel: lowered to elements of the fixed sets of one nftables
 //! table, compared with what is installed, written in netlink transactions.
 //!
-//! Everything but [`kernel`], [`live`]'s walks and [`drop_log`] is pure. The layout and its reasons stand in `netpolicy/README.md`; names are made in [`name`] alone.
+//! Everything but [`kernel`], [`live`]'s walks, [`drop_log`] and [`answers`] is pure. The layout and its reasons stand in `netpolicy/README.md`; names are made in [`name`] alone.
 
+pub mod answers;
 pub mod drop_log;
 pub mod element;
 pub mod installed;
@@ -11,6 +12,7 @@ pub mod layout;
 pub mod live;
 pub mod lower;
 pub mod name;
+mod packet;
 mod readback;
 pub mod text;
 mod transaction;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::Instant;
 
 use ipnet::IpNet;
 use shunt_model::address::{Family, Protocol};
@@ -21,6 +22,8 @@ const WRITTEN_OUT: u16 = 64;
 pub enum Operation {
     /// Add an element.
     Add(SetId, Key, Value),
+    /// The same of one that the kernel is to forget at that time by itself.
+    AddUntil(SetId, Key, Value, Instant),
     /// Remove an element.
     Delete(SetId, Key),
     /// Replace all ranges of addresses of a set. In one that has no atoms they are all 0.
@@ -34,6 +37,10 @@ pub struct Wanted {
     pub elements: BTreeMap<(SetId, Key), Option<Value>>,
     /// All ranges of addresses of a set.
     pub networks: BTreeMap<SetId, Vec<(Range, Atom)>>,
+    /// Until when the kernel is to hold elements that it forgets by itself.
+    pub until: BTreeMap<(SetId, Key), Instant>,
+    /// Elements that are written again if they are there, as they hold for longer now.
+    pub renewed: BTreeSet<(SetId, Key)>,
 }
 
 impl SetId {
@@ -56,6 +63,16 @@ pub struct Beside {
     pub pod_networks: BTreeSet<IpNet>,
     /// The addresses in them whose pods are known.
     pub known: BTreeSet<IpAddr>,
+    /// Until when addresses have domain names, by the names' numbers.
+    pub learnt: BTreeMap<(IpAddr, u32), Instant>,
+}
+
+impl Beside {
+    /// Until when an address has any name.
+    fn named_until(&self, address: IpAddr) -> Option<Instant> {
+        let names = self.learnt.range((address, 0)..=(address, u32::MAX));
+        names.map(|(_, until)| *until).max()
+    }
 }
 
 impl Wanted {
@@ -68,6 +85,10 @@ impl Wanted {
             wanted
                 .elements
                 .insert((SetId::Peers(Family::of(*address)), Key::Address(*address)), value);
+        }
+        for (address, atom) in &delta.named {
+            let place = (SetId::Named(Family::of(*address)), Key::Address(*address));
+            wanted.elements.insert(place, atom.map(|atom| Some(atom.0)));
         }
         for (address, local) in &delta.locals {
             if let Some(old) = table.locals.get(address) {
@@ -104,6 +125,10 @@ impl Wanted {
             let place = (SetId::Peers(Family::of(*address)), Key::Address(*address));
             wanted.with(place, Some(atom.0));
         }
+        for (address, atom) in &table.named {
+            let place = (SetId::Named(Family::of(*address)), Key::Address(*address));
+            wanted.with(place, Some(atom.0));
+        }
         for (address, local) in &table.locals {
             each_of_local(*address, local, |place, value| wanted.with(place, value));
         }
@@ -111,6 +136,8 @@ impl Wanted {
             each_of_row(*id, row, |place, value| wanted.with(place, value));
         }
         wanted.beside(&Beside::default(), beside);
+        wanted.learnt(&Beside::default(), beside, table);
+        wanted.renewed.clear();
         wanted
     }
 
@@ -121,6 +148,39 @@ impl Wanted {
         self.addresses(SetId::Known, &old.known, &new.known);
         if old.pod_networks != new.pod_networks {
             self.pod_networks(&new.pod_networks);
+        }
+    }
+
+    /// Adds the names that addresses have by DNS, and until when; `table` is as it is after the change.
+    pub fn learnt(&mut self, old: &Beside, new: &Beside, table: &Table) {
+        let mut addresses: BTreeSet<IpAddr> = BTreeSet::new();
+        for (name, until) in &new.learnt {
+            if old.learnt.get(name) != Some(until) {
+                let place = learnt(name);
+                self.with(place, None);
+                self.until.insert(place, *until);
+                self.renewed.insert(place);
+                addresses.insert(name.0);
+            }
+        }
+        for name in old.learnt.keys().filter(|name| !new.learnt.contains_key(name)) {
+            self.without(learnt(name));
+        }
+        let named = |place: &&(SetId, Key)| matches!(place.0, SetId::Named(_));
+        let changed = self.elements.keys().filter(named).filter_map(|(_, key)| match key {
+            Key::Address(address) => Some(*address),
+            _ => None,
+        });
+        addresses.extend(changed.collect::<Vec<_>>());
+        for address in addresses {
+            let (Some(atom), Some(until)) = (table.named.get(&address), new.named_until(address))
+            else {
+                continue;
+            };
+            let place = (SetId::Named(Family::of(address)), Key::Address(address));
+            self.with(place, Some(atom.0));
+            self.until.insert(place, until);
+            self.renewed.insert(place);
         }
     }
 
@@ -148,6 +208,10 @@ impl Wanted {
     fn without(&mut self, place: (SetId, Key)) {
         self.elements.insert(place, None);
     }
+}
+
+fn learnt((address, name): &(IpAddr, u32)) -> (SetId, Key) {
+    (SetId::Learnt(Family::of(*address)), Key::Pair(*address, Atom(*name)))
 }
 
 fn by_family(

@@ -21,6 +21,11 @@ pub enum SetId {
     Others,
     /// Map: address of a pod to its atom.
     Peers(Family),
+    /// Map: address that has names by DNS to its atom, for whoever sends to it; for as long as the names hold.
+    Named(Family),
+    /// Set: address . number of a domain name that DNS has given to it, for as long as it holds. No rule asks: it is what
+    /// is known after a restart.
+    Learnt(Family),
     /// Map: range of addresses to its atom.
     Networks(Family),
     /// Map: address of an isolated local pod to its default row.
@@ -49,6 +54,8 @@ impl SetId {
         let of_family = |family| {
             [
                 Self::Peers(family),
+                Self::Named(family),
+                Self::Learnt(family),
                 Self::Networks(family),
                 Self::Isolated(Direction::Ingress, family),
                 Self::Rows(Direction::Ingress, family),
@@ -80,6 +87,8 @@ impl fmt::Display for SetId {
             Self::Ranges => return f.write_str("ranges"),
             Self::Others => return f.write_str("others"),
             Self::Peers(family) => ("peers", family),
+            Self::Named(family) => ("named", family),
+            Self::Learnt(family) => ("learnt", family),
             Self::Networks(family) => ("networks", family),
             Self::Isolated(direction, family) => (direction.word(), family),
             Self::Rows(Direction::Ingress, family) => ("ingress_rows", family),

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
+use nix::errno::Errno;
 use shunt_model::address::Family;
 use shunt_netlink::Socket;
 use shunt_netpolicy::table::{Atom, Range};
@@ -13,9 +15,10 @@ use shunt_nftables::codec::{
 
 use crate::element::{Key, decode, decode_value};
 use crate::installed::Installed;
+use crate::kernel::Learnt;
 use crate::layout::{self, Variant};
 use crate::name::SetId;
-use crate::transaction::{OURS, table_comment};
+use crate::transaction::{OURS, SPARE, table_comment};
 
 /// What was found in the kernel.
 pub(crate) enum ReadBack {
@@ -143,6 +146,33 @@ fn elements(socket: &mut Socket, set: SetId, installed: &mut Installed) -> Resul
     }
     installed.elements.extend(read.elements.into_iter().map(|(key, value)| ((set, key), value)));
     Ok(!read.strange)
+}
+
+/// The domain names of addresses that a table holds; none if there is no table of ours.
+pub(crate) fn learnt(socket: &mut Socket) -> Result<Vec<Learnt>, Error> {
+    if table(socket, OURS)?.is_none() {
+        return Ok(Vec::new());
+    }
+    let mut learnt = Vec::new();
+    for family in Family::ALL {
+        let set = SetId::Learnt(family);
+        let request = OURS.get_elements(&set.to_string());
+        let read = socket.dump("list elements", &request, |read: &mut Vec<_>, payload| {
+            read_raw_elements(payload, |element| {
+                let holds = element.expires.map(Duration::from_millis).unwrap_or_default();
+                if let Some(Key::Pair(address, Atom(name))) = decode(set, element.key, None) {
+                    read.push(Learnt { address, name, holds: holds.saturating_sub(SPARE) });
+                }
+            });
+        });
+        match read {
+            Ok(read) => learnt.extend(read),
+            // A table of an earlier release has no such set.
+            Err(error) if error.errno() == Some(Errno::ENOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(learnt)
 }
 
 /// Ranges from bounds: those with a value begin one, all end the one before.

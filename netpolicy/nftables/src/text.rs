@@ -46,6 +46,9 @@ pub fn render_variant(installed: &Installed, variant: Variant) -> String {
         if described.interval {
             out.push_str("\t\tflags interval\n");
         }
+        if described.timeouts {
+            out.push_str("\t\tflags timeout\n");
+        }
         if !listed.is_empty() {
             let _ = writeln!(out, "\t\telements = {{ {} }}", listed.join(",\n\t\t\t     "));
         }

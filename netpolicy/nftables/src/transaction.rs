@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::{Duration, Instant};
 
 use shunt_model::address::{Family, address_after};
 use shunt_netlink::Message;
@@ -18,6 +19,10 @@ use crate::name::{SetId, TABLE};
 pub(crate) const OURS: Table = Table { name: TABLE };
 /// The table's comment begins so; what follows is the layout's fingerprint.
 const COMMENT: &str = "shunt network policy, layout ";
+
+/// How much longer the kernel holds what it forgets by itself: as long as the daemon lives it removes that in time, and
+/// an element that is to be removed must be there.
+pub(crate) const SPARE: Duration = Duration::from_secs(30);
 
 /// The comment by which a table of this layout is known.
 pub(crate) fn table_comment(variant: Variant) -> String {
@@ -60,10 +65,14 @@ pub(crate) fn change(operations: &[Operation]) -> Vec<Message> {
     let mut messages = Vec::new();
     let mut deleted: BTreeMap<SetId, Vec<&Key>> = BTreeMap::new();
     let mut added: BTreeMap<SetId, Vec<(&Key, Option<u32>)>> = BTreeMap::new();
+    let mut limited: BTreeMap<SetId, Vec<(&Key, Option<u32>, Instant)>> = BTreeMap::new();
     for operation in operations {
         match operation {
             Operation::Delete(set, key) => deleted.entry(*set).or_default().push(key),
             Operation::Add(set, key, value) => added.entry(*set).or_default().push((key, *value)),
+            Operation::AddUntil(set, key, value, until) => {
+                limited.entry(*set).or_default().push((key, *value, *until));
+            }
             Operation::ReplaceNetworks(set, networks) => {
                 messages.push(OURS.flush_set(&set.to_string()));
                 messages.extend(ranges(*set, networks));
@@ -76,7 +85,24 @@ pub(crate) fn change(operations: &[Operation]) -> Vec<Message> {
     for (set, elements) in added {
         messages.extend(lists(set, false, elements.into_iter()));
     }
+    for (set, elements) in limited {
+        messages.extend(limited_lists(set, &elements));
+    }
     messages
+}
+
+/// Elements that the kernel forgets.
+fn limited_lists(set: SetId, elements: &[(&Key, Option<u32>, Instant)]) -> Vec<Message> {
+    let (name, now) = (set.to_string(), Instant::now());
+    let mut lists = Lists::new(&name, false);
+    for (key, value, until) in elements {
+        let time = until.saturating_duration_since(now) + SPARE;
+        let value = value.map(encode_value);
+        let value = value.as_ref().map(<[u8; 4]>::as_slice);
+        let milliseconds = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        lists.next().push_for(&encode(set, key), value, milliseconds);
+    }
+    lists.finish()
 }
 
 fn lists<'a>(

@@ -6,10 +6,11 @@ mod listing;
 mod reader;
 mod world;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::net::IpAddr;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use listing::assert_same;
@@ -19,14 +20,35 @@ use shunt_model::address::Protocol;
 use shunt_model::object::ObjectKey;
 use shunt_netpolicy::cluster::{Action, PeerNode, Tier};
 use shunt_netpolicy::compile::Compiler;
+use shunt_netpolicy::domain::DomainName;
 use shunt_netpolicy::object::{Peer, PortNumber, Rule};
 use shunt_netpolicy::selector::{Labels, Selector};
 use shunt_netpolicy::store::{Dirty, Store};
-use shunt_netpolicy_nftables::kernel::{Change, Options, PolicyTable, Report};
+use shunt_netpolicy_nftables::kernel::{Change, Options, PolicyTable, Report, learnt};
 use shunt_netpolicy_nftables::layout::Variant;
 use shunt_netpolicy_nftables::lower::Beside;
 use shunt_netpolicy_nftables::text::{fresh, render, render_variant};
 use world::{block, cluster_policy, pod, pods, policy, port};
+
+const NAME: &str = "*.example.com";
+
+/// Two addresses have the name that a policy allows, one of a stranger and one of a pod.
+fn learn(store: &mut Store) {
+    let name = DomainName::parse(NAME).expect("a name");
+    for address in ["192.0.2.9", "fd00:10:77:1::13"] {
+        let address = address.parse().expect("an address");
+        store.put_names(address, BTreeSet::from([name.clone()]));
+    }
+}
+
+/// When both are to be forgotten.
+fn learnt_until(seconds: u64) -> BTreeMap<(IpAddr, u32), Option<Instant>> {
+    let number = DomainName::parse(NAME).expect("a name").number();
+    let until = Instant::now() + Duration::from_secs(seconds);
+    ["192.0.2.9", "fd00:10:77:1::13"]
+        .map(|address| ((address.parse().expect("an address"), number), Some(until)))
+        .into()
+}
 
 /// One of each kind of element, of both families.
 fn busy_store() -> Store {
@@ -57,7 +79,9 @@ fn busy_store() -> Store {
     let dns = Rule { peers: None, ports: Some(vec![port(Protocol::Udp, range(53, 53))]) };
     store.put_policy(policy("x", "web", &[("app", "web")], Some(vec![web, db]), Some(vec![dns])));
     let nobody = Rule { peers: Some(vec![Peer::Nodes(Selector::default())]), ports: None };
-    let deny = vec![(Action::Deny, nobody)];
+    let name = DomainName::parse(NAME).expect("a name");
+    let names = Rule { peers: Some(vec![Peer::Domain(name)]), ports: None };
+    let deny = vec![(Action::Accept, names), (Action::Deny, nobody)];
     let place = (Tier::Admin, 7);
     store.put_cluster_policy(cluster_policy("far", place, &[("app", "db")], Vec::new(), deny));
     store.put_machine(&"node-1".into(), own());
@@ -126,6 +150,7 @@ fn every_choice_of_an_operator_is_printed_by_nft_as_we_do() {
             own: Some(own()),
             pod_networks: Some(networks.clone()),
             known: own().into_iter().map(|address| (address, true)).collect(),
+            ..Change::default()
         };
         policy.sync(change).unwrap_or_else(|error| panic!("{error}: {error:?}"));
         assert!(policy.logs(), "this kernel has NFLOG");
@@ -214,4 +239,60 @@ fn a_new_pod_of_a_known_class_is_a_few_elements() {
     let dirty = store.remove_pod(&ObjectKey::new("x", "next"));
     let report = sync(&mut policy_table, &mut compiler, &store, &dirty);
     assert_eq!((report.operations, report.transactions), (1, 1));
+}
+
+#[test]
+fn what_dns_says_is_held_by_the_kernel_for_a_time_and_found_after_a_restart() {
+    let mut store = busy_store();
+    let node = netns();
+    let mut policy = open(&node, true);
+    let mut compiler = Compiler::new("node-1");
+    sync(&mut policy, &mut compiler, &store, &Dirty::everything());
+    learn(&mut store);
+    let names = ["192.0.2.9", "fd00:10:77:1::13"].map(|text| text.parse().expect("an address"));
+    let dirty = Dirty { names: names.into(), ..Dirty::default() };
+    let change = Change {
+        table: compiler.update(&store, &dirty),
+        learnt: learnt_until(100),
+        ..Change::default()
+    };
+    let report = policy.sync(change).expect("two names");
+    // Name and class of two addresses, and the rows of two classes.
+    assert!(report.operations >= 4 && !report.read_back, "{report:?}");
+    let held = nft(&node, &["list", "map", "inet", "shunt-policy", "named_v4"]);
+    assert!(held.contains("192.0.2.9 timeout 2m") && held.contains("expires 2m"), "{held}");
+    // They hold for longer.
+    let change = Change { learnt: learnt_until(1000), ..Change::default() };
+    let report = policy.sync(change).expect("a longer time");
+    assert_eq!((report.operations, report.transactions), (8, 1));
+    let known = node.run(learnt).expect("what is held");
+    assert_eq!(known.len(), 2, "{known:?}");
+    let long = Duration::from_secs(950)..=Duration::from_secs(1000);
+    assert!(known.iter().all(|learnt| long.contains(&learnt.holds)), "{known:?}");
+
+    drop(policy);
+    let mut policy = open(&node, true);
+    let mut compiler = Compiler::new("node-1");
+    let change = Change {
+        table: compiler.update(&store, &Dirty::everything()),
+        own: Some(own()),
+        learnt: known
+            .iter()
+            .map(|l| ((l.address, l.name), Some(Instant::now() + l.holds)))
+            .collect(),
+        ..Change::default()
+    };
+    let report = policy.sync(change).expect("the same");
+    assert_eq!((report.operations, report.rebuilt), (0, None), "{report:?}");
+
+    let gone = learnt_until(0).into_keys().map(|name| (name, None)).collect();
+    for address in names {
+        store.put_names(address, BTreeSet::new());
+    }
+    let change =
+        Change { table: compiler.update(&store, &dirty), learnt: gone, ..Change::default() };
+    policy.sync(change).expect("two names less");
+    assert_eq!(node.run(learnt).expect("what is held"), []);
+    let held = nft(&node, &["list", "map", "inet", "shunt-policy", "named_v6"]);
+    assert!(!held.contains("expires"), "{held}");
 }

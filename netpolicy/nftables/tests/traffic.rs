@@ -265,7 +265,7 @@ impl Dice {
                     Peer::Block(_) if node => {
                         *peer = Peer::Nodes(selector(&[("node", self.pick(&NODES))]));
                     }
-                    Peer::Block(_) | Peer::Nodes(_) => {}
+                    Peer::Block(_) | Peer::Nodes(_) | Peer::Domain(_) => {}
                 }
             }
             rules.push((self.pick(&[Action::Accept, Action::Deny, Action::Pass]), rule));

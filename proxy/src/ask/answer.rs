@@ -111,12 +111,22 @@ pub(super) fn decide(
         from_node: from.node.is_some() && from.node == node_of(destination),
     };
     let [egress, ingress] = explain(&world.store, &packet);
+    let mut reason = why(egress.0, &egress.1);
+    let asks = || world.store.pod_at(source).is_some_and(|pod| world.store.asks_for_names(pod));
+    let is_named = world.store.names_of(destination).next().is_some();
+    if !egress.1.accepts() && !is_named && asks() {
+        reason.push_str(BY_NAME);
+    }
     Decision {
         allowed: egress.1.accepts() && ingress.1.accepts(),
-        egress: why(egress.0, &egress.1),
+        egress: reason,
         ingress: why(ingress.0, &ingress.1),
     }
 }
+
+/// Objects do not tell which addresses have which names; only a node knows, of what its pods have asked DNS for.
+const BY_NAME: &str =
+    "; a name that DNS has given to the address, and domainNames of a policy, may allow it";
 
 fn of_no_pod() -> String {
     "no policy is for it: it is no pod of the cluster's network".to_owned()

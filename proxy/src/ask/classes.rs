@@ -117,7 +117,7 @@ fn peers(store: &Store) -> impl Iterator<Item = &Peer> {
 fn asked_labels(store: &Store) -> BTreeSet<&str> {
     let of_peers = peers(store).filter_map(|peer| match peer {
         Peer::Pods { pods, .. } => Some(pods),
-        Peer::Block(_) | Peer::Nodes(_) => None,
+        Peer::Block(_) | Peer::Nodes(_) | Peer::Domain(_) => None,
     });
     let subjects = store.policies().map(|policy| &policy.pods);
     let of_cluster = store.cluster_policies().map(|policy| &policy.pods);

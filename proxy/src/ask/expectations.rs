@@ -128,6 +128,7 @@ pub(super) fn check(world: &mut World, path: &Path, text: &str) -> Result<Checke
     let mut checked = Checked { report: String::new(), all: 0, failed: 0 };
     for (index, expectation) in file.expect.iter().enumerate() {
         let line = expectation.referenced.line();
+        expectation.value.to.all().iter().for_each(|word| world.place_domain(word));
         hold(world, &expectation.value, &format!("{name}:{line}"), &mut checked)
             .with_context(|| format!("{name}:{line}: expect[{index}]"))?;
     }

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use shunt_model::object::{ObjectKey, Service, SlicePort};
 use shunt_model::problem::Kind;
 use shunt_model::snapshot::Snapshot;
+use shunt_netpolicy::domain::DomainName;
 use shunt_netpolicy::object::Pod;
 use shunt_netpolicy::store::Store;
 use tokio::runtime;
@@ -34,6 +35,8 @@ const SERVICES: [Kind; 2] = [Kind::Service, Kind::EndpointSlice];
 pub(super) struct World {
     pub(super) store: Store,
     services: Snapshot,
+    /// Addresses that stand for names of domains.
+    domains: BTreeMap<String, [IpAddr; 2]>,
 }
 
 /// One end of a connection.
@@ -64,7 +67,11 @@ impl World {
         if !loaded.file_problems.is_empty() {
             return Err(anyhow!("the manifests cannot be read in full").into());
         }
-        let mut world = Self { store: loaded.policy.store().clone(), services: loaded.snapshot };
+        let mut world = Self {
+            store: loaded.policy.store().clone(),
+            services: loaded.snapshot,
+            domains: BTreeMap::new(),
+        };
         world.place_nodes();
         if from.manifests.is_some() {
             world.place_pods();
@@ -119,10 +126,40 @@ impl World {
         self.place_pods();
     }
 
+    /// Gives an address of its own to a word that is the name of a domain and of no pod: it stands for all that DNS gives
+    /// that name to, and that policies do not know otherwise.
+    pub(super) fn place_domain(&mut self, word: &str) {
+        let is_pod = key(word).is_ok_and(|key| self.store.pod(&key).is_some());
+        if is_pod || self.domains.contains_key(word) || word.parse::<IpAddr>().is_ok() {
+            return;
+        }
+        let name = word.strip_suffix('.').unwrap_or(word).to_ascii_lowercase();
+        if name.starts_with('*') || DomainName::parse(&name).is_none() {
+            return;
+        }
+        let number = u32::try_from(self.domains.len()).unwrap_or(u32::MAX).min(0xff00);
+        let v4 = Ipv4Addr::from(u32::from(Ipv4Addr::new(198, 19, 255, 255)) - number);
+        let v6 = u128::from(Ipv6Addr::new(0x2001, 0xdb8, 0x7070, 1, 0, 0, 0, 0));
+        let addresses = [v4.into(), Ipv6Addr::from(v6 + u128::from(number)).into()];
+        let names: BTreeSet<_> = self.store.domain_names().into_iter().cloned().collect();
+        let names: BTreeSet<_> = names.into_iter().filter(|of| of.matches(&name)).collect();
+        for address in addresses {
+            drop(self.store.put_names(address, names.clone()));
+        }
+        self.domains.insert(word.to_owned(), addresses);
+    }
+
     /// Who connects, by a word: an address, a pod, or all pods whose names begin so.
     pub(super) fn ends(&self, word: &str) -> Result<Vec<End>> {
         if let Ok(address) = word.parse::<IpAddr>() {
             return Ok(vec![self.at(address)]);
+        }
+        if let Some(addresses) = self.domains.get(word) {
+            return Ok(vec![End {
+                name: word.to_owned(),
+                addresses: addresses.to_vec(),
+                node: None,
+            }]);
         }
         let key = key(word)?;
         if let Some(start) = key.name.strip_suffix('*') {

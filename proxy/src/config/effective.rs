@@ -1,6 +1,7 @@
 //! What a configuration comes to: all that the rest of the daemon knows of it.
 
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -17,6 +18,8 @@ use crate::settings;
 
 /// How often all that is installed is compared with the plan, if nothing else is said.
 const VERIFY_INTERVAL: Duration = Duration::from_secs(900);
+/// How much longer than DNS says an address has a name, if nothing else is said: clients keep answers a little longer.
+const DNS_GRACE: Duration = Duration::from_secs(30);
 
 /// The effective configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,6 +48,10 @@ pub struct Effective {
     pub network_policy: NetworkPolicy,
     /// Whether what policy drops is logged.
     pub policy_log: bool,
+    /// DNS servers that are believed beside the cluster's.
+    pub dns_servers: BTreeSet<IpAddr>,
+    /// How much longer than DNS says an address has a name.
+    pub dns_grace: Duration,
     /// What may reach an address of this node's pods whose pod is not known yet.
     pub new_pods: NewPods,
     /// What becomes of live connections that a changed policy does not allow.
@@ -106,6 +113,8 @@ impl Effective {
                 }
             },
             policy_log: shunt.policy_log.unwrap_or(true),
+            dns_servers: servers(shunt.dns_servers.as_deref().unwrap_or_default())?,
+            dns_grace: shunt.dns_grace.map_or(DNS_GRACE, super::GoDuration::to_duration),
             new_pods: match shunt.new_pods.as_deref() {
                 None | Some("open") => NewPods::Open,
                 Some("closed") => NewPods::Closed,
@@ -146,6 +155,13 @@ impl Effective {
             configuration: given,
         })
     }
+}
+
+fn servers(given: &[String]) -> anyhow::Result<BTreeSet<IpAddr>> {
+    let parse = |text: &String| {
+        text.parse().map_err(|_| anyhow!("shunt.dnsServers: {text:?} is invalid: not an address"))
+    };
+    given.iter().map(parse).collect()
 }
 
 fn listen(address: &str) -> anyhow::Result<Option<SocketAddr>> {

@@ -75,6 +75,12 @@ pub struct Shunt {
     /// As `--policy-log`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub policy_log: Option<bool>,
+    /// As `--dns-servers`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dns_servers: Option<Vec<String>>,
+    /// As `--dns-grace`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dns_grace: Option<GoDuration>,
     /// `open` or `closed`, as `--new-pods`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub new_pods: Option<String>,

@@ -71,8 +71,15 @@ async fn program(hangs: bool) -> (bool, Duration) {
     let (_questions, questions) = mpsc::channel(1);
     let (_listening, listening) = mpsc::unbounded_channel();
     let (_dropped, drops) = mpsc::channel(1);
-    let inputs =
-        Inputs { sources, kernel: kernel_reports, policy: None, drops, questions, listening };
+    let inputs = Inputs {
+        sources,
+        kernel: kernel_reports,
+        policy: None,
+        drops,
+        names: mpsc::channel(1).1,
+        questions,
+        listening,
+    };
     let watched = async {
         let mut alive = true;
         while !seen.borrow_and_update().synced {

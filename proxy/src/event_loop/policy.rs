@@ -1,9 +1,12 @@
 //! The part of the event loop that is about network policy.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Instant;
 
+use shunt_model::object::ObjectKey;
 use shunt_model::problem::Kind;
+use shunt_model::snapshot::Snapshot;
 use shunt_netpolicy::snapshot::Change;
 use shunt_netpolicy_nftables::kernel::Change as TableChange;
 use tracing::{debug, info, warn};
@@ -12,6 +15,7 @@ use super::{EventLoop, texts};
 use crate::drops::DropEvent;
 use crate::kernel::{KernelEvent, Order, Reason, Synced};
 use crate::ledger::Origin;
+use crate::names::{Named, NamesEvent};
 
 impl EventLoop {
     /// The order for the kernel thread of network policy, if there is one.
@@ -28,6 +32,9 @@ impl EventLoop {
             }
         }
         let policy = self.policy.as_mut()?;
+        if policy.asks_for_names() {
+            policy.take_servers(dns_servers(self.planner.snapshot()));
+        }
         let order = policy.order(now)?;
         self.progress.policy().ordered(order.number, now);
         self.metrics.policy(&policy.status());
@@ -85,6 +92,23 @@ impl EventLoop {
         }
     }
 
+    /// Takes in what the reader of DNS answers has to say.
+    pub(super) fn policy_names(&mut self, event: NamesEvent, now: Instant) {
+        match event {
+            NamesEvent::Answer { held, found } => {
+                if let Some(policy) = &mut self.policy {
+                    for Named { address, name, seconds } in &found {
+                        debug!(%address, %name, seconds, "DNS has given a name to an address");
+                    }
+                    policy.learn(held, found, now);
+                }
+            }
+            NamesEvent::State(problem) => {
+                self.found(Origin::DomainNames, problem.into_iter().collect());
+            }
+        }
+    }
+
     /// Takes in what the kernel thread of network policy reports.
     pub(super) fn policy_kernel(&mut self, event: KernelEvent, now: Instant) {
         let Some(policy) = &mut self.policy else { return };
@@ -116,6 +140,20 @@ impl EventLoop {
             }
         }
     }
+}
+
+/// The Services by which clusters have their DNS: of Kubernetes, of RKE2, and of OpenShift.
+const DNS_SERVICES: [(&str, &str); 3] = [
+    ("kube-system", "kube-dns"),
+    ("kube-system", "rke2-coredns-rke2-coredns"),
+    ("openshift-dns", "dns-default"),
+];
+
+/// The addresses of the cluster's DNS servers.
+fn dns_servers(services: &Snapshot) -> BTreeSet<IpAddr> {
+    let keys = DNS_SERVICES.map(|(namespace, name)| ObjectKey::new(namespace, name));
+    let services = keys.iter().filter_map(|key| services.service(key));
+    services.flat_map(|service| service.cluster_ips.iter().copied()).collect()
 }
 
 /// One line for each sync that did something.

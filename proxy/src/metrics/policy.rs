@@ -52,6 +52,7 @@ impl Metrics {
             ("peers", status.peers),
             ("networks", status.networks),
             ("rows", status.rows),
+            ("names", status.names),
         ];
         for (what, count) in counts {
             let count = i64::try_from(count).unwrap_or(i64::MAX);

@@ -133,9 +133,16 @@ fn of_policy(policy: &PolicyStatus) -> Vec<(&'static str, String)> {
     let DroppedStatus { ingress, egress, unknown } = policy.dropped;
     let audit = if policy.audit { ", audit: nothing is dropped" } else { "" };
     let closed = if policy.closed { ", new pods are closed" } else { "" };
+    let names = match policy.names {
+        0 => String::new(),
+        names => format!(", {names} addresses have domain names"),
+    };
     let (policies, isolated) = (policy.policies, policy.isolated);
     let mut lines = vec![
-        ("policy", format!("{policies} policies isolate {isolated} addresses here{audit}{closed}")),
+        (
+            "policy",
+            format!("{policies} policies isolate {isolated} addresses here{names}{audit}{closed}"),
+        ),
         ("dropped", format!("{ingress} by ingress, {egress} by egress, {unknown} of unknown pods")),
     ];
     let mut most: Vec<_> = policy.logged_by_policy.iter().collect();

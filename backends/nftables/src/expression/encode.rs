@@ -86,6 +86,21 @@ impl<S: Display> Expression<S> {
                 compare(message, EQUAL, &[0; 4]);
             }
             Self::StateIs(bits) => state_is(message, *bits),
+            Self::IsAnswer => {
+                element(message, "ct", |message| {
+                    message.u32(1, SCRATCH.number());
+                    message.u32(2, CT_DIRECTION);
+                });
+                compare(message, EQUAL, &[REPLY]);
+            }
+            Self::OriginalPortIs(port) => {
+                conntrack(message, CT_PROTO_DST, ORIGINAL, SCRATCH);
+                compare(message, EQUAL, &port.to_be_bytes());
+            }
+            Self::SourcePortIs(port) => {
+                payload(message, TRANSPORT, (0, 2), SCRATCH);
+                compare(message, EQUAL, &port.to_be_bytes());
+            }
             Self::NeighbourDiscovery => neighbour_discovery(message),
             Self::NotFirstOfTcp => not_first_of_tcp(message),
             Self::Random(register, modulus) => element(message, "numgen", |message| {
@@ -114,6 +129,7 @@ impl<S: Display> Expression<S> {
             | Self::Counter
             | Self::Limit { .. }
             | Self::Log { .. }
+            | Self::Queue(_)
             | Self::End(_) => self.statement(message),
         }
     }
@@ -188,6 +204,11 @@ impl<S: Display> Expression<S> {
                 message.text(2, prefix);
                 message.u32(3, *length);
             }),
+            Self::Queue(number) => element(message, "queue", |message| {
+                message.bytes(1, &number.to_be_bytes());
+                message.bytes(2, &1u16.to_be_bytes());
+                message.bytes(3, &QUEUE_BYPASS.to_be_bytes());
+            }),
             Self::End(verdict) => element(message, "immediate", |message| {
                 message.u32(1, VERDICT_REGISTER);
                 message.nest(2, |message| verdict.write(message));
@@ -208,6 +229,7 @@ const META_L4PROTO: u32 = 16;
 const NETWORK: u32 = 1;
 const TRANSPORT: u32 = 2;
 const CT_STATE: u32 = 0;
+const CT_DIRECTION: u32 = 1;
 const CT_STATUS: u32 = 2;
 const CT_PROTO_SRC: u32 = 11;
 const CT_PROTO_DST: u32 = 12;
@@ -229,6 +251,8 @@ const GREATER_OR_EQUAL: u32 = 5;
 const LIMIT_PACKETS: u32 = 0;
 /// `NFT_BYTEORDER_HTON`.
 const HOST_TO_NETWORK: u32 = 1;
+/// `NFT_QUEUE_FLAG_BYPASS`.
+const QUEUE_BYPASS: u16 = 1;
 const NG_RANDOM: u32 = 1;
 const FIB_ADDRESS_TYPE: u32 = 3;
 const FIB_SOURCE: u32 = 1;

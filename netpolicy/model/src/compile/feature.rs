@@ -7,6 +7,7 @@ use std::sync::Arc;
 use shunt_model::address::{Family, Protocol};
 
 use super::asked::Askers;
+use crate::domain::DomainName;
 use crate::object::{Block, Pod};
 use crate::selector::{Labels, Selector};
 use crate::store::Store;
@@ -23,6 +24,8 @@ pub(super) enum Feature {
     Node(Selector),
     /// It is an address of the node that the table is for.
     OwnNode,
+    /// DNS has given this name to it.
+    Domain(DomainName),
     /// It is a pod with this port under this name.
     Port(Arc<str>, Protocol, u16),
 }
@@ -156,6 +159,28 @@ impl Features {
         }
         features.extend(self.blocks_with(address).cloned());
         Some(Signature(features))
+    }
+
+    /// The features of an address that DNS has given names to, with those that it has otherwise; `None` if nobody asks
+    /// for its names.
+    pub(super) fn of_named(
+        &mut self,
+        store: &Store,
+        address: IpAddr,
+        pod: Option<&Arc<Pod>>,
+        own: bool,
+    ) -> Option<Signature> {
+        let names = store.names_of(address).map(|name| Feature::Domain(name.clone()));
+        let asked = names.filter_map(|name| self.asked.get(&name).cloned());
+        let names: BTreeSet<_> = asked.collect();
+        if names.is_empty() {
+            return None;
+        }
+        let by_network = || Signature(self.blocks_with(address).cloned().collect());
+        let by_network = by_network();
+        let mut signature = self.of(store, address, pod, own).unwrap_or(by_network);
+        signature.0.extend(names);
+        Some(signature)
     }
 
     /// The selectors that match a pod.

@@ -170,6 +170,7 @@ fn resolve(rule: &Rule, own: &Arc<str>, pod: &Pod, direction: Direction) -> Matc
         Arc::new(match peer {
             Peer::Block(block) => Feature::Block(block.clone()),
             Peer::Nodes(selector) => Feature::Node(selector.clone()),
+            Peer::Domain(name) => Feature::Domain(name.clone()),
             Peer::Pods { namespaces: None, pods } => {
                 Feature::Pods(NamespaceMatch::Named(Arc::clone(own)), pods.clone())
             }

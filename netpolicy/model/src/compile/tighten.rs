@@ -5,21 +5,19 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::object::Direction;
-use crate::store::Presence;
+use crate::store::{Dirty, Presence};
 use crate::table::{Atom, Decisions, Delta, Local, Row, RowId, Table};
 
 /// The local addresses that accept less of somebody after a change than before. Addresses that have
 /// appeared with it have no connections yet, and those that are gone have none any more.
-pub(super) fn tightened(
-    old: &Table,
-    delta: &Delta,
-    presence: &BTreeMap<IpAddr, Presence>,
-) -> BTreeSet<IpAddr> {
+pub(super) fn tightened(old: &Table, delta: &Delta, dirty: &Dirty) -> BTreeSet<IpAddr> {
+    let presence = &dirty.presence;
     if delta.is_empty() {
         return BTreeSet::new();
     }
     let new = After { old, delta };
-    let moved = moved(&new, presence);
+    let mut moved = moved(&new, presence);
+    moved.extend(moved_by_name(&new, dirty));
     // Who has other decisions may lose something of peers that stay in their class, too.
     let changed = |address: &IpAddr| delta.locals.contains_key(address);
     let any_changed = delta.locals.keys().any(|address| !presence.contains_key(address));
@@ -62,6 +60,20 @@ fn moved(new: &After<'_>, presence: &BTreeMap<IpAddr, Presence>) -> BTreeSet<(At
     moves.filter(|(from, to)| from != to).collect()
 }
 
+/// The same of peers that have names by DNS. A name that has come or gone alone moves nobody: what it allowed may go on.
+fn moved_by_name<'a>(
+    new: &'a After<'_>,
+    dirty: &'a Dirty,
+) -> impl Iterator<Item = (Atom, Atom)> + 'a {
+    let by_name_alone = |address: &&IpAddr| {
+        !dirty.everything && dirty.names.contains(*address) && !dirty.addresses.contains(*address)
+    };
+    let concerned = new.delta.named.keys().filter(move |address| !by_name_alone(address));
+    let moves = concerned
+        .map(|address| (new.old.destination_atom(*address), new.destination_atom(*address)));
+    moves.filter(|(from, to)| from != to)
+}
+
 /// The classes that peers may stay in.
 fn stay(old: &Table, delta: &Delta) -> BTreeSet<Atom> {
     let locals = old.locals.values().chain(delta.locals.values().flatten());
@@ -88,6 +100,14 @@ impl After<'_> {
             let networks = self.delta.networks.as_ref().unwrap_or(&self.old.networks);
             crate::table::network_atom(networks, address)
         })
+    }
+
+    fn destination_atom(&self, address: IpAddr) -> Atom {
+        let named = match self.delta.named.get(&address) {
+            Some(changed) => *changed,
+            None => self.old.named.get(&address).copied(),
+        };
+        named.unwrap_or_else(|| self.atom(address))
     }
 
     fn row(&self, id: RowId) -> Option<&Arc<Row>> {

@@ -13,6 +13,7 @@ use shunt_model::address::Protocol;
 use shunt_model::object::ObjectKey;
 
 use crate::cluster::{Action, ActionRule, ClusterNetworkPolicy, PeerNode, Tier};
+use crate::domain::DomainName;
 use crate::object::{
     Block, NAMESPACE_NAME, NamedPort, Namespace, NetworkPolicy, Peer, Pod, PortMatch, PortNumber,
     Rule,
@@ -57,6 +58,7 @@ pub(super) enum Edit {
     Node(PeerNode),
     NoNode(Arc<str>),
     Machine(Arc<str>, BTreeSet<IpAddr>),
+    Names(IpAddr, BTreeSet<DomainName>),
 }
 
 pub(super) fn edits(count: Range<usize>) -> impl Strategy<Value = Vec<Edit>> {
@@ -71,8 +73,21 @@ pub(super) fn edits(count: Range<usize>) -> impl Strategy<Value = Vec<Edit>> {
         2 => node().prop_map(Edit::Node),
         1 => word(&NODES).prop_map(Edit::NoNode),
         1 => (word(&NODES), hosts()).prop_map(|(node, hosts)| Edit::Machine(node, hosts)),
+        2 => names(),
     ];
     vec(edit, count)
+}
+
+fn domain() -> impl Strategy<Value = DomainName> {
+    let parse = |text| DomainName::parse(text).expect("a name");
+    select(&["a.example.com", "*.example.com", "example.org"][..]).prop_map(parse)
+}
+
+/// What DNS says of anybody, and what it says no more.
+fn names() -> impl Strategy<Value = Edit> {
+    let anybody: Vec<&str> = [ADDRESSES, STRANGERS, HOSTS].concat();
+    let address = select(anybody).prop_map(|text| text.parse().expect("an address"));
+    (address, btree_set(domain(), 0..3)).prop_map(|(address, names)| Edit::Names(address, names))
 }
 
 fn word(words: &'static [&'static str]) -> impl Strategy<Value = Arc<str>> {
@@ -199,24 +214,26 @@ fn cluster_peer() -> impl Strategy<Value = Peer> {
     prop_oneof![3 => peer().prop_map(own), 1 => selector().prop_map(Peer::Nodes)]
 }
 
-fn action_rule() -> impl Strategy<Value = ActionRule> {
+fn action_rule(egress: bool) -> impl Strategy<Value = ActionRule> {
     let action = select(&[Action::Accept, Action::Deny, Action::Pass][..]);
     // Without peers: what is not understood is everybody.
     let peers = weighted(0.9, vec(cluster_peer(), 1..3));
     let ports = weighted(0.6, vec(port(), 1..3));
-    (action, peers, ports).prop_map(|(action, peers, ports)| ActionRule {
-        name: "".into(),
-        action,
-        on: Rule { peers, ports },
+    let names = vec(domain().prop_map(Peer::Domain), 0..2);
+    (action, peers, names, ports).prop_map(move |(action, mut peers, names, ports)| {
+        if egress && action == Action::Accept {
+            peers.iter_mut().for_each(|peers| peers.extend(names.iter().cloned()));
+        }
+        ActionRule { name: "".into(), action, on: Rule { peers, ports } }
     })
 }
 
 fn cluster_policy() -> impl Strategy<Value = ClusterNetworkPolicy> {
     let subject = (selector(), selector());
-    let rules = || vec(action_rule(), 0..4);
+    let rules = |egress| vec(action_rule(egress), 0..4);
     // Few priorities, so that some are equal.
     let place = (select(&Tier::ALL[..]), 0u16..3);
-    (word(NAMES), place, subject, rules(), rules()).prop_map(
+    (word(NAMES), place, subject, rules(false), rules(true)).prop_map(
         |(name, (tier, priority), (namespaces, pods), ingress, egress)| ClusterNetworkPolicy {
             name,
             tier,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use shunt_model::address::Protocol;
 use shunt_model::problem::Kind;
 use shunt_netpolicy::cluster::{Action, ActionRule, ClusterNetworkPolicy, PeerNode, Tier};
+use shunt_netpolicy::domain::DomainName;
 use shunt_netpolicy::object::{Block, Peer, PortMatch, PortNumber, Rule};
 use shunt_netpolicy::selector::Selector;
 use shunt_netpolicy::snapshot::Object;
@@ -180,6 +181,15 @@ fn action_rule(
         }
     };
     let name = name.unwrap_or_default().into();
+    let names = |on: &Rule| on.peers.iter().flatten().any(|p| matches!(p, Peer::Domain(_)));
+    let on = on.filter(|on| {
+        // Not every address of a name is known: denied would be too few.
+        let sound = action == Action::Accept || !names(on);
+        if !sound {
+            report.add(format!("{field}.to"), "domainNames are for Accept rules only");
+        }
+        sound
+    });
     match (action, on) {
         (action, Some(on)) => Some(ActionRule { name, action, on }),
         (Action::Accept, None) => {
@@ -228,11 +238,13 @@ fn matched(
     for (index, protocol) in protocols.into_iter().flatten().enumerate() {
         let field = format!("{field}.protocols[{index}]");
         let named = protocol.destination_named_port.is_some();
-        let nameless =
-            peers.list.iter().any(|peer| peer.nodes.is_some() || peer.networks.is_some());
+        let nameless = |peer: &wire::Peer| {
+            peer.nodes.is_some() || peer.networks.is_some() || peer.domain_names.is_some()
+        };
+        let nameless = peers.list.iter().any(nameless);
         if named && nameless {
             let field = format!("{field}.destinationNamedPort");
-            report.add(field, "nodes and networks have no ports with names");
+            report.add(field, "nodes, networks and domains have no ports with names");
             sound = false;
         }
         match convert_protocol(protocol, &field, report) {
@@ -254,26 +266,30 @@ fn convert_peer(
         report.add(format!("{field}.{unknown}"), "is not known");
         return None;
     }
-    if let Some(name) = [("nodes", wire.nodes.is_some()), ("networks", wire.networks.is_some())]
-        .into_iter()
-        .find_map(|(name, set)| (set && !egress).then_some(name))
+    let of_egress = [
+        ("nodes", wire.nodes.is_some()),
+        ("networks", wire.networks.is_some()),
+        ("domainNames", wire.domain_names.is_some()),
+    ];
+    if let Some(name) =
+        of_egress.into_iter().find_map(|(name, set)| (set && !egress).then_some(name))
     {
         report.add(format!("{field}.{name}"), "is not known in ingress");
         return None;
     }
-    match (&wire.namespaces, &wire.pods, &wire.nodes, &wire.networks) {
-        (Some(namespaces), None, None, None) => {
+    match (&wire.namespaces, &wire.pods, &wire.nodes, &wire.networks, &wire.domain_names) {
+        (Some(namespaces), None, None, None, None) => {
             let namespaces = selector(namespaces, &format!("{field}.namespaces"), report)?;
             Some(vec![Peer::Pods { namespaces: Some(namespaces), pods: Selector::default() }])
         }
-        (None, Some(pods), None, None) => {
+        (None, Some(pods), None, None, None) => {
             let (namespaces, pods) = namespaced_pod(pods, &format!("{field}.pods"), report)?;
             Some(vec![Peer::Pods { namespaces: Some(namespaces), pods }])
         }
-        (None, None, Some(nodes), None) => {
+        (None, None, Some(nodes), None, None) => {
             Some(vec![Peer::Nodes(selector(nodes, &format!("{field}.nodes"), report)?)])
         }
-        (None, None, None, Some(networks)) if !networks.is_empty() => {
+        (None, None, None, Some(networks), None) if !networks.is_empty() => {
             let network = |(index, text): (usize, &String)| {
                 let read = cidr(text).map_err(|reason| {
                     report.add(format!("{field}.networks[{index}]"), reason);
@@ -282,8 +298,22 @@ fn convert_peer(
             };
             networks.iter().enumerate().map(network).collect()
         }
+        (None, None, None, None, Some(names)) if !names.is_empty() => {
+            let name = |(index, text): (usize, &String)| {
+                let read = DomainName::parse(text).map(Peer::Domain);
+                if read.is_none() {
+                    let reason = format!("{} is not the name of a domain", quoted(text));
+                    report.add(format!("{field}.domainNames[{index}]"), reason);
+                }
+                read
+            };
+            names.iter().enumerate().map(name).collect()
+        }
         _ => {
-            report.add(field, "there must be one of namespaces, pods, nodes and networks");
+            report.add(
+                field,
+                "there must be one of namespaces, pods, nodes, networks and domainNames",
+            );
             None
         }
     }

@@ -111,6 +111,8 @@ pub struct Peer {
     pub nodes: Option<LabelSelector>,
     /// `networks`, in egress.
     pub networks: Option<Vec<String>>,
+    /// `domainNames`, in egress.
+    pub domain_names: Option<Vec<String>>,
     /// Others, which are not known.
     #[serde(flatten)]
     pub unknown: Unknown,

@@ -33,7 +33,7 @@ fn every_field_is_read() {
         "ingress": [{"name": "in", "action": "Pass", "from": [{"namespaces": {}}]}],
         "egress": [{"action": "Accept", "to": [
             {"pods": {"podSelector": {"matchLabels": {"app": "web"}}}}, {"nodes": {}},
-            {"networks": ["10.0.0.0/8", "fd00::/8"]},
+            {"networks": ["10.0.0.0/8", "fd00::/8"]}, {"domainNames": ["*.Example.com."]},
         ], "protocols": [
             {"tcp": {"destinationPort": {"number": 80}}},
             {"udp": {"destinationPort": {"range": {"start": 5, "end": 9}}}}, {"sctp": {}},
@@ -54,7 +54,8 @@ fn every_field_is_read() {
             Peer::Pods { namespaces: Some(_), .. },
             Peer::Nodes(_),
             Peer::Block(_),
-            Peer::Block(_)
+            Peer::Block(_),
+            Peer::Domain(_)
         ])
     ));
     let ports: Vec<_> = on.ports.iter().flatten().map(|p| (p.protocol, p.port.clone())).collect();
@@ -100,7 +101,7 @@ fn what_is_not_understood_fails_closed() {
         (
             json!([{"nodes": {}}]),
             json!([{"destinationNamedPort": "http"}]),
-            "spec.egress[0].protocols[0].destinationNamedPort: nodes and networks have no",
+            "spec.egress[0].protocols[0].destinationNamedPort: nodes, networks and domains",
         ),
     ];
     for (to, protocols, problem) in cases {
@@ -116,6 +117,15 @@ fn what_is_not_understood_fails_closed() {
             assert_eq!(rules, expected, "{action}: {problem}");
         }
     }
+    // Some of a name's addresses may not be known: denied would be too few.
+    let to = json!([{"domainNames": ["example.com"]}]);
+    let (rules, problems) = egress(json!([{"action": "Deny", "to": to}]));
+    assert_eq!(rules, [(Action::Deny, Rule::default())]);
+    assert_eq!(problems[0], "spec.egress[0].to: domainNames are for Accept rules only");
+    let to = json!([{"domainNames": ["*.Example.com.", "*.com"]}]);
+    let (rules, problems) = egress(json!([{"action": "Accept", "to": to}]));
+    assert_eq!(rules, []);
+    assert!(problems[0].starts_with("spec.egress[0].to[0].domainNames[1]: "), "{problems:?}");
     let (rules, problems) = egress(json!([{"action": "Ponder", "to": all()}]));
     assert_eq!((rules[0].0, problems.len()), (Action::Deny, 1));
 }

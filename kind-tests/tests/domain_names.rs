@@ -1,0 +1,290 @@
+//! domainNames of ClusterNetworkPolicies, with a real DNS server behind the cluster's DNS Service. Needs root.
+//!
+//! In the guest answers wait until their addresses are known to policy; a kernel without `nft_queue` gets copies.
+
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use shunt::status::Status;
+use shunt_cluster::{
+    Cluster, ClusterSpec, Connection, DnsServer, EchoServer, Families, NodeSpec, ProbeOptions,
+    Protocol, Record, probe, resolve,
+};
+use shunt_kind_tests::guest::{self, Clock};
+use shunt_kind_tests::scenario::daemon::Daemon;
+use shunt_kind_tests::scenario::shunt_binary;
+use tempfile::TempDir;
+
+const NODE: &str = "node-1";
+const DNS: [&str; 2] = ["10.96.0.10:53", "[fd00:10:96::a]:53"];
+/// How long anything may take that takes no time.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Less than it takes until a lost SYN is sent again.
+const FIRST_PACKET: Duration = Duration::from_millis(900);
+/// Enough for one that is.
+const SECOND_PACKET: Duration = Duration::from_secs(5);
+
+const MANIFESTS: &str = "
+apiVersion: v1
+kind: Namespace
+metadata: {name: default}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: kube-dns, namespace: kube-system}
+spec: {clusterIPs: [10.96.0.10, 'fd00:10:96::a'], ipFamilies: [IPv4, IPv6], ports: [{name: dns, port: 53, protocol: UDP, targetPort: 53}]}
+---
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: names}
+spec:
+  tier: Admin
+  priority: 1
+  subject: {pods: {podSelector: {matchLabels: {pod: asks}}}}
+  egress:
+  - {action: Accept, to: [{networks: ['0.0.0.0/0', '::/0']}], protocols: [{udp: {destinationPort: {number: 53}}}]}
+  - {action: Accept, to: [{domainNames: ['*.example.com']}], protocols: [{tcp: {destinationPort: {number: 80}}}]}
+  - {action: Deny, to: [{networks: ['0.0.0.0/0', '::/0']}]}
+";
+
+struct Rig {
+    daemon: Option<Daemon>,
+    binary: PathBuf,
+    files: TempDir,
+    _servers: Vec<EchoServer>,
+    dns: DnsServer,
+    /// Not the cluster's.
+    rogue: DnsServer,
+    cluster: Cluster,
+}
+
+impl Rig {
+    fn new() -> Result<Self> {
+        let cluster = Cluster::build(&ClusterSpec {
+            nodes: vec![NodeSpec::new(NODE, &["asks", "rogue"]), NodeSpec::new("node-2", &["dns"])],
+            clients: vec!["outside".to_owned()],
+            families: Families::Dual,
+            ..ClusterSpec::default()
+        })?;
+        let outside = cluster.host("outside")?;
+        for via in cluster.host(NODE)?.addresses() {
+            let pods = if via.is_ipv4() { "10.77.1.0/24" } else { "fd00:10:77:1::/64" };
+            outside.add_route(pods.parse()?, *via)?;
+        }
+        let servers = vec![EchoServer::start(outside.netns(), "outside", &[80, 81])?];
+        let files = tempfile::Builder::new().prefix("shunt-names-").tempdir()?;
+        fs::create_dir(files.path().join("manifests"))?;
+        let mut text = MANIFESTS.to_owned();
+        for (node, pod) in [(NODE, "asks"), (NODE, "rogue"), ("node-2", "dns")] {
+            let ips: Vec<_> =
+                cluster.host(pod)?.addresses().iter().map(|ip| format!("{{ip: '{ip}'}}")).collect();
+            text.push_str(&format!(
+                "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {pod}, namespace: default, labels: {{pod: {pod}}}}}\n\
+                 spec: {{nodeName: {node}, containers: [{{name: main}}]}}\n\
+                 status: {{phase: Running, podIPs: [{}]}}\n",
+                ips.join(", ")
+            ));
+        }
+        for (family, ip) in ["IPv4", "IPv6"].iter().zip(cluster.host("dns")?.addresses()) {
+            let name = family.to_lowercase();
+            text.push_str(&format!(
+                "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: dns-{name}, namespace: \
+                 kube-system, labels: {{kubernetes.io/service-name: kube-dns}}}}\naddressType: {family}\n\
+                 ports: [{{name: dns, port: 53, protocol: UDP}}]\nendpoints: [{{addresses: ['{ip}']}}]\n"
+            ));
+        }
+        fs::write(files.path().join("manifests/all.yaml"), text)?;
+        Ok(Self {
+            daemon: None,
+            binary: shunt_binary()?,
+            files,
+            _servers: servers,
+            dns: DnsServer::start(cluster.host("dns")?.netns())?,
+            rogue: DnsServer::start(cluster.host("rogue")?.netns())?,
+            cluster,
+        })
+    }
+
+    fn start(&mut self) -> Result<()> {
+        let manifests = self.files.path().join("manifests").display().to_string();
+        let words = ["run", "--manifests", &manifests, "--node-name", NODE, "--dns-grace", "0s"];
+        let words: Vec<_> = words.map(str::to_owned).into();
+        let netns = self.cluster.host(NODE)?.netns();
+        let log = self.files.path().join("log");
+        self.daemon = Some(Daemon::start(&self.binary, &words, netns, &log)?);
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let status = self.daemon.as_mut().context("it was started")?.status()?;
+            let policy = status.as_ref().and_then(|status| status.network_policy.as_ref());
+            let services = status.as_ref().is_some_and(|s| s.synced && s.waiting_ms.is_none());
+            let synced = services && policy.is_some_and(|p| p.synced && p.isolated > 0);
+            if synced && self.nft(&["list", "tables"])?.contains("shunt-names") {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "{status:?}\n{}", self.log());
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn status(&mut self) -> Result<Status> {
+        let status = self.daemon.as_mut().context("no daemon runs")?.status()?;
+        status.context("the daemon does not answer")
+    }
+
+    fn log(&self) -> String {
+        self.daemon.as_ref().map(Daemon::log_tail).unwrap_or_default()
+    }
+
+    fn nft(&self, words: &[&str]) -> Result<String> {
+        let mut command = std::process::Command::new("nft");
+        command.args(words);
+        let output = self.cluster.host(NODE)?.netns().run(move || command.output())?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Asks the cluster's DNS.
+    fn resolve(&self, name: &str, server: &str) -> Result<Vec<IpAddr>> {
+        resolve(self.cluster.host("asks")?.netns(), server.parse()?, name, SECOND_PACKET)
+    }
+
+    fn reaches(&self, address: IpAddr, port: u16, within: Duration) -> Result<bool> {
+        let netns = self.cluster.host("asks")?.netns();
+        let to = SocketAddr::new(address, port);
+        Ok(probe(netns, Protocol::Tcp, to, &ProbeOptions::within(within)).is_answer())
+    }
+
+    /// Gives the machine outside one more address.
+    fn add_address(&self, number: u8) -> Result<IpAddr> {
+        let address = format!("192.168.77.{number}").parse()?;
+        self.cluster.host("outside")?.add_address(address)?;
+        Ok(address)
+    }
+
+    /// Waits until an address is not reached any more; how long that took.
+    fn until_denied(&self, address: IpAddr) -> Result<Duration> {
+        let began = Instant::now();
+        while self.reaches(address, 80, Duration::from_millis(300))? {
+            ensure!(began.elapsed() < PATIENCE, "{address} is reached for ever");
+            thread::sleep(Duration::from_millis(50));
+        }
+        Ok(began.elapsed())
+    }
+}
+
+#[test]
+fn copies_where_the_kernel_has_no_queue() -> Result<()> {
+    play(SECOND_PACKET)
+}
+
+#[test]
+fn in_the_guest() -> Result<()> {
+    let printed = guest::run_tests(
+        Clock::Running,
+        &["--ignored", "--exact", "answers_wait_until_they_are_known"],
+    )?;
+    println!("{printed}");
+    ensure!(printed.contains("1 passed"), "no test was run");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs nft_queue; in_the_guest runs it there"]
+fn answers_wait_until_they_are_known() -> Result<()> {
+    play(FIRST_PACKET)
+}
+
+/// `within`: how long a connection may take after its name was asked for.
+fn play(within: Duration) -> Result<()> {
+    let mut rig = Rig::new()?;
+    rig.start()?;
+    if let Err(error) = allowed_once_asked(&rig, within) {
+        bail!("{error:#}\n{}\n{:?}\n{}", rig.log(), rig.status()?, rig.nft(&["list", "ruleset"])?);
+    }
+    only_what_is_asked(&rig)?;
+    expires(&rig, within)?;
+    if let Err(error) = outlives_the_daemon(&mut rig, within) {
+        bail!("{error:#}\n{}", rig.log());
+    }
+    Ok(())
+}
+
+/// No connection is faster than the answer that names its address.
+fn allowed_once_asked(rig: &Rig, within: Duration) -> Result<()> {
+    for number in 100..120 {
+        let address = rig.add_address(number)?;
+        let (name, alias) = (format!("host-{number}.example.com"), format!("edge-{number}.net"));
+        rig.dns.set(&name, vec![Record::Alias(alias.clone(), 300)]);
+        rig.dns.set(&alias, vec![Record::Address(address, 300)]);
+        if number == 100 {
+            ensure!(!rig.reaches(address, 80, FIRST_PACKET)?, "reached before it was asked for");
+        }
+        ensure!(rig.resolve(&name, DNS[0])? == [address], "{name}");
+        ensure!(rig.reaches(address, 80, within)?, "{name} is not reached\n{}", rig.log());
+    }
+    ensure!(!rig.reaches("192.168.77.100".parse()?, 81, FIRST_PACKET)?, "by another port");
+    let outside = rig.cluster.host("outside")?.addresses().to_vec();
+    let v6 = *outside.iter().find(|ip| ip.is_ipv6()).context("an IPv6 address")?;
+    rig.dns.set("six.example.com", vec![Record::Address(v6, 300)]);
+    ensure!(!rig.reaches(v6, 80, FIRST_PACKET)?, "reached before it was asked for");
+    ensure!(rig.resolve("six.example.com", DNS[1])? == [v6], "six.example.com");
+    ensure!(rig.reaches(v6, 80, within)?, "six.example.com is not reached\n{}", rig.log());
+    Ok(())
+}
+
+/// Names that no policy speaks of, and servers that are not the cluster's, open nothing.
+fn only_what_is_asked(rig: &Rig) -> Result<()> {
+    let (other, wrong) = (rig.add_address(130)?, rig.add_address(131)?);
+    rig.dns.set("example.com", vec![Record::Address(other, 300)]);
+    ensure!(rig.resolve("example.com", DNS[0])? == [other], "it is answered all the same");
+    ensure!(!rig.reaches(other, 80, FIRST_PACKET)?, "example.com is not below example.com");
+    rig.rogue.set("www.example.com", vec![Record::Address(wrong, 300)]);
+    let rogue = SocketAddr::new(rig.cluster.host("rogue")?.ip(), 53).to_string();
+    ensure!(rig.resolve("www.example.com", &rogue)? == [wrong], "it is answered all the same");
+    ensure!(!rig.reaches(wrong, 80, FIRST_PACKET)?, "a server that is nobody's was believed");
+    Ok(())
+}
+
+/// With its time a name ends; connections that have begun go on.
+fn expires(rig: &Rig, within: Duration) -> Result<()> {
+    let address = rig.add_address(140)?;
+    rig.dns.set("short.example.com", vec![Record::Address(address, 3)]);
+    let asked = Instant::now();
+    ensure!(rig.resolve("short.example.com", DNS[0])? == [address], "short.example.com");
+    ensure!(rig.reaches(address, 80, within)?, "it is not reached");
+    let netns = rig.cluster.host("asks")?.netns();
+    let to = SocketAddr::new(address, 80);
+    let mut held = Connection::open(netns, to, &ProbeOptions::within(within))?;
+    rig.until_denied(address)?;
+    let lasted = asked.elapsed();
+    ensure!(lasted >= Duration::from_secs(3), "it has ended after {lasted:?}");
+    let _ = held.exchange("still here");
+    // Asked for again it is there again.
+    rig.resolve("short.example.com", DNS[0])?;
+    ensure!(rig.reaches(address, 80, within)?, "asked for again it is not reached");
+    Ok(())
+}
+
+/// What was learnt stays when the daemon dies, and is known to the next one. Meanwhile DNS works.
+fn outlives_the_daemon(rig: &mut Rig, within: Duration) -> Result<()> {
+    let known: IpAddr = "192.168.77.100".parse()?;
+    let before = rig.status()?.network_policy.context("policy")?.names;
+    ensure!(before >= 21, "{before} names are known");
+    rig.daemon.take().context("no daemon runs")?.kill()?;
+    ensure!(rig.reaches(known, 80, FIRST_PACKET)?, "it is forgotten with the daemon");
+    let late = rig.add_address(150)?;
+    rig.dns.set("late.example.com", vec![Record::Address(late, 300)]);
+    ensure!(rig.resolve("late.example.com", DNS[0])? == [late], "DNS must not need the daemon");
+    ensure!(!rig.reaches(late, 80, FIRST_PACKET)?, "nobody has learnt it");
+    rig.start()?;
+    let after = rig.status()?.network_policy.context("policy")?.names;
+    ensure!(after >= 21, "{after} names are known after a restart, {before} before");
+    ensure!(rig.reaches(known, 80, FIRST_PACKET)?, "it is forgotten by the next daemon");
+    ensure!(rig.resolve("late.example.com", DNS[0])? == [late], "late.example.com");
+    ensure!(rig.reaches(late, 80, within)?, "it is not reached");
+    Ok(())
+}
