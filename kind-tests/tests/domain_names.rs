@@ -251,6 +251,12 @@ fn only_what_is_asked(rig: &Rig) -> Result<()> {
 
 /// With its time a name ends; connections that have begun go on.
 fn expires(rig: &Rig, within: Duration) -> Result<()> {
+    // Policy is new to the pod: until it is seen that all its connections are allowed each of their packets is judged.
+    let began = Instant::now();
+    while rig.nft(&["list", "set", "inet", "shunt-policy", "watched_v4"])?.contains("elements") {
+        ensure!(began.elapsed() < PATIENCE, "the pod is watched for ever");
+        thread::sleep(Duration::from_millis(200));
+    }
     let address = rig.add_address(140)?;
     rig.dns.set("short.example.com", vec![Record::Address(address, 3)]);
     let asked = Instant::now();
@@ -262,7 +268,7 @@ fn expires(rig: &Rig, within: Duration) -> Result<()> {
     rig.until_denied(address)?;
     let lasted = asked.elapsed();
     ensure!(lasted >= Duration::from_secs(3), "it has ended after {lasted:?}");
-    let _ = held.exchange("still here");
+    held.exchange("still here").context("a connection that has begun")?;
     // Asked for again it is there again.
     rig.resolve("short.example.com", DNS[0])?;
     ensure!(rig.reaches(address, 80, within)?, "asked for again it is not reached");
