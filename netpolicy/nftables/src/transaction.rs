@@ -65,7 +65,7 @@ pub(crate) fn change(operations: &[Operation]) -> Vec<Message> {
     let mut messages = Vec::new();
     let mut deleted: BTreeMap<SetId, Vec<&Key>> = BTreeMap::new();
     let mut added: BTreeMap<SetId, Vec<(&Key, Option<u32>)>> = BTreeMap::new();
-    let mut limited: BTreeMap<SetId, Vec<(&Key, Option<u32>, Instant)>> = BTreeMap::new();
+    let mut limited: BTreeMap<SetId, Vec<Limited<'_>>> = BTreeMap::new();
     for operation in operations {
         match operation {
             Operation::Delete(set, key) => deleted.entry(*set).or_default().push(key),
@@ -91,8 +91,11 @@ pub(crate) fn change(operations: &[Operation]) -> Vec<Message> {
     messages
 }
 
+/// An element that the kernel forgets, and when.
+type Limited<'a> = (&'a Key, Option<u32>, Instant);
+
 /// Elements that the kernel forgets.
-fn limited_lists(set: SetId, elements: &[(&Key, Option<u32>, Instant)]) -> Vec<Message> {
+fn limited_lists(set: SetId, elements: &[Limited<'_>]) -> Vec<Message> {
     let (name, now) = (set.to_string(), Instant::now());
     let mut lists = Lists::new(&name, false);
     for (key, value, until) in elements {

@@ -17,14 +17,6 @@ impl<S: Display> Expression<S> {
     /// the id of the rule's anonymous set.
     pub(crate) fn write(&self, message: &mut Message, anonymous: u32) {
         match self {
-            Self::FamilyIs(family) => {
-                meta(message, META_NFPROTO, SCRATCH);
-                compare(message, EQUAL, &[nfproto(*family)]);
-            }
-            Self::ProtocolIs(number) => {
-                meta(message, META_L4PROTO, SCRATCH);
-                compare(message, EQUAL, &[*number]);
-            }
             Self::ServiceProtocol => {
                 meta(message, META_L4PROTO, SCRATCH);
                 element(message, "lookup", |message| {
@@ -36,12 +28,6 @@ impl<S: Display> Expression<S> {
             Self::DestinationTranslated => translated(message),
             Self::SourceIsLocal => address_is_local(message, FIB_SOURCE, EQUAL),
             Self::DestinationIsForeign => address_is_local(message, FIB_DESTINATION, NOT_EQUAL),
-            Self::SourceIsLoopback => address_begins(message, 12, 127),
-            Self::DestinationIsLoopback => address_begins(message, 16, 127),
-            Self::InputIsNotLoopback => {
-                meta(message, META_IIF, SCRATCH);
-                compare(message, NOT_EQUAL, &LOOPBACK_IFINDEX.to_ne_bytes());
-            }
             Self::LoadInputName(register) => meta(message, META_IIFNAME, *register),
             Self::LoadProtocol(register) => meta(message, META_L4PROTO, *register),
             Self::LoadSource(Family::V4, register) => payload(message, NETWORK, (12, 4), *register),
@@ -86,21 +72,14 @@ impl<S: Display> Expression<S> {
                 compare(message, EQUAL, &[0; 4]);
             }
             Self::StateIs(bits) => state_is(message, *bits),
-            Self::IsAnswer => {
-                element(message, "ct", |message| {
-                    message.u32(1, SCRATCH.number());
-                    message.u32(2, CT_DIRECTION);
-                });
-                compare(message, EQUAL, &[REPLY]);
-            }
-            Self::OriginalPortIs(port) => {
-                conntrack(message, CT_PROTO_DST, ORIGINAL, SCRATCH);
-                compare(message, EQUAL, &port.to_be_bytes());
-            }
-            Self::SourcePortIs(port) => {
-                payload(message, TRANSPORT, (0, 2), SCRATCH);
-                compare(message, EQUAL, &port.to_be_bytes());
-            }
+            Self::FamilyIs(_)
+            | Self::ProtocolIs(_)
+            | Self::IsAnswer
+            | Self::OriginalPortIs(_)
+            | Self::SourcePortIs(_)
+            | Self::SourceIsLoopback
+            | Self::DestinationIsLoopback
+            | Self::InputIsNotLoopback => self.condition(message),
             Self::NeighbourDiscovery => neighbour_discovery(message),
             Self::NotFirstOfTcp => not_first_of_tcp(message),
             Self::Random(register, modulus) => element(message, "numgen", |message| {
@@ -131,6 +110,42 @@ impl<S: Display> Expression<S> {
             | Self::Log { .. }
             | Self::Queue(_)
             | Self::End(_) => self.statement(message),
+        }
+    }
+
+    /// Continues only with packets of a kind.
+    fn condition(&self, message: &mut Message) {
+        match self {
+            Self::FamilyIs(family) => {
+                meta(message, META_NFPROTO, SCRATCH);
+                compare(message, EQUAL, &[nfproto(*family)]);
+            }
+            Self::ProtocolIs(number) => {
+                meta(message, META_L4PROTO, SCRATCH);
+                compare(message, EQUAL, &[*number]);
+            }
+            Self::SourceIsLoopback => address_begins(message, 12, 127),
+            Self::DestinationIsLoopback => address_begins(message, 16, 127),
+            Self::InputIsNotLoopback => {
+                meta(message, META_IIF, SCRATCH);
+                compare(message, NOT_EQUAL, &LOOPBACK_IFINDEX.to_ne_bytes());
+            }
+            Self::IsAnswer => {
+                element(message, "ct", |message| {
+                    message.u32(1, SCRATCH.number());
+                    message.u32(2, CT_DIRECTION);
+                });
+                compare(message, EQUAL, &[REPLY]);
+            }
+            Self::OriginalPortIs(port) => {
+                conntrack(message, CT_PROTO_DST, ORIGINAL, SCRATCH);
+                compare(message, EQUAL, &port.to_be_bytes());
+            }
+            Self::SourcePortIs(port) => {
+                payload(message, TRANSPORT, (0, 2), SCRATCH);
+                compare(message, EQUAL, &port.to_be_bytes());
+            }
+            _ => {}
         }
     }
 
