@@ -64,7 +64,7 @@ pub fn run_tests_within(patience: Duration, clock: Clock, arguments: &[&str]) ->
 /// As [`run_tests`].
 pub fn run_tests_on(kernel: Kernel, modules: &[&str], arguments: &[&str]) -> Result<String> {
     let mut command = Command::new("sh");
-    command.args(["-c", "[ -z \"$0\" ] || modprobe -a $0; exec \"$@\"", &modules.join(" ")]);
+    command.args(["-c", "[ -z \"$0\" ] || modprobe -a -q $0; exec \"$@\"", &modules.join(" ")]);
     command.arg(this_program()?.get_program()).args(arguments);
     run(&Guest::builder().kernel(kernel).timeout(PATIENCE), Clock::Running, &mut command)
 }

@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
-use anyhow::{Context, Result};
-use shunt_kind_tests::guest::{self, Clock};
+use anyhow::{Context, Result, ensure};
+use shunt_kind_tests::guest::{self, Clock, Kernel};
 use shunt_kind_tests::kube_proxy::Mode;
 use shunt_kind_tests::scenario::{Played, Scenario};
 
@@ -183,6 +183,60 @@ fn everything_on_ipvs_in_the_guest() -> Result<()> {
         return Ok(());
     }
     let printed = in_the_guest(&["--ignored", "ipvs::"], "ipvs::")?;
+    println!("{printed}");
+    Ok(())
+}
+
+/// Those that are played on Debian's stock kernels too, which are emulated, so that one takes ten seconds: each kind of
+/// frontend, what the table beside IPVS decides, connections that are ended, and policy.
+const ON_STOCK_KERNELS: &[&str] =
+    &["load_balancer_source_ranges", "policy_behind_services", "udp_flow_follows_its_service"];
+
+/// What the kernel would load one after the other, each with a process that takes its time when emulated. 5.10 does not
+/// load `ip_vs` by itself when its netlink family is asked for. Those that another kernel has built in are passed over.
+const MODULES: &[&str] = &[
+    "ip_vs",
+    "ip_vs_rr",
+    "dummy",
+    "nf_conntrack_netlink",
+    "nft_chain_nat",
+    "nft_ct",
+    "nft_nat",
+    "nft_masq",
+    "nft_reject_inet",
+    "nft_counter",
+    "nft_numgen",
+    "nft_hash",
+    "nft_fib_inet",
+    "nft_limit",
+    "nft_objref",
+    "nft_log",
+];
+
+#[test]
+fn a_few_on_debians_6_1() -> Result<()> {
+    on_a_stock_kernel(Kernel::Debian6_1)
+}
+
+#[test]
+fn a_few_on_debians_5_10() -> Result<()> {
+    on_a_stock_kernel(Kernel::Debian5_10)
+}
+
+/// Plays them on both backends.
+fn on_a_stock_kernel(kernel: Kernel) -> Result<()> {
+    if Clock::of_this_guest().is_some() {
+        return Ok(());
+    }
+    let on_ipvs = ON_STOCK_KERNELS.iter().map(|name| format!("ipvs::{name}"));
+    let tests: Vec<_> = ON_STOCK_KERNELS.iter().map(ToString::to_string).chain(on_ipvs).collect();
+    let mut arguments = vec!["--include-ignored", "--exact", "--test-threads", "2"];
+    arguments.extend(tests.iter().map(String::as_str));
+    let printed = guest::run_tests_on(kernel, MODULES, &arguments)?;
+    for name in tests {
+        let line = format!("test {name} ... ok");
+        ensure!(printed.contains(&line), "{name} was not run:\n{printed}");
+    }
     println!("{printed}");
     Ok(())
 }
