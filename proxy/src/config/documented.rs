@@ -42,17 +42,61 @@ fn fields(value: &Value, path: &str, into: &mut Vec<String>) {
     }
 }
 
-#[test]
-fn every_flag_is_documented() {
-    let named = named();
+/// The flags of `shunt run`.
+fn flags() -> BTreeSet<String> {
     let command = Cli::command();
     let run = command.find_subcommand("run").unwrap();
     let flags = run.get_arguments().filter_map(clap::Arg::get_long);
-    let flags: Vec<_> = flags.filter(|flag| !["help", "v", "version"].contains(flag)).collect();
+    let flags = flags.filter(|flag| !["help", "v", "version"].contains(flag));
+    flags.map(|flag| format!("--{flag}")).collect()
+}
+
+/// The metrics that are served, without what begins and ends their names.
+fn families() -> BTreeSet<String> {
+    let served = metrics::print(&Metrics::new().1);
+    let families =
+        served.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+    let prefixes = ["kubeproxy_", "shunt_"];
+    let short = |name| prefixes.iter().find_map(|prefix| str::strip_prefix(name, prefix));
+    let on_demand = metrics::services::NAMES.iter().map(|(name, _)| *name);
+    families.chain(on_demand).map(|name| short(name).unwrap_or(name).to_owned()).collect()
+}
+
+/// What stands in backticks in the first cells of the rows after a heading.
+fn first_cells(heading: &str) -> BTreeSet<&'static str> {
+    let (_, section) = DOCUMENT.split_once(heading).unwrap();
+    let cells = section.lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").next());
+    cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect()
+}
+
+#[test]
+fn every_flag_is_documented() {
+    let (named, flags) = (named(), flags());
     assert!(flags.len() > 60, "{flags:?}");
-    let missing: Vec<_> =
-        flags.into_iter().filter(|flag| !named.contains(&format!("--{flag}"))).collect();
+    let missing: Vec<_> = flags.difference(&named).collect();
     assert!(missing.is_empty(), "{missing:?}");
+}
+
+#[test]
+fn nothing_is_documented_that_is_not() {
+    let command = Cli::command();
+    let arguments = command.find_subcommand("run").unwrap().get_arguments();
+    let aliases = arguments.flat_map(|argument| argument.get_all_aliases().unwrap_or_default());
+    let mut flags = flags();
+    flags.extend(aliases.map(|alias| format!("--{alias}")));
+    // curl's.
+    let of_others = |name: &str| name == "--data";
+    let named = named();
+    let named = named.iter().filter_map(|name| name.split(['=', ' ']).next());
+    let gone: Vec<_> = named
+        .filter(|name| name.starts_with("--") && !flags.contains(*name) && !of_others(name))
+        .collect();
+    assert!(gone.is_empty(), "{gone:?}");
+    let (metrics, families) = (first_cells("\n## Metrics"), families());
+    assert!(metrics.len() > 20, "{metrics:?}");
+    // What is not there is said in words; two come with their first value.
+    let gone: Vec<_> = metrics.into_iter().filter(|name| !families.contains(*name)).collect();
+    assert_eq!(gone, ["events", "iptables", "kubeproxy_", "policy", "shunt_"]);
 }
 
 #[test]
@@ -79,16 +123,8 @@ fn every_path_and_metric_is_documented() {
     let named = named();
     let missing: Vec<_> = METRICS_PATHS.iter().filter(|path| !named.contains(**path)).collect();
     assert!(missing.is_empty(), "{missing:?}");
-    let served = metrics::print(&Metrics::new().1);
-    let families =
-        served.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
-    let short = |name: &str| {
-        let prefixes = ["kubeproxy_", "shunt_"];
-        prefixes.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name).to_owned()
-    };
-    let on_demand = metrics::services::NAMES.iter().map(|(name, _)| *name);
-    let families: Vec<_> = families.chain(on_demand).map(short).collect();
+    let families = families();
     assert!(families.len() > 30, "{families:?}");
-    let missing: Vec<_> = families.into_iter().filter(|name| !named.contains(name)).collect();
+    let missing: Vec<_> = families.difference(&named).collect();
     assert!(missing.is_empty(), "{missing:?}");
 }
