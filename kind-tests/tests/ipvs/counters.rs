@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use shunt_kind_tests::scenario::shunt_binary;
 
-use crate::rig::{CLIENT, NODE, POD, Rig, VIP};
+use crate::rig::{CLIENT, NODE, POD, Rig, VIP, until};
 
 const FRONTEND: &str = "10.96.0.11:80/tcp";
 
@@ -84,8 +84,12 @@ fn connections_are_counted_by_ipvs() -> Result<()> {
     let flags = ["--proxy-mode=ipvs", "--service-metrics"];
     rig.start(&flags)?;
     let of = connect(&rig, 6)?;
-    check(&rig, 6, &of)?;
-    ensure!(node_port(&rig)? == 6);
+    // The kernel sums up what its processors have counted every two seconds.
+    until(|| check(&rig, 6, &of))?;
+    until(|| {
+        ensure!(node_port(&rig)? == 6);
+        Ok(())
+    })?;
     let stats =
         rig.on_node(&["ipvsadm", "-L", "-n", "--stats", "--exact", "-t", "10.96.0.11:80"])?;
     let line = stats.lines().find(|line| line.contains("10.96.0.11:80")).context("a line")?;
