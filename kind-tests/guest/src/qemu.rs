@@ -26,9 +26,10 @@ pub(crate) fn start(kernel: &Path, home: &Home, memory: u32) -> Result<Command> 
     let modules = kernel.join("modules");
     let modules = modules.to_str().context("a path that is text")?;
     let mut command = Command::new("sh");
-    // The file server ends with QEMU, which takes this shell's place.
+    // The file server ends with QEMU, which takes this shell's place. It locks the whole path of its socket: a bare
+    // name would be that of every guest's.
     let script = "cd \"$1\"; exec >console 2>&1
-        setpriv --pdeathsig KILL \"$2\" --socket-path=files -o source=/ -o cache=always -o sandbox=chroot &
+        setpriv --pdeathsig KILL \"$2\" --socket-path=\"$1/files\" -o source=/ -o cache=always -o sandbox=chroot &
         tries=0
         until [ -S files ] || [ $tries = 200 ]; do sleep 0.05; tries=$((tries + 1)); done
         shift 2; exec \"$@\"";

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -115,7 +116,7 @@ impl Prober<'_> {
         let outcome = match flow.protocol {
             Protocol::Tcp | Protocol::Sctp => probe(netns, flow.protocol, flow.to, &options),
             Protocol::Udp => {
-                let udp = UdpFlow::open(netns, flow.to, &options)?;
+                let udp = UdpFlow::open(netns, flow.to, &options.from_port(fresh_port()))?;
                 let first = udp.exchange("first", patience);
                 // To a process of the node itself, the kernel tells a refusal like a drop, and only the second time
                 // that it was one.
@@ -208,6 +209,13 @@ impl Prober<'_> {
         );
         Ok(())
     }
+}
+
+/// A port that no probe has had lately: the kernel may choose the one of a flow whose endpoint has gone since, some
+/// milliseconds before that flow is forgotten.
+fn fresh_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    20_000 + NEXT.fetch_add(1, Ordering::Relaxed) % 8192
 }
 
 /// The code and the number of endpoints that a health-check node port answers.
