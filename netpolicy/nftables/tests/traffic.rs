@@ -324,8 +324,8 @@ fn random_policies_do_to_packets_what_the_oracle_says() {
     assert!(passed > 100 && dropped > 100, "{passed} passed, {dropped} dropped");
 }
 
-#[test]
-fn live_connections_obey_a_changed_policy() {
+/// A world whose pods are in one namespace, each with its name as a label.
+fn named_pods() -> (World, Dirty) {
     let mut world = World::new();
     let mut dirty = Dirty::default();
     for (node, pods) in PODS {
@@ -333,10 +333,18 @@ fn live_connections_obey_a_changed_policy() {
             dirty.merge(world.label(node, name, "x", &[("app", name)]));
         }
     }
-    let from = |names: &[&str]| {
-        let peers = names.iter().map(|name| pods(&[("app", name)], true)).collect();
-        Some(vec![Rule { peers: Some(peers), ports: None }])
-    };
+    (world, dirty)
+}
+
+/// The rule that lets pods of these names in.
+fn from(names: &[&str]) -> Option<Vec<Rule>> {
+    let peers = names.iter().map(|name| pods(&[("app", name)], true)).collect();
+    Some(vec![Rule { peers: Some(peers), ports: None }])
+}
+
+#[test]
+fn live_connections_obey_a_changed_policy() {
+    let (mut world, mut dirty) = named_pods();
     dirty.merge(world.store.put_policy(policy("x", "p", &[("app", "a")], from(&["b", "d"]), None)));
     world.sync(&dirty);
     let to = world.addresses("a");
@@ -382,17 +390,7 @@ fn live_connections_obey_a_changed_policy() {
 
 #[test]
 fn a_pod_is_watched_for_as_long_as_it_has_connections_that_are_not_allowed() {
-    let mut world = World::new();
-    let mut dirty = Dirty::default();
-    for (node, pods) in PODS {
-        for name in pods {
-            dirty.merge(world.label(node, name, "x", &[("app", name)]));
-        }
-    }
-    let from = |names: &[&str]| {
-        let peers = names.iter().map(|name| pods(&[("app", name)], true)).collect();
-        Some(vec![Rule { peers: Some(peers), ports: None }])
-    };
+    let (mut world, mut dirty) = named_pods();
     let both = policy("x", "p", &[("app", "a")], from(&["b", "d"]), None);
     dirty.merge(world.store.put_policy(both.clone()));
     // It may have been there before us, so it counts as older than the policy.
