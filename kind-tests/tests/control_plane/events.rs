@@ -41,6 +41,16 @@ fn problems_are_events_of_their_objects() -> Result<()> {
         daemon.wait_until_synced()?;
         daemons.push(daemon);
     }
+    // And where it is to answer for a Service's endpoints.
+    let _also_taken = netns.run(|| std::net::TcpListener::bind("0.0.0.0:32100"))?;
+    plane.api().create(json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"namespace": "default", "name": "checked"},
+        "spec": {
+            "type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": 32100,
+            "ports": [{"port": 80}],
+        },
+    }))?;
     // Two Services claim one external IP: the younger one has a problem, on both nodes.
     plane.api().create(service("older"))?;
     std::thread::sleep(Duration::from_millis(1100));
@@ -50,7 +60,9 @@ fn problems_are_events_of_their_objects() -> Result<()> {
         let warned = found.iter().any(|event| event["regarding"]["name"] == "younger");
         let started = found.iter().filter(|event| event["reason"] == "Starting").count();
         let failed = found.iter().any(|event| event["reason"] == "FailedToStartProxierHealthcheck");
-        Ok(if warned && failed && started == NODES.len() {
+        let unanswered =
+            found.iter().any(|event| event["reason"] == "FailedToStartServiceHealthcheck");
+        Ok(if warned && failed && unanswered && started == NODES.len() {
             Ok(found)
         } else {
             Err(format!("{found:?}"))
@@ -60,6 +72,14 @@ fn problems_are_events_of_their_objects() -> Result<()> {
         .iter()
         .filter(|event| event["type"] == "Warning" && event["regarding"]["kind"] != "Node")
         .collect();
+    let (health, warnings): (Vec<&Value>, Vec<_>) = warnings
+        .into_iter()
+        .partition(|event| event["reason"] == "FailedToStartServiceHealthcheck");
+    assert_eq!(health.len(), 1, "of the one node where it is taken: {health:#?}");
+    assert_eq!(health[0]["regarding"]["name"], "checked");
+    assert_eq!(health[0]["type"], "Warning");
+    let note = health[0]["note"].as_str().unwrap_or_default();
+    assert!(note.contains(":32100"), "{note}");
     assert_eq!(warnings.len(), 1, "one for both nodes: {warnings:#?}");
     let warning = warnings[0];
     assert_eq!(warning["regarding"]["kind"], "Service");
