@@ -176,8 +176,7 @@ impl Features {
         if names.is_empty() {
             return None;
         }
-        let by_network = || Signature(self.blocks_with(address).cloned().collect());
-        let by_network = by_network();
+        let by_network = Signature(self.blocks_with(address).cloned().collect());
         let mut signature = self.of(store, address, pod, own).unwrap_or(by_network);
         signature.0.extend(names);
         Some(signature)
