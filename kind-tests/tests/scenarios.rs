@@ -61,6 +61,7 @@ macro_rules! scenarios {
 scenarios! {
     addresses_with_leading_zeros
     bad_fields_are_skipped_others_served
+    bridge_is_made_to_be_seen
     changes_while_dead_are_made_up_for
     cluster_cidr_masquerades_outsiders
     cluster_ip_spreads_over_pods

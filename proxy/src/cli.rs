@@ -99,6 +99,10 @@ pub struct OwnArgs {
     /// What becomes of live connections that a changed policy does not allow [default: cut]
     #[arg(long, value_enum)]
     pub live_connections: Option<LiveConnections>,
+    /// Whether netfilter is made to see what is switched between pods on a bridge, where `br_netfilter` is there
+    /// [default: auto]
+    #[arg(long, value_enum)]
+    pub bridge_netfilter: Option<BridgeNetfilter>,
     /// What to do where the kernel lacks what IPVS mode needs: end, or serve with nftables
     /// [default: exit]
     #[arg(long, value_enum)]
@@ -165,6 +169,9 @@ impl RunArgs {
         if let Some(mode) = self.own.live_connections {
             shunt.live_connections = mode.to_possible_value().map(word);
         }
+        if let Some(mode) = self.own.bridge_netfilter {
+            shunt.bridge_netfilter = mode.to_possible_value().map(word);
+        }
         if let Some(counters) = self.own.counters {
             shunt.counters = counters.to_possible_value().map(word);
         }
@@ -204,6 +211,15 @@ pub enum LiveConnections {
     Cut,
     /// They go on.
     Keep,
+}
+
+/// Whether netfilter is made to see what is switched between pods on a bridge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BridgeNetfilter {
+    /// On each bridge with veth ports, by an attribute of its own; no module is loaded.
+    Auto,
+    /// Bridges and sysctls are left as they are.
+    Off,
 }
 
 /// What to do where the kernel lacks what IPVS mode needs.

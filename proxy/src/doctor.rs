@@ -16,6 +16,7 @@ use shunt_nftables::ruleset;
 
 use crate::cli::{self, DoctorArgs, Output};
 use crate::failure::Failure;
+use crate::links::{BridgeNetfilter, Link};
 use crate::rivals;
 
 /// How bad a finding is.
@@ -87,7 +88,7 @@ pub fn examine() -> Vec<Finding> {
             "run as root or with CAP_NET_ADMIN; load nf_tables, nft_chain_nat and nft_fib",
         )),
     }
-    found.extend(links::read().map(|links| links::findings(&links)).unwrap_or_default());
+    found.extend(crate::links::read().map(|links| links::findings(&links)).unwrap_or_default());
     found.extend(rivals::running().map(|what| {
         Finding::new(
             Severity::Problem,
@@ -106,16 +107,12 @@ pub fn examine() -> Vec<Finding> {
     found
 }
 
-/// What keeps packets between pods of this machine from us, in words; `None` if it cannot be found out.
-///
-/// `root` is `/`, but in tests.
-#[must_use]
-pub fn unseen_pods(root: &Path) -> Option<Vec<String>> {
-    let found = links::bridged(&links::read()?, root);
+/// What keeps packets between pods of this machine from us, in words.
+pub(crate) fn unseen_pods(links: &[Link], netfilter: BridgeNetfilter) -> Vec<String> {
     let text = |Finding { what, consequence, remedy, .. }| {
         format!("{what}: {consequence}; to do: {remedy}")
     };
-    Some(found.into_iter().map(text).collect())
+    links::bridged(links, netfilter).into_iter().map(text).collect()
 }
 
 fn print(found: &[Finding]) -> String {

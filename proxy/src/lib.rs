@@ -12,6 +12,7 @@ pub mod event_loop;
 pub mod failure;
 pub mod kernel;
 pub mod ledger;
+mod links;
 pub mod logging;
 pub mod machine;
 pub mod metrics;

@@ -28,7 +28,8 @@ use crate::policy::{Demand, NameOptions, PolicyPlanner};
 use crate::progress::Health;
 use crate::reporter::{About, Report};
 use crate::server::{Pages, Site, Sources, serve, serve_or_fail, service_health};
-use crate::source::{SourceEvent, Wanted, api, client, local, manifests, network};
+use crate::source::network::Network;
+use crate::source::{SourceEvent, Wanted, api, client, local, manifests};
 use crate::{drops, logging, machine, names, reporter, rivals};
 
 /// How many source events may wait for the loop. Sources wait when it is full: a first list must
@@ -280,10 +281,12 @@ async fn start_sources(
     changes: mpsc::Sender<SourceEvent>,
     tasks: &mut JoinSet<Result<(), Failure>>,
 ) -> Result<(String, Option<mpsc::Sender<Report>>), Failure> {
-    let local = local::watch(changes.clone());
-    let network = network::watch(changes.clone());
+    let mut network = Network::new(effective.bridge_netfilter);
+    let out = changes.clone();
     tasks.spawn(async {
-        tokio::join!(local, network);
+        // Before the machine's addresses, without which nothing is done.
+        network.look(&out).await;
+        tokio::join!(local::watch(out.clone()), network.watch(out));
         Ok(())
     });
     if let Some(directory) = &args.own.manifests {

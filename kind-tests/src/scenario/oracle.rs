@@ -207,7 +207,7 @@ fn fill_in(
             *wanted == sees
                 || (from == node && *wanted == Source::Node(from.to_owned()))
                 // All are masqueraded on such a network, whatever the scenario says.
-                || (setup.cluster.network.is_blind() && *masqueraded)
+                || (setup.is_blind() && *masqueraded)
         };
         if let Some(wanted) = server.sees.as_ref().filter(|wanted| !same(wanted)) {
             bail!("{} shall see {wanted:?}, by the plan of {node} it sees {sees:?}", server.pod);

@@ -27,6 +27,8 @@ const SERVICE_NETWORKS: [&str; 4] =
 pub(super) struct Setup {
     /// Nodes, pods, clients and families.
     pub(super) cluster: ClusterSpec,
+    /// The network that it asks for.
+    network: Option<Network>,
     /// Routes of hosts, in addition to those that every cluster has.
     pub(super) routes: Vec<Route>,
     /// One more address for a host.
@@ -70,6 +72,7 @@ impl Setup {
     pub(super) fn parse(lines: &[Line]) -> Result<Self> {
         let mut setup = Self {
             cluster: ClusterSpec { families: Families::Dual, ..ClusterSpec::default() },
+            network: None,
             routes: Vec::new(),
             addresses: Vec::new(),
             of_network: Vec::new(),
@@ -84,6 +87,9 @@ impl Setup {
             setup.read(line).map_err(|error| line.place.error(format_args!("{error:#}")))?;
         }
         setup.fill_in()?;
+        if let Some(network) = setup.network {
+            setup.choose(network)?;
+        }
         Ok(setup)
     }
 
@@ -94,6 +100,10 @@ impl Setup {
             ["families", "dual"] => self.cluster.families = Families::Dual,
             ["node", name, pods @ ..] => self.cluster.nodes.push(NodeSpec::new(name, pods)),
             ["client", name] => self.cluster.clients.push((*name).to_owned()),
+            ["network", name] => {
+                let network = Network::named(name);
+                self.network = Some(network.ok_or_else(|| anyhow!("{name} is not a network"))?);
+            }
             ["route", host, network, "via", via] => self.routes.push(Route {
                 host: (*host).to_owned(),
                 network: network.parse().map_err(|_| anyhow!("{network} is not a network"))?,
@@ -119,7 +129,7 @@ impl Setup {
                 self.ports = ports.iter().map(port).collect::<Result<_>>()?;
             }
             _ => bail!(
-                "one of these is expected: families v4|v6|dual, node NAME POD..., client NAME, \
+                "one of these is expected: families v4|v6|dual, network NAME, node NAME POD..., client NAME, \
                  route HOST NETWORK via HOST, address HOST IP, daemon FLAG..., shunt FLAG..., kube-proxy FLAG..., needs sctp, \
                  ports PORT..."
             ),
@@ -171,17 +181,29 @@ impl Setup {
                 self.of_network.push((node.name.clone(), address));
             }
         }
-        if network.is_blind() {
+        if network == Network::BridgeUnseen {
+            // What the scenario says comes later and counts.
+            self.flags.insert(0, "--bridge-netfilter=off".to_owned());
+        }
+        if self.is_blind() {
             // The remedy: what comes back must come back through the node.
             self.flags.push("--masquerade-all".to_owned());
         }
         Ok(())
     }
 
+    /// Whether packets between two pods that are on one link pass no netfilter hook of their nodes, whatever the daemons
+    /// do.
+    pub(super) fn is_blind(&self) -> bool {
+        let network = self.cluster.network;
+        let is_shown = || self.flags.iter().any(|flag| flag == "--bridge-netfilter=auto");
+        network.is_blind() && !(network == Network::BridgeUnseen && is_shown())
+    }
+
     /// What the daemons must say of the network: each problem contains one of these.
-    pub(super) const fn problems_of_network(&self) -> &'static [&'static str] {
+    pub(super) fn problems_of_network(&self) -> &'static [&'static str] {
         match self.cluster.network {
-            Network::BridgeUnseen => {
+            Network::BridgeUnseen if self.is_blind() => {
                 &["bridge-nf-call-iptables is not 1", "bridge-nf-call-ip6tables is not 1"]
             }
             _ => &[],

@@ -61,6 +61,7 @@ pub fn explain(effective: &Effective, remarks: &[String]) -> String {
     line("policy's log", if effective.policy_log { "on".into() } else { "off".into() });
     line("new pods", format!("{:?}", effective.new_pods).to_lowercase());
     line("live connections", format!("{:?}", effective.live_connections).to_lowercase());
+    line("bridges shown", format!("{:?}", effective.bridge_netfilter).to_lowercase());
     if effective.mode == Mode::Ipvs {
         line("without IPVS", format!("{:?}", effective.ipvs_fallback).to_lowercase());
     }

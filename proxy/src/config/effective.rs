@@ -11,7 +11,9 @@ use shunt_model::compile::Settings;
 use super::kube_proxy::{Conntrack, KubeProxyConfiguration, Mode};
 use super::notes::notes;
 use super::validate::validate;
-use crate::cli::{Counters, IpvsFallback, LiveConnections, NetworkPolicy, NewPods, TableOwner};
+use crate::cli::{
+    BridgeNetfilter, Counters, IpvsFallback, LiveConnections, NetworkPolicy, NewPods, TableOwner,
+};
 use crate::failure::Failure;
 use crate::logging::{Format, LogArgs};
 use crate::settings;
@@ -56,6 +58,8 @@ pub struct Effective {
     pub new_pods: NewPods,
     /// What becomes of live connections that a changed policy does not allow.
     pub live_connections: LiveConnections,
+    /// Whether netfilter is made to see what is switched between pods on a bridge.
+    pub bridge_netfilter: BridgeNetfilter,
     /// What to do where the kernel lacks what IPVS mode needs.
     pub ipvs_fallback: IpvsFallback,
     /// What is counted in the kernel.
@@ -124,6 +128,11 @@ impl Effective {
                 None | Some("cut") => LiveConnections::Cut,
                 Some("keep") => LiveConnections::Keep,
                 Some(other) => bail!("shunt.liveConnections: {other:?} is invalid: cut or keep"),
+            },
+            bridge_netfilter: match shunt.bridge_netfilter.as_deref() {
+                None | Some("auto") => BridgeNetfilter::Auto,
+                Some("off") => BridgeNetfilter::Off,
+                Some(other) => bail!("shunt.bridgeNetfilter: {other:?} is invalid: auto or off"),
             },
             ipvs_fallback: match shunt.ipvs_fallback.as_deref() {
                 None | Some("exit") => IpvsFallback::Exit,

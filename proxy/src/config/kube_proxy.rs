@@ -87,6 +87,9 @@ pub struct Shunt {
     /// `cut` or `keep`, as `--live-connections`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub live_connections: Option<String>,
+    /// `auto` or `off`, as `--bridge-netfilter`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bridge_netfilter: Option<String>,
     /// `exit` or `nftables`, as `--ipvs-fallback`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ipvs_fallback: Option<String>,

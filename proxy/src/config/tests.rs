@@ -180,6 +180,7 @@ fn a_file_is_explained() {
         policy's log:      on
         new pods:          open
         live connections:  cut
+        bridges shown:     auto
         oom_score_adj:     -999
         note:              x: unknown field
     "#]]

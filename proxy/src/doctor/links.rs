@@ -2,94 +2,26 @@
 
 use std::path::Path;
 
-use shunt_netlink::{Message, Socket, attributes};
+use shunt_model::address::Family;
 
 use super::{Finding, Severity};
+use crate::links::{BridgeNetfilter, Link, bridges, sysctl};
 
-/// `NETLINK_ROUTE`, `RTM_GETLINK`, `IFLA_IFNAME`, `IFLA_MTU`, `IFLA_MASTER`, `IFLA_LINKINFO`, `IFLA_INFO_KIND`,
-/// `IFLA_INFO_SLAVE_DATA`, `IFLA_BRPORT_MODE` (`include/uapi/linux/rtnetlink.h`, `if_link.h`).
-const ROUTE: i32 = 0;
-const GETLINK: u16 = 18;
-const NAME: u16 = 3;
-const MTU: u16 = 4;
-const MASTER: u16 = 10;
-const INFO: u16 = 18;
-const INFO_KIND: u16 = 1;
-const INFO_SLAVE_DATA: u16 = 5;
-const BRPORT_MODE: u16 = 4;
-/// The length of `struct ifinfomsg`.
-const HEADER: usize = 16;
 /// Kinds of interfaces that wrap packets into others.
 const OVERLAYS: [&str; 7] = ["vxlan", "ipip", "sit", "geneve", "wireguard", "ip6tnl", "tun"];
 /// Kinds of interfaces that lead to pods.
 const PODS: [&str; 2] = ["bridge", "veth"];
 
-/// An interface.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Link {
-    index: u32,
-    name: String,
-    /// The kind as `ip -d link` prints it; empty for hardware.
-    kind: String,
-    mtu: u32,
-    /// The index of the bridge that it is a port of, or of what else it belongs to.
-    master: Option<u32>,
-    /// Of a bridge's port: whether it sends what it has received.
-    hairpin: Option<bool>,
-}
-
-/// All interfaces; `None` if they cannot be read.
-pub(super) fn read() -> Option<Vec<Link>> {
-    let mut socket = Socket::open(ROUTE).ok()?;
-    let mut request = Message::new(GETLINK, 0);
-    request.raw(&[0; HEADER]);
-    socket
-        .dump("list the interfaces", &request, |links: &mut Vec<_>, payload| {
-            links.extend(link(payload));
-        })
-        .ok()
-}
-
-fn link(payload: &[u8]) -> Option<Link> {
-    let all: Vec<_> = attributes(payload.get(HEADER..)?).collect();
-    let find = |kind| all.iter().find(|attribute| attribute.kind == kind);
-    let number = |kind| find(kind)?.payload.try_into().ok().map(u32::from_ne_bytes);
-    let kind = find(INFO).and_then(|info| info.find(INFO_KIND));
-    let port = find(INFO).and_then(|info| info.find(INFO_SLAVE_DATA)?.find(BRPORT_MODE));
-    Some(Link {
-        name: find(NAME)?.text()?.to_owned(),
-        kind: kind.and_then(|kind| kind.text().map(ToOwned::to_owned)).unwrap_or_default(),
-        mtu: number(MTU)?,
-        index: u32::from_ne_bytes(payload.get(4..8)?.try_into().ok()?),
-        master: number(MASTER),
-        hairpin: port.and_then(|mode| mode.payload.first().map(|mode| *mode != 0)),
-    })
-}
-
 /// What follows from the interfaces of this machine.
 pub(super) fn findings(links: &[Link]) -> Vec<Finding> {
-    let root = Path::new("/");
-    bridged(links, root).into_iter().chain(hairpins(links, root)).chain(too_large(links)).collect()
-}
-
-/// The bridges that may have pods on them, with their ports that are ends of veth pairs.
-fn bridges(links: &[Link]) -> impl Iterator<Item = (&Link, Vec<&Link>)> {
-    links.iter().filter(|link| link.kind == "bridge").filter_map(|bridge| {
-        let is_port = |link: &&Link| link.master == Some(bridge.index) && link.kind == "veth";
-        let ports: Vec<_> = links.iter().filter(is_port).collect();
-        (!ports.is_empty()).then_some((bridge, ports))
-    })
-}
-
-/// A sysctl of `br_netfilter`; `None` where that is not loaded.
-fn sysctl(root: &Path, name: &str) -> Option<bool> {
-    let held = std::fs::read_to_string(root.join("proc/sys/net/bridge").join(name)).ok()?;
-    Some(held.trim() == "1")
+    let netfilter = BridgeNetfilter::read(Path::new("/"));
+    let bridged = bridged(links, netfilter).into_iter();
+    bridged.chain(hairpins(links, netfilter)).chain(too_large(links)).collect()
 }
 
 /// Packets between two pods on one bridge are switched, not routed: netfilter sees them only by
 /// `br_netfilter`. Their replies would bypass it, and the address they were sent to.
-pub(super) fn bridged(links: &[Link], root: &Path) -> Vec<Finding> {
+pub(super) fn bridged(links: &[Link], netfilter: BridgeNetfilter) -> Vec<Finding> {
     let consequence = "if pods are on it, a pod that reaches one on the same bridge through a \
                        Service gets its reply from an address that it did not ask";
     let finding = |what, remedy: String| {
@@ -97,33 +29,33 @@ pub(super) fn bridged(links: &[Link], root: &Path) -> Vec<Finding> {
         Finding::new(Severity::Warning, what, consequence, remedy)
     };
     let mut found = Vec::new();
-    for (Link { name, .. }, _) in bridges(links) {
-        for wanted in ["bridge-nf-call-iptables", "bridge-nf-call-ip6tables"] {
-            match sysctl(root, wanted) {
-                Some(true) => {}
-                Some(false) => found.push(finding(
-                    format!("bridge {name}: net.bridge.{wanted} is not 1"),
-                    format!("sysctl -w net.bridge.{wanted}=1"),
-                )),
-                None => {
-                    let what = format!("bridge {name}: br_netfilter is not there");
-                    let remedy = "modprobe br_netfilter, and net.bridge.bridge-nf-call-iptables=1";
-                    found.push(finding(what, remedy.to_owned()));
-                    break;
-                }
-            }
+    for (bridge, _) in bridges(links) {
+        let name = &bridge.name;
+        if !netfilter.is_there() {
+            let what = format!("bridge {name}: br_netfilter is not there");
+            found.push(finding(what, "modprobe br_netfilter".to_owned()));
+            continue;
         }
+        found.extend(netfilter.unseen(bridge).map(|family| {
+            let sysctl = sysctl(family);
+            let own = sysctl.trim_start_matches("bridge-").replace('-', "_");
+            finding(
+                format!("bridge {name}: net.bridge.{sysctl} is not 1, nor is its own {own}"),
+                format!(
+                    "ip link set {name} type bridge {own} 1, as shunt does unless \
+                     --bridge-netfilter=off keeps it from that"
+                ),
+            )
+        }));
     }
     found
 }
 
 /// Where netfilter translates on the bridge, what a pod sends to itself through a Service would
 /// leave by the port that it came in by. Where it does not, the packet is routed, and may.
-fn hairpins(links: &[Link], root: &Path) -> Vec<Finding> {
-    if sysctl(root, "bridge-nf-call-iptables") != Some(true) {
-        return Vec::new();
-    }
-    let found = bridges(links).filter_map(|(bridge, ports)| {
+fn hairpins(links: &[Link], netfilter: BridgeNetfilter) -> Vec<Finding> {
+    let seen = bridges(links).filter(|(bridge, _)| netfilter.sees(bridge, Family::V4));
+    let found = seen.filter_map(|(bridge, ports)| {
         let without = ports.iter().filter(|port| port.hairpin == Some(false)).count();
         (without > 0).then(|| {
             Finding::new(
@@ -171,8 +103,7 @@ mod tests {
     use super::*;
 
     fn link(name: &str, kind: &str, mtu: u32) -> Link {
-        let (name, kind) = (name.into(), kind.into());
-        Link { index: 0, name, kind, mtu, master: None, hairpin: None }
+        Link { name: name.into(), kind: kind.into(), mtu, ..Link::default() }
     }
 
     /// A bridge with one port.
@@ -193,21 +124,26 @@ mod tests {
     #[test]
     fn a_bridge_needs_netfilter() {
         let root = tempfile::tempdir().unwrap();
+        let read = || BridgeNetfilter::read(root.path());
         let links = bridge(false);
-        assert!(bridged(&links, root.path())[0].what.contains("br_netfilter is not there"));
+        assert!(bridged(&links, read())[0].what.contains("br_netfilter is not there"));
         let directory = root.path().join("proc/sys/net/bridge");
         std::fs::create_dir_all(&directory).unwrap();
         std::fs::write(directory.join("bridge-nf-call-iptables"), "0\n").unwrap();
         std::fs::write(directory.join("bridge-nf-call-ip6tables"), "1\n").unwrap();
-        let found = bridged(&links, root.path());
+        let found = bridged(&links, read());
         assert_eq!(found.len(), 1);
-        assert!(found[0].remedy.starts_with("sysctl -w net.bridge.bridge-nf-call-iptables=1;"));
-        assert!(bridged(&links[..1], root.path()).is_empty(), "nobody is on it");
+        assert!(found[0].remedy.starts_with("ip link set cni0 type bridge nf_call_iptables 1,"));
+        assert!(bridged(&links[..1], read()).is_empty(), "nobody is on it");
         // It is routed, so no port needs to send what it has received.
-        assert!(hairpins(&links, root.path()).is_empty());
+        assert!(hairpins(&links, read()).is_empty());
+        let mut own = links.clone();
+        own[0].shows = [true, false];
+        assert!(bridged(&own, read()).is_empty(), "the bridge says so itself");
+        assert!(hairpins(&own, read())[0].what.contains("1 of 1 ports"));
         std::fs::write(directory.join("bridge-nf-call-iptables"), "1\n").unwrap();
-        assert!(bridged(&links, root.path()).is_empty());
-        assert!(hairpins(&links, root.path())[0].what.contains("1 of 1 ports"));
-        assert!(hairpins(&bridge(true), root.path()).is_empty());
+        assert!(bridged(&links, read()).is_empty());
+        assert!(hairpins(&links, read())[0].what.contains("1 of 1 ports"));
+        assert!(hairpins(&bridge(true), read()).is_empty());
     }
 }

@@ -1,35 +1,144 @@
-//! Whether the machine's network lets us see what pods say to one another.
+//! Whether the machine's network lets us see what pods say to one another, and what can be done that it does.
 //!
-//! A sysctl changes without an event, and a CNI makes its bridge with the first pod, so it is looked at now and then.
+//! A CNI makes its bridge with the first pod, and a port of it for each, which the kernel tells; a sysctl changes without an
+//! event, so it is looked at now and then, too.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
 
+use nix::libc;
+use shunt_netlink::Socket;
 use tokio::sync::mpsc::Sender;
 use tokio::time::sleep;
+use tracing::{info, warn};
 
+use crate::cli::BridgeNetfilter as Mode;
 use crate::doctor;
+use crate::links::{self, BridgeNetfilter};
 use crate::source::SourceEvent;
+use crate::source::readiness::Readiness;
 
-/// How often.
+/// How often at least.
 const INTERVAL: Duration = Duration::from_secs(10);
+/// Changes that come this close together are looked at together.
+const COALESCE: Duration = Duration::from_millis(20);
+/// `RTNLGRP_LINK`.
+const GROUP: u32 = 1;
 
-/// Tells what keeps packets between pods from us, now and whenever that has changed; returns when nobody listens. To be
-/// called on a thread of the network namespace.
-pub async fn watch(out: Sender<SourceEvent>) {
-    let mut told = Vec::new();
-    loop {
-        // What cannot be read is as it was.
-        let found = doctor::unseen_pods(Path::new("/")).unwrap_or_else(|| told.clone());
-        if found != told {
-            told.clone_from(&found);
-            if out.send(SourceEvent::Network { problems: found }).await.is_err() {
-                return;
+/// Looks at the machine's network.
+#[derive(Debug)]
+pub struct Network {
+    mode: Mode,
+    told: Option<Vec<String>>,
+    /// Bridges that the kernel has refused to change, and why.
+    refused: BTreeMap<String, String>,
+}
+
+impl Network {
+    /// Nothing is known yet.
+    #[must_use]
+    pub const fn new(mode: Mode) -> Self {
+        Self { mode, told: None, refused: BTreeMap::new() }
+    }
+
+    /// Looks now, sets what may be set, and tells what has changed since it was looked at last; whether anyone listens.
+    /// To be called on a thread of the network namespace.
+    pub async fn look(&mut self, out: &Sender<SourceEvent>) -> bool {
+        let Some(problems) = self.problems() else {
+            // What cannot be read is as it was.
+            return !out.is_closed();
+        };
+        if self.told.as_ref() == Some(&problems) {
+            return true;
+        }
+        self.told = Some(problems.clone());
+        out.send(SourceEvent::Network { problems }).await.is_ok()
+    }
+
+    fn problems(&mut self) -> Option<Vec<String>> {
+        let mut found = links::read()?;
+        let netfilter = BridgeNetfilter::read(Path::new("/"));
+        if self.mode == Mode::Auto && self.show(&found, netfilter) {
+            found = links::read()?;
+        }
+        let mut problems = doctor::unseen_pods(&found, netfilter);
+        let refused = self.refused.iter();
+        problems.extend(
+            refused.map(|(name, reason)| format!("bridge {name} is left as it is: {reason}")),
+        );
+        Some(problems)
+    }
+
+    /// Has bridges of pods show their packets; whether any was changed.
+    fn show(&mut self, links: &[links::Link], netfilter: BridgeNetfilter) -> bool {
+        let names: BTreeSet<_> = links.iter().map(|link| &link.name).collect();
+        self.refused.retain(|name, _| names.contains(name));
+        let mut changed = false;
+        for (bridge, _) in links::bridges(links).filter(|_| netfilter.is_there()) {
+            if netfilter.unseen(bridge).next().is_none() {
+                self.refused.remove(&bridge.name);
+                continue;
+            }
+            match links::show(bridge) {
+                Ok(()) => {
+                    info!(
+                        bridge = bridge.name,
+                        "netfilter sees from now on what is switched on it"
+                    );
+                    changed = true;
+                }
+                Err(error) => {
+                    self.refused.insert(bridge.name.clone(), error.to_string());
+                }
             }
         }
-        tokio::select! {
-            () = sleep(INTERVAL) => {}
-            () = out.closed() => return,
+        changed
+    }
+
+    /// The same now and whenever it may have changed; returns when nobody listens.
+    pub async fn watch(mut self, out: Sender<SourceEvent>) {
+        let events = match Events::open() {
+            Ok(events) => Some(events),
+            Err(error) => {
+                warn!(error, "interfaces cannot be watched; they are looked at every {INTERVAL:?}");
+                None
+            }
+        };
+        let mut events = events;
+        while self.look(&out).await {
+            tokio::select! {
+                () = sleep(INTERVAL) => {}
+                () = Events::next(events.as_mut()) => {}
+                () = out.closed() => return,
+            }
         }
+    }
+}
+
+/// Tells that interfaces have changed.
+struct Events {
+    socket: Socket,
+    readiness: Readiness,
+}
+
+impl Events {
+    fn open() -> Result<Self, String> {
+        let mut socket = Socket::open(libc::NETLINK_ROUTE).map_err(|error| error.to_string())?;
+        socket.listen(GROUP, true).map_err(|error| error.to_string())?;
+        let readiness = Readiness::of(socket.as_fd()).map_err(|error| error.to_string())?;
+        Ok(Self { socket, readiness })
+    }
+
+    /// The next changes; never, if they are not told.
+    async fn next(events: Option<&mut Self>) {
+        let Some(Self { socket, readiness }) = events else { return std::future::pending().await };
+        if readiness.wait().await.is_err() {
+            return std::future::pending().await;
+        }
+        sleep(COALESCE).await;
+        // What they are is read anew; lost ones, too.
+        let _ = socket.drain(|_, _, _| {});
     }
 }

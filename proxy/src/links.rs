@@ -1,0 +1,164 @@
+//! The network interfaces of this machine, and which of their packets netfilter sees.
+//!
+//! What is switched between two ports of a bridge is not routed. `br_netfilter` shows it to netfilter's hooks of IP if the
+//! sysctl of the network namespace says so (`net.bridge.bridge-nf-call-iptables`), or the bridge itself
+//! (`br_nf_pre_routing`, `net/bridge/br_netfilter_hooks.c`).
+
+use std::fs;
+use std::path::Path;
+
+use shunt_model::address::Family;
+use shunt_netlink::{Message, Socket, attributes};
+
+/// `NETLINK_ROUTE`, `RTM_NEWLINK`, `RTM_GETLINK`, `IFLA_*`, `IFLA_INFO_*`, `IFLA_BRPORT_MODE`, `IFLA_BR_NF_CALL_*`
+/// (`include/uapi/linux/rtnetlink.h`, `if_link.h`).
+const ROUTE: i32 = 0;
+const NEWLINK: u16 = 16;
+const GETLINK: u16 = 18;
+const NAME: u16 = 3;
+const MTU: u16 = 4;
+const LOWER: u16 = 5;
+const MASTER: u16 = 10;
+const INFO: u16 = 18;
+const LOWER_NETNS: u16 = 37;
+const INFO_KIND: u16 = 1;
+const INFO_DATA: u16 = 2;
+const INFO_SLAVE_DATA: u16 = 5;
+const BRPORT_MODE: u16 = 4;
+const BR_NF_CALL_IPTABLES: u16 = 36;
+const BR_NF_CALL_IP6TABLES: u16 = 37;
+/// The length of `struct ifinfomsg`.
+const HEADER: usize = 16;
+/// Where `br_netfilter` has its sysctls; not there: it is not there.
+const SYSCTLS: &str = "proc/sys/net/bridge";
+
+/// An interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Link {
+    pub(crate) index: u32,
+    pub(crate) name: String,
+    /// The kind as `ip -d link` prints it; empty for hardware.
+    pub(crate) kind: String,
+    pub(crate) mtu: u32,
+    /// The index of the bridge that it is a port of, or of what else it belongs to.
+    pub(crate) master: Option<u32>,
+    /// Whether it sits on another interface of this network namespace.
+    pub(crate) sits_here: bool,
+    /// Of a bridge's port: whether it sends what it has received.
+    pub(crate) hairpin: Option<bool>,
+    /// Of a bridge: whether it shows what it switches to netfilter, whatever the sysctls say; for IPv4 and IPv6.
+    pub(crate) shows: [bool; 2],
+}
+
+/// All interfaces; `None` if they cannot be read.
+pub(crate) fn read() -> Option<Vec<Link>> {
+    let mut socket = Socket::open(ROUTE).ok()?;
+    let mut request = Message::new(GETLINK, 0);
+    request.raw(&[0; HEADER]);
+    socket
+        .dump("list the interfaces", &request, |links: &mut Vec<_>, payload| {
+            links.extend(link(payload));
+        })
+        .ok()
+}
+
+fn link(payload: &[u8]) -> Option<Link> {
+    let all: Vec<_> = attributes(payload.get(HEADER..)?).collect();
+    let find = |kind| all.iter().find(|attribute| attribute.kind == kind);
+    let number = |kind| find(kind)?.payload.try_into().ok().map(u32::from_ne_bytes);
+    let kind = find(INFO).and_then(|info| info.find(INFO_KIND));
+    let port = find(INFO).and_then(|info| info.find(INFO_SLAVE_DATA)?.find(BRPORT_MODE));
+    let kind = kind.and_then(|kind| kind.text().map(ToOwned::to_owned)).unwrap_or_default();
+    let shows = |attribute| {
+        let data = find(INFO).and_then(|info| info.find(INFO_DATA)?.find(attribute));
+        kind == "bridge" && data.is_some_and(|data| data.payload.first().is_some_and(|on| *on != 0))
+    };
+    Some(Link {
+        name: find(NAME)?.text()?.to_owned(),
+        mtu: number(MTU)?,
+        index: u32::from_ne_bytes(payload.get(4..8)?.try_into().ok()?),
+        master: number(MASTER),
+        sits_here: number(LOWER).is_some_and(|lower| lower != 0) && find(LOWER_NETNS).is_none(),
+        hairpin: port.and_then(|mode| mode.payload.first().map(|mode| *mode != 0)),
+        shows: [shows(BR_NF_CALL_IPTABLES), shows(BR_NF_CALL_IP6TABLES)],
+        kind,
+    })
+}
+
+/// The bridges that may have pods on them, with their ports that are ends of veth pairs.
+pub(crate) fn bridges(links: &[Link]) -> impl Iterator<Item = (&Link, Vec<&Link>)> {
+    links.iter().filter(|link| link.kind == "bridge").filter_map(|bridge| {
+        let is_port = |link: &&Link| link.master == Some(bridge.index) && link.kind == "veth";
+        let ports: Vec<_> = links.iter().filter(is_port).collect();
+        (!ports.is_empty()).then_some((bridge, ports))
+    })
+}
+
+/// What `br_netfilter` shows of all bridges of a network namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BridgeNetfilter {
+    /// By the sysctls, for IPv4 and IPv6; `None`: there is no `br_netfilter`.
+    shows: Option<[bool; 2]>,
+}
+
+impl BridgeNetfilter {
+    /// As the files below `root` have it.
+    pub(crate) fn read(root: &Path) -> Self {
+        let is_set = |family: Family| {
+            let held = fs::read_to_string(root.join(SYSCTLS).join(sysctl(family)));
+            held.is_ok_and(|held| held.trim() == "1")
+        };
+        let there = root.join(SYSCTLS).exists();
+        Self { shows: there.then(|| Family::ALL.map(is_set)) }
+    }
+
+    pub(crate) const fn is_there(self) -> bool {
+        self.shows.is_some()
+    }
+
+    /// Whether netfilter sees the packets of a family between two ports of a bridge.
+    pub(crate) fn sees(self, bridge: &Link, family: Family) -> bool {
+        let of = position(family);
+        self.shows.is_some_and(|shows| shows[of] || bridge.shows[of])
+    }
+
+    /// The families whose packets it does not see.
+    pub(crate) fn unseen(self, bridge: &Link) -> impl Iterator<Item = Family> {
+        Family::ALL.into_iter().filter(move |family| !self.sees(bridge, *family))
+    }
+}
+
+/// The name of the sysctl of a family.
+pub(crate) const fn sysctl(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "bridge-nf-call-iptables",
+        Family::V6 => "bridge-nf-call-ip6tables",
+    }
+}
+
+const fn position(family: Family) -> usize {
+    match family {
+        Family::V4 => 0,
+        Family::V6 => 1,
+    }
+}
+
+/// Has a bridge show to netfilter what it switches, where `br_netfilter` is there. Other bridges are as they were, which a
+/// sysctl could not do, and it needs no `/proc/sys` that can be written.
+///
+/// # Errors
+/// If the kernel refuses.
+pub(crate) fn show(bridge: &Link) -> shunt_netlink::Result<()> {
+    let mut header = [0; HEADER];
+    header[4..8].copy_from_slice(&bridge.index.to_ne_bytes());
+    let mut change = Message::new(NEWLINK, 0);
+    change.raw(&header);
+    change.nest(INFO, |info| {
+        info.text(INFO_KIND, "bridge");
+        info.nest(INFO_DATA, |data| {
+            data.bytes(BR_NF_CALL_IPTABLES, &[1]);
+            data.bytes(BR_NF_CALL_IP6TABLES, &[1]);
+        });
+    });
+    Socket::open(ROUTE)?.request("have a bridge show its packets", change, |_| {})
+}
