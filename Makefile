@@ -12,7 +12,8 @@ BENCHES := target/$(HOST)/release
 # The test of takeovers; its figures stand in docs/migration.md.
 TAKEOVER = SHUNT_BIN=$(abspath $(BINARY)) $(if $(filter --write-docs,$(BENCH)),SHUNT_WRITE_DOCS=1) \
 	cargo test --locked -p shunt-kind-tests --test control_plane -- --nocapture --test-threads 1
-.PHONY: help build image demo test check fmt lint deny unit controlplane bench clean
+
+.PHONY: help build image demo test check fmt lint deny unit controlplane bench takeovers clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -66,6 +67,10 @@ bench: build controlplane ## shunt beside kube-proxy and other layouts (BENCH='-
 	$(BENCHES)/policy --shunt $(BINARY) $(filter --quick --write-docs,$(BENCH)) $(POLICY)
 	$(BENCHES)/ipvs --shunt $(BINARY) $(filter --quick --write-docs,$(BENCH)) $(IPVS)
 	$(BENCHES)/overlay --shunt $(BINARY) $(filter --quick --write-docs,$(BENCH)) $(OVERLAY)
+	$(MAKE) takeovers
+
+takeovers: build controlplane ## From kube-proxy in each mode to shunt with 5,000 Services, 2,000 connections a second
+	SHUNT_TAKEOVER_SERVICES=$(if $(filter --quick,$(BENCH)),500,5000) SHUNT_TAKEOVER_RATE=2000 $(TAKEOVER) takeover::from_
 
 clean: ## Remove everything that was built
 	cargo clean

@@ -96,17 +96,44 @@ impl Addresses {
         sources::steer(&mut self.socket, addresses)
     }
 
-    /// Takes back [`Self::steer`] for addresses that stay. For one of IPv6 the kernel's own route
-    /// has gone, so ours stays until it goes.
-    pub(crate) fn release(&mut self, addresses: impl Iterator<Item = IpAddr>) -> Result<(), Error> {
-        let v4: Vec<_> = addresses.filter(IpAddr::is_ipv4).collect();
-        sources::release(&mut self.socket, &v4)
+    /// Takes back [`Self::steer`] for addresses that are not on the device any more, whoever took
+    /// them away: a route outlives its address.
+    pub(crate) fn sweep(&mut self) -> Result<(), Error> {
+        let mut routes = sources::routes(sources::OURS)?;
+        if !routes.is_empty() {
+            let held = self.read()?;
+            routes.retain(|address| !held.contains_key(address));
+        }
+        sources::release(&mut self.socket, routes)
+    }
+
+    /// Takes back all of [`Self::steer`]. An address of IPv6 that has lost its own route to it is
+    /// made again: that is how the kernel makes the route, and nothing of the address tells.
+    pub(crate) fn give_back(&mut self) -> Result<(), Error> {
+        sources::release(&mut self.socket, sources::routes(sources::OURS)?)?;
+        let mut bare: Vec<_> = self.read()?.into_keys().filter(IpAddr::is_ipv6).collect();
+        let Some(device) = self.device.filter(|_| !bare.is_empty()) else { return Ok(()) };
+        let routes = sources::routes(libc::RTPROT_KERNEL)?;
+        bare.retain(|address| !routes.contains(address));
+        // One after the other, so that each is away for microseconds.
+        let again = |address: &IpAddr| {
+            [(libc::RTM_DELADDR, 0), (libc::RTM_NEWADDR, NEW)]
+                .map(|(kind, flags)| unmarked(kind, flags, device, *address))
+        };
+        let refused = self.socket.submit(bare.iter().flat_map(again).collect())?;
+        match refused.first() {
+            None => Ok(()),
+            Some((position, errno)) => {
+                let (what, detail) = ("make again the address", bare[position / 2].to_string());
+                Err(shunt_netlink::Error::Refused { what, errno: *errno, detail }.into())
+            }
+        }
     }
 
     /// Removes addresses, and our routes to them. One that is not there is no error.
     pub(crate) fn remove(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {
+        sources::release(&mut self.socket, addresses.iter().copied())?;
         let Some(device) = self.device else { return Ok(()) };
-        sources::release(&mut self.socket, addresses)?;
         self.submit("remove an address", addresses, Errno::EADDRNOTAVAIL, |address| {
             request(libc::RTM_DELADDR, 0, device, address)
         })
@@ -145,7 +172,21 @@ impl Addresses {
     }
 }
 
+/// An address as we make it.
 fn request(kind: u16, flags: u16, device: u32, address: IpAddr) -> Message {
+    let mut message = unmarked(kind, flags, device, address);
+    if address.is_ipv6() {
+        // `struct ifa_cacheinfo`: deprecated from the start, so that it is never chosen for
+        // what the node itself sends elsewhere; valid for ever.
+        let lifetimes = [0u32, u32::MAX, 0, 0].map(u32::to_ne_bytes).concat();
+        message.bytes(libc::IFA_CACHEINFO, &lifetimes);
+    }
+    message.bytes(ROUTE_PRIORITY, &OURS.to_ne_bytes());
+    message
+}
+
+/// An address as other programs make it.
+fn unmarked(kind: u16, flags: u16, device: u32, address: IpAddr) -> Message {
     let mut message = Message::new(kind, flags);
     let (family, bits, scope) = match address {
         IpAddr::V4(_) => (libc::AF_INET, 32, SCOPE_HOST),
@@ -159,16 +200,9 @@ fn request(kind: u16, flags: u16, device: u32, address: IpAddr) -> Message {
             message.bytes(libc::IFA_LOCAL, &address.octets());
             message.bytes(libc::IFA_ADDRESS, &address.octets());
         }
-        IpAddr::V6(address) => {
-            message.bytes(libc::IFA_ADDRESS, &address.octets());
-            // `struct ifa_cacheinfo`: deprecated from the start, so that it is never chosen for
-            // what the node itself sends elsewhere; valid for ever.
-            let lifetimes = [0u32, u32::MAX, 0, 0].map(u32::to_ne_bytes).concat();
-            message.bytes(libc::IFA_CACHEINFO, &lifetimes);
-        }
+        IpAddr::V6(address) => message.bytes(libc::IFA_ADDRESS, &address.octets()),
     }
     message.bytes(libc::IFA_FLAGS, &FLAGS.to_ne_bytes());
-    message.bytes(ROUTE_PRIORITY, &OURS.to_ne_bytes());
     message
 }
 

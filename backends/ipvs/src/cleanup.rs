@@ -21,8 +21,8 @@ pub struct Removed {
     pub device: bool,
 }
 
-/// Takes away the virtual servers and addresses that carry our mark, and the device, if it holds
-/// none of someone else's. No daemon may run. A kernel without IPVS has nothing of ours.
+/// Takes away the virtual servers, addresses and routes that carry our mark, and the device, if it
+/// holds none of someone else's. No daemon may run. A kernel without IPVS has nothing of ours.
 ///
 /// # Errors
 /// If the kernel refuses. What was taken away by then stays away.
@@ -45,8 +45,9 @@ pub fn cleanup() -> Result<Removed, Error> {
     let ours = held.iter().filter(|(ip, ours)| **ours && !others.contains(*ip));
     let ours: Vec<_> = ours.map(|(ip, _)| *ip).collect();
     removed.addresses = ours.len();
-    addresses.release(held.keys().copied())?;
     removed.device = remove_addresses(&mut addresses, &ours)?;
+    // A daemon may have been killed while it waited for the end of the connections of these.
+    addresses.give_back()?;
     Ok(removed)
 }
 

@@ -152,12 +152,14 @@ impl KubeProxy {
         Ok((removed, kept.len()))
     }
 
-    /// Destroys kube-proxy's ipsets, those of IPv6 too, once nothing is left to be known by them;
-    /// returns how many are left because rules use them.
+    /// Destroys kube-proxy's ipsets, those of IPv6 too, once nothing is left to be known by them, and
+    /// removes routes of ours ([`Self::steer`]) to addresses that another program has taken away.
+    /// Returns how many ipsets are left because rules use them.
     ///
     /// # Errors
     /// If the kernel refuses.
     pub fn forget(&mut self) -> Result<usize, Error> {
+        self.addresses.sweep()?;
         Ok(self.sets.destroy()?)
     }
 }

@@ -11,17 +11,19 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
 use nix::errno::Errno;
 use nix::libc;
-use shunt_netlink::{Message, Socket};
+use shunt_netlink::{Message, Socket, attributes};
 
 use crate::error::Error;
 
 /// The mark of a route of ours: its protocol (`rtm_protocol`), a number that nobody has claimed
 /// (`include/uapi/linux/rtnetlink.h`).
-const OURS: u8 = 115;
+pub(crate) const OURS: u8 = 115;
 /// `NLM_F_CREATE`: before what is there for the same address, not in its place.
 const BEFORE: u16 = 0x400;
 /// `LOOPBACK_IFINDEX`. A route by way of the device, which is down, is refused for IPv6.
 const LOOPBACK: u32 = 1;
+/// `struct rtmsg`.
+const ROUTE_HEADER: usize = 12;
 /// `RT_SCOPE_HOST`.
 const SCOPE_HOST: u8 = 254;
 /// Addresses of other machines (RFC 5737, RFC 3849). Nothing is sent to them.
@@ -34,8 +36,7 @@ const ELSEWHERE: [IpAddr; 2] = [
 /// of a family nothing is changed for it.
 pub(crate) fn steer(socket: &mut Socket, addresses: &[IpAddr]) -> Result<(), Error> {
     // Of IPv4 an older one of ours may name another source.
-    let v4: Vec<_> = addresses.iter().copied().filter(IpAddr::is_ipv4).collect();
-    release(socket, &v4)?;
+    release(socket, addresses.iter().copied().filter(IpAddr::is_ipv4))?;
     let mut messages = Vec::new();
     for elsewhere in ELSEWHERE {
         let Some(source) = source_towards(elsewhere) else { continue };
@@ -51,10 +52,51 @@ pub(crate) fn steer(socket: &mut Socket, addresses: &[IpAddr]) -> Result<(), Err
     submit(socket, "name the source of connections to", messages)
 }
 
-/// Takes back [`steer`], for addresses that go, or of IPv4.
-pub(crate) fn release(socket: &mut Socket, addresses: &[IpAddr]) -> Result<(), Error> {
-    let message = |address: &IpAddr| request(libc::RTM_DELROUTE, 0, *address, OURS, None);
-    submit(socket, "remove our route to", addresses.iter().map(message).collect())
+/// The addresses to which the node has a local route of this protocol (`RTPROT_*`).
+pub(crate) fn routes(protocol: u8) -> Result<HashSet<IpAddr>, Error> {
+    let mut socket = Socket::open(libc::NETLINK_ROUTE)?;
+    socket.filter_dumps();
+    let mut found = HashSet::new();
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        let family = u8::try_from(family).unwrap_or_default();
+        let mut message = Message::new(libc::RTM_GETROUTE, 0);
+        message.raw(&[family, 0, 0, 0, libc::RT_TABLE_LOCAL, protocol, 0, 0, 0, 0, 0, 0]);
+        let each = |found: &mut Vec<IpAddr>, payload: &[u8]| {
+            found.extend(route(family, protocol, payload));
+        };
+        match socket.dump("list local routes", &message, each) {
+            Ok(addresses) => found.extend(addresses),
+            // The table comes with the first address of the family.
+            Err(error) if error.errno() == Some(Errno::ENOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(found)
+}
+
+/// Where a route leads to, if it is a local one of this family and protocol to one address.
+fn route(family: u8, protocol: u8, payload: &[u8]) -> Option<IpAddr> {
+    let header = payload.first_chunk::<ROUTE_HEADER>()?;
+    let wanted = [family, protocol, libc::RT_TABLE_LOCAL, libc::RTN_LOCAL];
+    if [header[0], header[5], header[4], header[7]] != wanted {
+        return None;
+    }
+    let mut attributes = attributes(&payload[ROUTE_HEADER..]);
+    let to = attributes.find(|attribute| attribute.kind == libc::RTA_DST)?.payload;
+    match (header[1], <[u8; 4]>::try_from(to), <[u8; 16]>::try_from(to)) {
+        (32, Ok(octets), _) => Some(octets.into()),
+        (128, _, Ok(octets)) => Some(octets.into()),
+        _ => None,
+    }
+}
+
+/// Takes back [`steer`]. An address of IPv6 that stays needs its own route again.
+pub(crate) fn release(
+    socket: &mut Socket,
+    addresses: impl IntoIterator<Item = IpAddr>,
+) -> Result<(), Error> {
+    let message = |address| request(libc::RTM_DELROUTE, 0, address, OURS, None);
+    submit(socket, "remove our route to", addresses.into_iter().map(message).collect())
 }
 
 /// The source of what the node sends to another machine; `None` if it has no route there. No packet
@@ -162,6 +204,23 @@ mod tests {
         assert_eq!(of("960000FD000000000000000009000000:1F90", "01"), ip("fd00:96::9"));
         assert_eq!(of("0000000000000000FFFF00000100007F:1F90", "02"), ip("127.0.0.1"));
         assert_eq!(local("  sl  local_address rem_address   st tx_queue"), None);
+    }
+
+    #[test]
+    fn local_routes_are_read() {
+        let of = |protocol: u8, kind: u8| {
+            let mut message = vec![2, 32, 0, 0, libc::RT_TABLE_LOCAL, protocol, 254, kind];
+            message.extend([0; 4]);
+            message.extend([8, 0, 15, 0, 255, 0, 0, 0, 8, 0, 1, 0, 10, 96, 0, 1]);
+            route(2, OURS, &message)
+        };
+        assert_eq!(of(OURS, libc::RTN_LOCAL), Some([10, 96, 0, 1].into()));
+        assert_eq!(of(libc::RTPROT_KERNEL, libc::RTN_LOCAL), None);
+        assert_eq!(of(OURS, libc::RTN_BROADCAST), None);
+        // This machine's own.
+        let loopback = IpAddr::from([127, 0, 0, 1]);
+        assert!(routes(libc::RTPROT_KERNEL).unwrap().contains(&loopback));
+        assert!(!routes(OURS).unwrap().contains(&loopback));
     }
 
     #[test]

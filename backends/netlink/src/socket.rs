@@ -93,6 +93,13 @@ impl Socket {
         result.map_err(|error| Error::socket("subscribe", error))
     }
 
+    /// Has the kernel answer dumps with only what the request's header describes, where it can do so
+    /// (rtnetlink from 4.20, `NETLINK_GET_STRICT_CHK`).
+    pub fn filter_dumps(&mut self) {
+        // An older kernel tells of more.
+        let _ = self.socket.set_netlink_get_strict_chk(true);
+    }
+
     /// The socket's port id, which the kernel names as the owner of what it made.
     #[must_use]
     pub fn port(&self) -> u32 {

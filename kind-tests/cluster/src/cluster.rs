@@ -241,12 +241,12 @@ impl Cluster {
     }
 }
 
-/// Raises the number of files this process may have open, as far as it may do so itself.
+/// Raises the number of files this process may have open, as far as it may do so itself. A guest's
+/// first process has a hard limit of 4096, which root may raise.
 fn allow_files() -> Result<()> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    let wanted = FILES.min(hard);
-    if soft < wanted {
-        setrlimit(Resource::RLIMIT_NOFILE, wanted, hard)?;
+    if soft < FILES && setrlimit(Resource::RLIMIT_NOFILE, FILES, hard.max(FILES)).is_err() {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     }
     Ok(())
 }

@@ -14,6 +14,7 @@ use anyhow::{Context, Result, ensure};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::socket::{self, MsgFlags, SockType, getsockname};
 
 use crate::netns::{Netns, lock};
@@ -22,7 +23,10 @@ use crate::probe::{Outcome, Protocol, answer, closed_early};
 /// Errors kept with their time; the others are only counted.
 const ERRORS_KEPT: usize = 20;
 /// Requests under way at once; beyond it the next ones wait.
-const MOST_UNDER_WAY: usize = 8192;
+const MOST_UNDER_WAY: u64 = 8192;
+/// This part of the files that the process may have open is for one load: there are several, and the
+/// servers are in the process, too.
+const SHARE_OF_FILES: u64 = 16;
 /// Requests sent in one go when the clock runs ahead.
 const BURST: u64 = 64;
 /// The event that says to look at `order`.
@@ -183,6 +187,8 @@ struct Sender {
     epoll: Epoll,
     started: Instant,
     scheduled: u64,
+    /// See [`MOST_UNDER_WAY`].
+    most_under_way: usize,
     under_way: HashMap<u64, Request>,
     /// All have the same timeout, so the oldest is the first to run out.
     oldest: VecDeque<u64>,
@@ -194,12 +200,15 @@ impl Sender {
         // Edge triggered: it is written once or twice and never read.
         let once = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
         epoll.add(&shared.wake, EpollEvent::new(once, WAKE))?;
+        let (files, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
+        let most_under_way = MOST_UNDER_WAY.min(files / SHARE_OF_FILES);
         Ok(Self {
             spec,
             shared,
             epoll,
             started: Instant::now(),
             scheduled: 0,
+            most_under_way: usize::try_from(most_under_way)?,
             under_way: HashMap::new(),
             oldest: VecDeque::new(),
         })
@@ -232,7 +241,7 @@ impl Sender {
     fn send_due(&mut self, now: Instant) -> Option<Instant> {
         for _ in 0..BURST {
             let due = self.due()?;
-            if due > now || self.under_way.len() >= MOST_UNDER_WAY {
+            if due > now || self.under_way.len() >= self.most_under_way {
                 return Some(due);
             }
             self.send();
@@ -318,7 +327,7 @@ impl Sender {
     fn pause(&self, next: Option<Instant>) -> EpollTimeout {
         let oldest = self.oldest.front().and_then(|n| self.under_way.get(n));
         let expires = oldest.map(|request| request.sent + self.spec.timeout);
-        let full = self.under_way.len() >= MOST_UNDER_WAY;
+        let full = self.under_way.len() >= self.most_under_way;
         let until = [next.filter(|_| !full), expires].into_iter().flatten().min();
         let left =
             until.map_or(Duration::from_secs(1), |at| at.saturating_duration_since(Instant::now()));

@@ -1,27 +1,28 @@
 //! A running node is taken over from kube-proxy, and left: no connection is refused or reset.
 //!
 //! `SHUNT_TAKEOVER_SERVICES` and `SHUNT_TAKEOVER_RATE` make it larger: how many Services there are,
-//! and how many new connections a second. `make bench` does so.
+//! and how many new connections a second. `make bench` does so, and `make takeovers` does nothing else.
 
 mod cleanup;
 mod figures;
 mod left;
+mod traffic;
 
 use std::env;
-use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use shunt_cluster::{Connection, Load, LoadSpec, Netns, ProbeOptions, Protocol};
+use shunt_cluster::{Connection, Load, Netns, Report};
 use shunt_kind_tests::control_plane::{Daemon, DaemonSpec, KubeProxy};
 use shunt_kind_tests::guest::{self, Clock};
 use shunt_kind_tests::scenario::shunt_binary;
 
 use self::figures::Figures;
 use self::left::Left;
+use self::traffic::{hold, loads};
 use crate::site::{Site, cluster_ips, node_port, web_ports};
 
 const NODE: &str = "node-1";
@@ -29,8 +30,12 @@ const NODE: &str = "node-1";
 /// loads: here, and in the guest. That has one CPU, and kube-proxy starts a program for each Service.
 const SIZE: [u32; 2] = [200, 500];
 const SIZE_IN_GUEST: [u32; 2] = [20, 200];
-/// How many Services are made at once.
-const LOADED: u32 = 100;
+/// With more Services than this kube-proxy would need half an hour in the guest to come back under
+/// load: the way back is played with these, after the way there with all.
+const MOST_BACK_IN_GUEST: u32 = 500;
+/// How many Services one program makes: it must end within a minute in the guest, where starting it
+/// takes a second.
+const LOADED: u32 = 400;
 /// Patience with kube-proxy's first sync, and with the guest for each Service more: it starts
 /// programs for them.
 const SYNC: Duration = Duration::from_secs(60);
@@ -98,48 +103,14 @@ fn print(netns: &Netns, program: &str, arguments: &[&str]) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Connections held open, from a pod and the node, in both families.
-fn hold(site: &Site, ips: &[IpAddr]) -> Result<Vec<Connection>> {
-    let from_to =
-        ["shop-1", NODE].into_iter().flat_map(|from| ips.iter().map(move |ip| (from, ip)));
-    let hold = |(from, ip): (&str, &IpAddr)| {
-        let options = ProbeOptions::within(Duration::from_secs(10));
-        Connection::open(site.host(from).netns(), SocketAddr::new(*ip, 80), &options)
-    };
-    from_to.map(hold).collect()
-}
-
-/// Constant load of new connections on a Service, from a pod, the node and outside.
-fn loads(site: &Site, ips: &[IpAddr], node_port: u16) -> Result<Vec<Load>> {
-    let flows = [
-        ("shop-1", SocketAddr::new(ips[0], 80)),
-        ("shop-1", SocketAddr::new(ips[1], 80)),
-        (NODE, SocketAddr::new(ips[0], 80)),
-        ("outside", SocketAddr::new(site.host(NODE).ip(), node_port)),
-    ];
-    let per_second = size()?[1] / u32::try_from(flows.len())?;
-    let start = |(from, destination): (&str, _)| {
-        let spec = LoadSpec {
-            protocol: Protocol::Tcp,
-            destination,
-            per_second,
-            duration: Duration::from_secs(3600),
-            timeout: Duration::from_secs(10),
-        };
-        Load::start(site.host(from).netns(), &spec)
-    };
-    flows.into_iter().map(start).collect()
-}
-
 /// A site with a Service that is used and many that are not, and what is other programs'.
-fn site() -> Result<(Site, Value)> {
+fn site(services: u32) -> Result<(Site, Value)> {
     let site = Site::without_shunt()?;
     let spec =
         json!({"type": "NodePort", "ipFamilyPolicy": "RequireDualStack", "ports": web_ports()});
     let service = site.create_service("steady", spec)?;
     let ips: Vec<_> = ["web-1", "web-2"].map(|pod| site.host(pod).addresses().to_vec()).concat();
     site.plane.wait_for_endpoints("steady", &ips, &[])?;
-    let services = size()?[0];
     for portion in 0..services.div_ceil(LOADED) {
         let start = portion * LOADED;
         let count = LOADED.min(services - start).to_string();
@@ -151,67 +122,123 @@ fn site() -> Result<(Site, Value)> {
 }
 
 fn take_over(from: &str, to: &str) -> Result<()> {
-    let (site, service) = site()?;
-    let netns = site.host(NODE).netns();
-    let left = Left::of(from);
-    left.put_others(netns)?;
-    let exclude = format!("--ipvs-exclude-cidrs={FOREIGN}");
-    let kube_proxy = start_kube_proxy(&site, from, &exclude)?;
-    left.expect_kube_proxys(netns)?;
-    let ips = cluster_ips(&service)?;
-    let running = loads(&site, &ips, node_port(&service, 0)?)?;
-    let began = Instant::now();
-    let mut held = hold(&site, &ips)?;
-    thread::sleep(PAUSE);
-
-    // While the other one runs nothing is written.
-    let flags = vec![format!("--proxy-mode={to}"), exclude.clone()];
-    let spec = DaemonSpec { flags, ..DaemonSpec::default() };
-    let mut daemon = Daemon::start(&site.plane, NODE, &spec)?;
-    daemon.wait_for_log("a Service must have one proxy")?;
-    let ruleset = print(netns, "nft", &["list", "tables"])?;
-    ensure!(!ruleset.contains("inet shunt"), "{ruleset}");
-    let ended = Instant::now();
-    kube_proxy.stop()?;
-    let status = daemon.wait_until_synced()?;
-    daemon.wait_for_log("shunt has taken over")?;
-    let took = ended.elapsed();
-    daemon.wait_for_log(left.told())?;
-    expect_nothing_dropped(netns)?;
-    for connection in &mut held {
-        connection.exchange("during")?;
+    let [services, rate] = size()?;
+    let in_guest = Clock::of_this_guest().is_some();
+    let most_back = if in_guest { MOST_BACK_IN_GUEST } else { services };
+    let mut play = Play { from, to, services, rate, back: false };
+    if services > most_back {
+        play.run()?;
     }
-    // With those who hold one kube-proxy's IPVS goes only when they have ended.
-    let end = || held.drain(..).try_for_each(Connection::close);
-    let gone = left.expect_all_gone(netns, to, end);
-    let after = gone.with_context(|| daemon.describe())?;
-    println!(
-        "kube-proxy's end at {:.3?}, ours in its place {took:.3?} later, its IPVS gone after \
-         {after:.1?}; first sync {:?}; back from {:.3?} on",
-        ended - began,
-        status.first_sync,
-        began.elapsed() + PAUSE
-    );
-    thread::sleep(PAUSE);
-    go_back(&site, daemon, from, &exclude)?;
-    let reports = running.into_iter().map(Load::stop).collect::<Result<Vec<_>>>()?;
-    let services = status.services;
-    let row = Figures { from, to, services, rate: size()?[1], took, reports: &reports }.row();
-    println!("{row}");
-    for report in reports {
-        println!("{report}");
-        assert!(report.sent > 200, "{report}");
-        assert_eq!(report.losses(), 0, "{report}");
-    }
-    figures::write(&row)
+    play.services = services.min(most_back);
+    play.back = true;
+    play.run()
 }
 
-fn start_kube_proxy(site: &Site, mode: &str, exclude: &str) -> Result<KubeProxy> {
-    let kube_proxy = KubeProxy::start_with(&site.plane, NODE, mode, &[exclude])?;
-    let began = Instant::now();
-    kube_proxy.wait_until_synced_within(SYNC + SYNC_OF_EACH * size()?[0])?;
-    println!("kube-proxy in {mode} mode has synced after {:.1?}", began.elapsed());
-    Ok(kube_proxy)
+/// One takeover, under load.
+struct Play<'a> {
+    from: &'a str,
+    to: &'a str,
+    /// How many Services there are beside the one that is used.
+    services: u32,
+    /// New connections a second, of all loads.
+    rate: u32,
+    /// Whether the node is also given back.
+    back: bool,
+}
+
+impl Play<'_> {
+    fn run(&self) -> Result<()> {
+        let (site, service) = site(self.services)?;
+        let netns = site.host(NODE).netns();
+        let left = Left::of(self.from);
+        left.put_others(netns)?;
+        let kube_proxy = self.start_kube_proxy(&site)?;
+        left.expect_kube_proxys(netns)?;
+        let ips = cluster_ips(&service)?;
+        let running = loads(&site, &ips, node_port(&service, 0)?, self.rate)?;
+        let began = Instant::now();
+        let mut held = hold(&site, &ips)?;
+        thread::sleep(PAUSE);
+        let mut daemon = self.wait_beside_kube_proxy(&site)?;
+        let ended = Instant::now();
+        kube_proxy.stop()?;
+        let status = daemon.wait_until_synced()?;
+        daemon.wait_for_log("shunt has taken over")?;
+        let took = ended.elapsed();
+        daemon.wait_for_log(left.told())?;
+        expect_nothing_dropped(netns)?;
+        for connection in &mut held {
+            connection.exchange("during")?;
+        }
+        // With those who hold one kube-proxy's IPVS goes only when they have ended.
+        let end = || held.drain(..).try_for_each(Connection::close);
+        let gone = left.expect_all_gone(netns, self.to, end);
+        let after = gone.with_context(|| daemon.describe())?;
+        println!(
+            "kube-proxy's end at {:.3?}, ours in its place {took:.3?} later, its IPVS gone after \
+             {after:.1?}; first sync {:?}; back from {:.3?} on",
+            ended - began,
+            status.first_sync,
+            began.elapsed() + PAUSE
+        );
+        thread::sleep(PAUSE);
+        if self.back {
+            self.go_back(&site, daemon)?;
+        }
+        let reports = running.into_iter().map(Load::stop).collect::<Result<Vec<_>>>()?;
+        self.judge(status.services, took, &reports)
+    }
+
+    /// Starts shunt beside kube-proxy: while that runs nothing is written.
+    fn wait_beside_kube_proxy(&self, site: &Site) -> Result<Daemon> {
+        let flags = vec![format!("--proxy-mode={}", self.to), exclude()];
+        let spec = DaemonSpec { flags, ..DaemonSpec::default() };
+        let daemon = Daemon::start(&site.plane, NODE, &spec)?;
+        daemon.wait_for_log("a Service must have one proxy")?;
+        let ruleset = print(site.host(NODE).netns(), "nft", &["list", "tables"])?;
+        ensure!(!ruleset.contains("inet shunt"), "{ruleset}");
+        Ok(daemon)
+    }
+
+    fn start_kube_proxy(&self, site: &Site) -> Result<KubeProxy> {
+        let kube_proxy = KubeProxy::start_with(&site.plane, NODE, self.from, &[&exclude()])?;
+        let began = Instant::now();
+        kube_proxy.wait_until_synced_within(SYNC + SYNC_OF_EACH * self.services)?;
+        println!("kube-proxy in {} mode has synced after {:.1?}", self.from, began.elapsed());
+        Ok(kube_proxy)
+    }
+
+    /// Back to kube-proxy: it syncs, then what is ours goes.
+    fn go_back(&self, site: &Site, daemon: Daemon) -> Result<()> {
+        let netns = site.host(NODE).netns();
+        daemon.stop()?;
+        let kube_proxy = self.start_kube_proxy(site)?;
+        thread::sleep(PAUSE);
+        let told = print(netns, &shunt_binary()?.to_string_lossy(), &["cleanup"])?;
+        ensure!(told.contains("table inet shunt"), "{told}");
+        let ruleset = print(netns, "nft", &["list", "tables"])?;
+        ensure!(!ruleset.contains("inet shunt"), "{ruleset}");
+        thread::sleep(PAUSE);
+        kube_proxy.stop()
+    }
+
+    /// Fails if a connection was lost; else tells, and writes, what it has come to.
+    fn judge(&self, services: usize, took: Duration, reports: &[Report]) -> Result<()> {
+        let Self { from, to, rate, back, .. } = *self;
+        let row = Figures { from, to, services, rate, back, took, reports }.row();
+        println!("{row}");
+        for report in reports {
+            println!("{report}");
+            assert!(report.sent > 200, "{report}");
+            assert_eq!(report.losses(), 0, "{report}");
+        }
+        figures::write(&row)
+    }
+}
+
+/// The flag of both proxies that leaves the foreign virtual server alone.
+fn exclude() -> String {
+    format!("--ipvs-exclude-cidrs={FOREIGN}")
 }
 
 /// Fails if our table has dropped a packet: its client sends it again after a second.
@@ -222,18 +249,4 @@ fn expect_nothing_dropped(netns: &Netns) -> Result<()> {
         drops.iter().find(|line| line.contains("counter") && !line.contains(" packets 0 "));
     ensure!(drops.len() > 2 && dropped.is_none(), "{drops:#?}");
     Ok(())
-}
-
-/// Back to kube-proxy: it syncs, then what is ours goes.
-fn go_back(site: &Site, daemon: Daemon, mode: &str, exclude: &str) -> Result<()> {
-    let netns = site.host(NODE).netns();
-    daemon.stop()?;
-    let kube_proxy = start_kube_proxy(site, mode, exclude)?;
-    thread::sleep(PAUSE);
-    let told = print(netns, &shunt_binary()?.to_string_lossy(), &["cleanup"])?;
-    ensure!(told.contains("table inet shunt"), "{told}");
-    let ruleset = print(netns, "nft", &["list", "tables"])?;
-    ensure!(!ruleset.contains("inet shunt"), "{ruleset}");
-    thread::sleep(PAUSE);
-    kube_proxy.stop()
 }

@@ -4,6 +4,7 @@
 
 mod counters;
 mod drain;
+mod interrupted;
 mod missing;
 mod refused;
 mod rig;

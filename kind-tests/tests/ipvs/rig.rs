@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use shunt_cluster::{
-    Cluster, ClusterSpec, Connection, EchoServer, NodeSpec, ProbeOptions, Protocol, UdpFlow, probe,
+    Cluster, ClusterSpec, Connection, EchoServer, Families, NodeSpec, ProbeOptions, Protocol,
+    UdpFlow, probe,
 };
 use shunt_kind_tests::scenario::daemon::{self, Daemon};
 use shunt_kind_tests::scenario::shunt_binary;
@@ -39,11 +40,17 @@ pub(crate) struct Rig {
 }
 
 impl Rig {
-    /// Everything but the daemon.
+    /// Everything but the daemon, on IPv4.
     pub(crate) fn new() -> Result<Self> {
+        Self::of(Families::V4)
+    }
+
+    /// The same; the Service is one of IPv4 in any case.
+    pub(crate) fn of(families: Families) -> Result<Self> {
         let cluster = Cluster::build(&ClusterSpec {
             nodes: vec![NodeSpec::new(NODE, &["web-1", POD]), NodeSpec::new("node-2", &["web-2"])],
             clients: vec![CLIENT.to_owned()],
+            families,
             ..ClusterSpec::default()
         })?;
         let servers = ["web-1", "web-2"].map(|pod| {
@@ -63,12 +70,7 @@ impl Rig {
 
     /// Starts the daemon and waits until it has done what there is to do.
     pub(crate) fn start(&mut self, flags: &[&str]) -> Result<()> {
-        let manifests = self.files.path().join("manifests").display().to_string();
-        let fixed = ["run", "--manifests", &manifests, "--node-name", NODE];
-        let arguments: Vec<_> = fixed.iter().chain(flags).map(|word| (*word).to_owned()).collect();
-        let netns = self.cluster.host(NODE)?.netns();
-        let log = self.files.path().join("log");
-        self.daemon = Some(Daemon::start(&self.binary, &arguments, netns, &log)?);
+        self.spawn(flags)?;
         let daemon = self.daemon.as_mut();
         let daemon = daemon.context("it was started")?;
         until(|| match daemon.status()? {
@@ -77,9 +79,25 @@ impl Rig {
         })
     }
 
+    /// Starts the daemon.
+    pub(crate) fn spawn(&mut self, flags: &[&str]) -> Result<()> {
+        let manifests = self.files.path().join("manifests").display().to_string();
+        let fixed = ["run", "--manifests", &manifests, "--node-name", NODE];
+        let arguments: Vec<_> = fixed.iter().chain(flags).map(|word| (*word).to_owned()).collect();
+        let netns = self.cluster.host(NODE)?.netns();
+        let log = self.files.path().join("log");
+        self.daemon = Some(Daemon::start(&self.binary, &arguments, netns, &log)?);
+        Ok(())
+    }
+
     /// Kills the daemon as a crash would.
     pub(crate) fn kill(&mut self) -> Result<()> {
         self.daemon.take().context("no daemon runs")?.kill()
+    }
+
+    /// Takes away what is ours, when the daemon has ended.
+    pub(crate) fn cleanup(&self) -> Result<String> {
+        self.on_node(&[&self.binary.to_string_lossy(), "cleanup"])
     }
 
     /// What the daemon has said, lately.
