@@ -50,14 +50,8 @@ pub struct Own {
 /// # Errors
 /// If the kernel refuses something.
 pub fn measure(scene: &Scene, changes: usize) -> Result<Own> {
-    // The planner may stay on this thread; the table's sockets belong to the namespace they were opened in.
     let netns = Netns::new("policy-own")?;
-    let table = netns.run(|| PolicyTable::open(true))?;
-    let mut rig = Rig {
-        converter: Converter::new(),
-        planner: PolicyPlanner::new(NODE, Demand::Always),
-        table,
-    };
+    let mut rig = Rig::new(&netns)?;
     let first_ms = rig.load(scene)?.as_secs_f64() * 1e3;
     let some = |make: &mut dyn FnMut(usize) -> Result<Duration>, count| -> Result<Times> {
         let times: Result<Vec<_>> = (0..count).map(make).collect();
@@ -89,14 +83,33 @@ pub fn measure(scene: &Scene, changes: usize) -> Result<Own> {
     Ok(Own { first_ms, remote_pod, local_pod, known_peers, new_peers })
 }
 
-struct Rig {
+/// What the daemon has for network policy, without what brings objects to it.
+#[derive(Debug)]
+pub struct Rig {
     converter: Converter,
-    planner: PolicyPlanner,
-    table: PolicyTable,
+    /// The objects and the table made of them.
+    pub planner: PolicyPlanner,
+    /// The table in the kernel.
+    pub table: PolicyTable,
 }
 
 impl Rig {
-    fn load(&mut self, scene: &Scene) -> Result<Duration> {
+    /// With an empty table in a network namespace.
+    ///
+    /// # Errors
+    /// If nftables cannot be opened.
+    pub fn new(netns: &Netns) -> Result<Self> {
+        // The planner may stay on this thread; the table's sockets belong to the namespace they were opened in.
+        let table = netns.run(|| PolicyTable::open(true))?;
+        let planner = PolicyPlanner::new(NODE, Demand::Always);
+        Ok(Self { converter: Converter::new(), planner, table })
+    }
+
+    /// Takes in all objects of a scene; returns how long that took, once they were converted.
+    ///
+    /// # Errors
+    /// If the kernel refuses something.
+    pub fn load(&mut self, scene: &Scene) -> Result<Duration> {
         let kinds = [Kind::Namespace, Kind::Pod, Kind::NetworkPolicy, Kind::ClusterNetworkPolicy];
         let changes: Result<Vec<_>> =
             scene.objects().iter().map(|object| self.convert(object)).collect();

@@ -23,6 +23,7 @@ use self::feature::{Features, Signature};
 use self::number::Numbers;
 use self::program::Program;
 use self::tighten::tightened;
+use crate::address_map::AddressMap;
 use crate::object::{Direction, Pod};
 use crate::store::{Dirty, Store};
 use crate::table::{Atom, Decisions, Delta, Local, Range, Row, RowId, Table, network_atom};
@@ -41,6 +42,8 @@ pub struct Compiler {
     /// What they decide of the atoms below, by their addresses.
     decided: HashMap<usize, Arc<Decisions>>,
     decided_of: BTreeSet<u32>,
+    /// The addresses of pods on this node.
+    here: BTreeSet<IpAddr>,
     locals: BTreeMap<IpAddr, LocalPrograms>,
     /// Nothing has been compiled yet: what was accepted before is not known.
     fresh: bool,
@@ -74,6 +77,7 @@ impl Compiler {
             programs: HashSet::new(),
             decided: HashMap::new(),
             decided_of: BTreeSet::new(),
+            here: BTreeSet::new(),
             locals: BTreeMap::new(),
             fresh: true,
         }
@@ -87,6 +91,7 @@ impl Compiler {
 
     /// Compiles what is dirty; returns what that changes of the table.
     pub fn update(&mut self, store: &Store, dirty: &Dirty) -> Delta {
+        self.locate(store, dirty);
         let delta = if dirty.everything { None } else { self.part(store, dirty) };
         let mut delta = delta.unwrap_or_else(|| self.whole(store));
         if !std::mem::take(&mut self.fresh) {
@@ -96,6 +101,26 @@ impl Compiler {
         delta
     }
 
+    /// Takes in which addresses are of pods on this node.
+    fn locate(&mut self, store: &Store, dirty: &Dirty) {
+        if dirty.everything {
+            let here = store.addresses().filter(|(_, pod)| pod.is_on(&self.node));
+            self.here = here.map(|(address, _)| address).collect();
+            return;
+        }
+        for address in &dirty.addresses {
+            match store.pod_at(*address).is_some_and(|pod| pod.is_on(&self.node)) {
+                true => self.here.insert(*address),
+                false => self.here.remove(address),
+            };
+        }
+    }
+
+    /// The same, with the pods.
+    fn pods_here<'a>(&self, store: &'a Store) -> impl Iterator<Item = (IpAddr, &'a Arc<Pod>)> {
+        self.here.iter().filter_map(|address| Some((*address, store.pod_at(*address)?)))
+    }
+
     /// Some addresses, or what policies say of our pods. `None`: what is asked changes in a way in
     /// which every address has to be looked at.
     fn part(&mut self, store: &Store, dirty: &Dirty) -> Option<Delta> {
@@ -103,7 +128,7 @@ impl Compiler {
         if dirty.policies || !dirty.namespaces.is_empty() {
             let speak_of =
                 |pod: &Pod| dirty.policies || dirty.namespaces.contains(&pod.key.namespace);
-            let locals = store.addresses_on(&self.node).filter(|(_, pod)| speak_of(pod));
+            let locals = self.pods_here(store).filter(|(_, pod)| speak_of(pod));
             concerned.extend(locals.map(|(address, _)| address));
         }
         let mut changed = BTreeMap::new();
@@ -176,8 +201,8 @@ impl Compiler {
         self.table.networks = networks;
         let mut left = BTreeSet::new();
         for address in addresses {
-            self.moves(address, found.get(&address).copied(), delta);
-            left.extend(self.table.peers.get(&address).map(|atom| atom.0));
+            self.moves(address, found.get(address).copied(), delta);
+            left.extend(self.table.peers.get(address).map(|atom| atom.0));
         }
         self.forget_atoms(left, delta);
     }
@@ -190,11 +215,11 @@ impl Compiler {
         for atom in arrived.chain(of_networks).chain(of_names) {
             left.remove(&atom.0);
         }
-        for (address, atom) in &self.table.peers {
+        for (address, atom) in self.table.peers.iter() {
             if left.is_empty() {
                 return;
             }
-            if left.contains(&atom.0) && !delta.peers.contains_key(address) {
+            if left.contains(&atom.0) && !delta.peers.contains_key(&address) {
                 left.remove(&atom.0);
             }
         }
@@ -203,7 +228,7 @@ impl Compiler {
 
     /// Notes the class of an address, if it is another one than before.
     fn moves(&self, address: IpAddr, atom: Option<Atom>, delta: &mut Delta) {
-        if self.table.peers.get(&address) != atom.as_ref() {
+        if self.table.peers.get(address) != atom.as_ref() {
             delta.peers.insert(address, atom);
         }
     }
@@ -212,8 +237,9 @@ impl Compiler {
         self.locals.clear();
         self.features = Features::default();
         let mut programs = BTreeMap::new();
-        for (address, pod) in store.addresses_on(&self.node) {
-            programs.insert(address, self.programs_of(store, pod));
+        for address in self.here.clone() {
+            let pod = store.pod_at(address);
+            programs.extend(pod.map(|pod| (address, self.programs_of(store, pod))));
         }
         self.take(&programs);
         let networks = Family::ALL.into_iter().flat_map(|family| self.features.networks(family));
@@ -223,7 +249,7 @@ impl Compiler {
             .map(|(range, signature)| (range, Atom(self.atoms.number(signature))))
             .collect();
         let peers = match self.locals.is_empty() {
-            true => HashMap::new(),
+            true => AddressMap::default(),
             false => self.everyone(store, &networks),
         };
         let named: BTreeMap<_, _> = store
@@ -236,14 +262,13 @@ impl Compiler {
         self.atoms.retain(|number| used.contains(&number));
         self.atoms.take_news();
         let mut delta = Delta::default();
-        for (address, atom) in &peers {
+        for (address, atom) in peers.iter() {
             if self.table.peers.get(address) != Some(atom) {
-                delta.peers.insert(*address, Some(*atom));
+                delta.peers.insert(address, Some(*atom));
             }
         }
-        for address in self.table.peers.keys().filter(|address| !peers.contains_key(address)) {
-            delta.peers.insert(*address, None);
-        }
+        let gone = self.table.peers.iter().filter(|(address, _)| peers.get(*address).is_none());
+        delta.peers.extend(gone.map(|(address, _)| (address, None)));
         delta.named = changes(&self.table.named, &named);
         delta.networks = (self.table.networks != networks).then_some(networks);
         self.decide(&mut delta);
@@ -251,7 +276,7 @@ impl Compiler {
     }
 
     /// The classes of all addresses whose network does not tell them.
-    fn everyone(&mut self, store: &Store, networks: &[(Range, Atom)]) -> HashMap<IpAddr, Atom> {
+    fn everyone(&mut self, store: &Store, networks: &[(Range, Atom)]) -> AddressMap<Atom> {
         let mut peers = self.peers(store, networks, store.addresses());
         for address in self.others(store) {
             let pod = store.pod_at(address);
@@ -266,8 +291,8 @@ impl Compiler {
         store: &Store,
         networks: &[(Range, Atom)],
         pods: impl Iterator<Item = (IpAddr, &'a Arc<Pod>)>,
-    ) -> HashMap<IpAddr, Atom> {
-        let mut peers = HashMap::new();
+    ) -> AddressMap<Atom> {
+        let mut peers = AddressMap::default();
         // Pods of a namespace share their labels. Beside those only their named ports, and the
         // networks they are in, tell them apart.
         let mut alike = HashMap::new();
@@ -316,7 +341,7 @@ impl Compiler {
     }
 
     fn programs_of(&mut self, store: &Store, pod: &Pod) -> LocalPrograms {
-        if pod.node.as_ref() != Some(&self.node) {
+        if !pod.is_on(&self.node) {
             return LocalPrograms::default();
         }
         let mut program = |direction| {

@@ -4,6 +4,7 @@
 //! [`compile`] resolves them to the [`table`] that a node needs, and the [`oracle`] answers the same
 //! questions from the objects alone, without the compiler. Nothing here does I/O.
 
+pub mod address_map;
 pub mod cluster;
 pub mod compile;
 pub mod dns;

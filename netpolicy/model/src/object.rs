@@ -25,13 +25,13 @@ pub struct Pod {
     /// `spec.nodeName`.
     pub node: Option<Arc<str>>,
     /// `status.podIPs`; none if the pod has ended, as its addresses are others' then.
-    pub addresses: Vec<IpAddr>,
+    pub addresses: Box<[IpAddr]>,
     /// `spec.hostNetwork`: its addresses are the node's, and no selector matches it.
     pub host_network: bool,
     /// `metadata.labels`, shared by pods that have the same.
     pub labels: Arc<Labels>,
-    /// Named ports of its containers.
-    pub ports: Vec<NamedPort>,
+    /// Named ports of its containers, shared by pods that have the same.
+    pub ports: Arc<[NamedPort]>,
 }
 
 impl Pod {
@@ -39,6 +39,12 @@ impl Pod {
     #[must_use]
     pub fn policy_addresses(&self) -> &[IpAddr] {
         if self.host_network { &[] } else { &self.addresses }
+    }
+
+    /// Whether it runs on the node of this name.
+    #[must_use]
+    pub fn is_on(&self, node: &str) -> bool {
+        self.node.as_deref() == Some(node)
     }
 
     /// The number of a named port, if the pod has it.

@@ -11,9 +11,9 @@ pub type Labels = BTreeMap<Arc<str>, Arc<str>>;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Operator {
     /// It is there, with one of these values.
-    In(BTreeSet<Arc<str>>),
+    In(Box<[Arc<str>]>),
     /// It is absent, or has none of these values.
-    NotIn(BTreeSet<Arc<str>>),
+    NotIn(Box<[Arc<str>]>),
     /// It is there.
     Exists,
     /// It is absent.
@@ -29,9 +29,10 @@ pub struct Requirement {
     pub operator: Operator,
 }
 
-/// A selector: all of its requirements hold. Without any it selects everything.
+/// A selector: all of its requirements hold. Without any it selects everything. Policies and what is compiled of them
+/// share it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Selector(BTreeSet<Requirement>);
+pub struct Selector(Arc<[Requirement]>);
 
 impl Requirement {
     fn holds(&self, labels: &Labels) -> bool {
@@ -66,16 +67,17 @@ impl Selector {
 
 impl FromIterator<Requirement> for Selector {
     fn from_iter<T: IntoIterator<Item = Requirement>>(requirements: T) -> Self {
-        Self(requirements.into_iter().collect())
+        // Sorted, so that two that say the same are equal.
+        let sorted: BTreeSet<_> = requirements.into_iter().collect();
+        Self(sorted.into_iter().collect())
     }
 }
 
 impl fmt::Display for Requirement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let key = &self.key;
-        let list = |values: &BTreeSet<Arc<str>>| {
-            values.iter().map(AsRef::as_ref).collect::<Vec<&str>>().join(",")
-        };
+        let list =
+            |values: &[Arc<str>]| values.iter().map(AsRef::as_ref).collect::<Vec<&str>>().join(",");
         match &self.operator {
             Operator::In(values) if values.len() == 1 => write!(f, "{key}={}", list(values)),
             Operator::In(values) => write!(f, "{key} in ({})", list(values)),
@@ -112,13 +114,13 @@ mod tests {
     #[test]
     fn operators_mean_what_the_api_says() {
         let (web, db, none) = (labels(&[("app", "web")]), labels(&[("app", "db")]), labels(&[]));
-        let values = BTreeSet::from(["web".into()]);
+        let values: Box<[Arc<str>]> = ["web".into()].into();
         let table = [
             (Operator::In(values.clone()), [true, false, false]),
             (Operator::NotIn(values), [false, true, true]),
             (Operator::Exists, [true, true, false]),
             (Operator::DoesNotExist, [false, false, true]),
-            (Operator::In(BTreeSet::new()), [false, false, false]),
+            (Operator::In(Box::default()), [false, false, false]),
         ];
         for (operator, expected) in table {
             let selector = selector(operator);

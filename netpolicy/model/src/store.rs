@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use shunt_model::object::ObjectKey;
 
+use crate::address_map::AddressMap;
 use crate::cluster::{ClusterNetworkPolicy, PeerNode, Tier};
 use crate::domain::DomainName;
 use crate::object::{Direction, NAMESPACE_NAME, Namespace, NetworkPolicy, Peer, Pod};
@@ -79,10 +80,10 @@ impl Dirty {
 #[derive(Clone, Debug, Default)]
 pub struct Store {
     pods: BTreeMap<ObjectKey, Arc<Pod>>,
-    /// Who claims an address. Nearly always one; two while an address goes from pod to pod.
-    claims: BTreeMap<IpAddr, Vec<Arc<Pod>>>,
-    /// The addresses that pods of a node claim.
-    by_node: BTreeMap<Arc<str>, BTreeSet<IpAddr>>,
+    /// Who has an address.
+    owners: AddressMap<Arc<Pod>>,
+    /// Who claims one beside its owner, while it goes from pod to pod.
+    rivals: BTreeMap<IpAddr, Vec<Arc<Pod>>>,
     /// The addresses that pods of a namespace claim that share their labels, by where those are.
     alike: HashMap<(Arc<str>, usize), Vec<IpAddr>>,
     namespaces: BTreeMap<Arc<str>, Namespace>,
@@ -113,17 +114,12 @@ impl Store {
         let mut dirty = self.remove_pod(&pod.key);
         let pod = Arc::new(pod);
         for address in pod.policy_addresses() {
-            let claims = self.claims.entry(*address).or_default();
+            let is_new = self.claim(*address, Arc::clone(&pod));
             // An address that this very pod had before is none of either.
-            if claims.is_empty() && dirty.presence.remove(address).is_none() {
+            if is_new && dirty.presence.remove(address).is_none() {
                 dirty.presence.insert(*address, Presence::Appeared);
             }
-            claims.push(Arc::clone(&pod));
-            claims.sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.key.cmp(&b.key)));
             self.alike.entry(place(&pod)).or_default().push(*address);
-            if let Some(node) = &pod.node {
-                self.by_node.entry(Arc::clone(node)).or_default().insert(*address);
-            }
             dirty.addresses.insert(*address);
         }
         self.pods.insert(pod.key.clone(), pod);
@@ -135,33 +131,39 @@ impl Store {
         let mut dirty = Dirty::default();
         let Some(pod) = self.pods.remove(key) else { return dirty };
         for address in pod.policy_addresses() {
-            self.leave_node(&pod, *address);
             self.leave_alike(&pod, *address);
-            if let Some(claims) = self.claims.get_mut(address) {
-                claims.retain(|claim| claim.key != *key);
-                if claims.is_empty() {
-                    self.claims.remove(address);
-                    dirty.presence.insert(*address, Presence::Gone);
-                }
+            if self.disclaim(*address, key) {
+                dirty.presence.insert(*address, Presence::Gone);
             }
             dirty.addresses.insert(*address);
         }
         dirty
     }
 
-    /// A pod claims an address no more, and others of its node may.
-    fn leave_node(&mut self, pod: &Pod, address: IpAddr) {
-        let Some(node) = &pod.node else { return };
-        let others = self.claims.get(&address).into_iter().flatten();
-        if others.filter(|other| other.key != pod.key).any(|other| other.node == pod.node) {
-            return;
+    /// A pod claims an address; whether nobody did before.
+    fn claim(&mut self, address: IpAddr, pod: Arc<Pod>) -> bool {
+        let Some(owner) = self.owners.get_mut(address) else {
+            self.owners.insert(address, pod);
+            return true;
+        };
+        let is_first = (pod.created, &owner.key) > (owner.created, &pod.key);
+        let other = if is_first { std::mem::replace(owner, pod) } else { pod };
+        self.rivals.entry(address).or_default().push(other);
+        false
+    }
+
+    /// A pod claims an address no more; whether nobody does now.
+    fn disclaim(&mut self, address: IpAddr, key: &ObjectKey) -> bool {
+        let mut rivals = self.rivals.remove(&address).unwrap_or_default();
+        rivals.retain(|rival| rival.key != *key);
+        let is_owner = self.owners.get(address).is_some_and(|owner| owner.key == *key);
+        if is_owner {
+            self.owners.remove(address);
         }
-        if let Some(addresses) = self.by_node.get_mut(node) {
-            addresses.remove(&address);
-            if addresses.is_empty() {
-                self.by_node.remove(node);
-            }
+        for rival in rivals {
+            self.claim(address, rival);
         }
+        is_owner && self.owners.get(address).is_none()
     }
 
     fn leave_alike(&mut self, pod: &Pod, address: IpAddr) {
@@ -322,8 +324,8 @@ impl Store {
     /// Forgets all pods and namespaces: nothing needs them while there is no policy.
     pub fn forget_pods(&mut self) -> Dirty {
         self.pods.clear();
-        self.claims.clear();
-        self.by_node.clear();
+        self.owners.clear();
+        self.rivals.clear();
         self.alike.clear();
         self.namespaces.clear();
         Dirty::everything()
@@ -332,7 +334,7 @@ impl Store {
     /// The pod that has an address.
     #[must_use]
     pub fn pod_at(&self, address: IpAddr) -> Option<&Arc<Pod>> {
-        self.claims.get(&address)?.first()
+        self.owners.get(address)
     }
 
     /// The pod with this key.
@@ -346,15 +348,9 @@ impl Store {
         self.pods.values()
     }
 
-    /// All addresses that policy knows, with who has them.
+    /// All addresses that policy knows, with who has them, in no order.
     pub fn addresses(&self) -> impl Iterator<Item = (IpAddr, &Arc<Pod>)> {
-        self.claims.iter().filter_map(|(address, claims)| Some((*address, claims.first()?)))
-    }
-
-    /// The addresses that pods of a node claim, with who has them.
-    pub fn addresses_on(&self, node: &str) -> impl Iterator<Item = (IpAddr, &Arc<Pod>)> + use<'_> {
-        let claimed = self.by_node.get(node).into_iter().flatten();
-        claimed.filter_map(|address| Some((*address, self.pod_at(*address)?)))
+        self.owners.iter()
     }
 
     /// The addresses that pods of a namespace claim that share these labels (not others that are

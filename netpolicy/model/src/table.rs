@@ -4,12 +4,13 @@
 //! table has a *row*: which protocols and ports are accepted. So a packet costs the same whatever
 //! the number of policies: address to atom, pod and atom to row, row and port to verdict.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use shunt_model::address::{Family, Protocol};
 
+use crate::address_map::AddressMap;
 use crate::object::Direction;
 use crate::ports::Ports;
 
@@ -163,7 +164,7 @@ pub struct Range {
 pub struct Table {
     /// Pods and nodes of the cluster that a selector tells apart, and the addresses of this machine
     /// if pods on it are isolated in what they send; all others by their network.
-    pub peers: HashMap<IpAddr, Atom>,
+    pub peers: AddressMap<Atom>,
     /// Addresses that DNS has given names to which policies ask for; they count before `peers`, in egress alone.
     pub named: BTreeMap<IpAddr, Atom>,
     /// Ranges that an ipBlock tells apart, sorted and disjoint.
@@ -208,7 +209,7 @@ impl Table {
     /// The class that an address is in, whatever its names.
     #[must_use]
     pub fn atom(&self, address: IpAddr) -> Atom {
-        if let Some(atom) = self.peers.get(&address) {
+        if let Some(atom) = self.peers.get(address) {
             return *atom;
         }
         network_atom(&self.networks, address)
@@ -282,6 +283,24 @@ impl Delta {
             && self.rows.is_empty()
     }
 
+    /// Whether an address is that of an isolated pod afterwards; `before`: the table that this changes.
+    #[must_use]
+    pub fn keeps_local(&self, before: &Table, address: IpAddr) -> bool {
+        match self.locals.get(&address) {
+            Some(changed) => changed.is_some(),
+            None => before.locals.contains_key(&address),
+        }
+    }
+
+    /// The class that an address is in by its names afterwards; `before`: the table that this changes.
+    #[must_use]
+    pub fn name_atom(&self, before: &Table, address: IpAddr) -> Option<Atom> {
+        match self.named.get(&address) {
+            Some(changed) => *changed,
+            None => before.named.get(&address).copied(),
+        }
+    }
+
     /// Adds a later change.
     pub fn merge(&mut self, later: Self) {
         self.peers.extend(later.peers);
@@ -299,7 +318,7 @@ impl Table {
         for (address, atom) in &delta.peers {
             match atom {
                 Some(atom) => drop(self.peers.insert(*address, *atom)),
-                None => drop(self.peers.remove(address)),
+                None => drop(self.peers.remove(*address)),
             }
         }
         for (address, atom) in &delta.named {

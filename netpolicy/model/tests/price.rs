@@ -49,10 +49,10 @@ impl Scene {
             key: ObjectKey::new(&format!("ns-{}", number % NAMESPACES), &format!("pod-{number}")),
             created: 0,
             node: Some(format!("node-{}", number / PODS_OF_A_NODE).into()),
-            addresses: vec![address(number)],
+            addresses: [address(number)].into(),
             host_network: false,
             labels: Arc::clone(&self.labels[(number / NAMESPACES % APPS) as usize]),
-            ports: Vec::new(),
+            ports: [].into(),
         }
     }
 

@@ -1,4 +1,4 @@
-//! The record of what the kernel holds. Forgotten and read anew after any error.
+//! What the kernel was found to hold, and the steps from what it holds to what is wanted.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -8,7 +8,7 @@ use crate::element::{Key, Value};
 use crate::lower::{Operation, Wanted};
 use crate::name::SetId;
 
-/// The record of what the kernel holds.
+/// All that a kernel holds. Of the one that we write to only [`Counts`] are kept: it holds the plan, or is read anew.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Installed {
     /// The elements, but for the ranges of addresses.
@@ -32,24 +32,66 @@ impl Installed {
             }
         }
     }
+}
 
-    /// How many elements each set has.
-    #[must_use]
-    pub fn counts(&self) -> HashMap<SetId, usize> {
-        let mut counts = HashMap::new();
-        for (set, _) in self.elements.keys() {
-            *counts.entry(*set).or_default() += 1;
-        }
+/// What the kernel holds, as far as it is asked.
+pub trait Held {
+    /// The value of an element; `None`: it is not there.
+    fn value(&self, set: SetId, key: &Key) -> Option<Value>;
+
+    /// All ranges of addresses of a set.
+    fn networks(&self, set: SetId) -> Vec<(Range, Atom)>;
+}
+
+impl Held for Installed {
+    fn value(&self, set: SetId, key: &Key) -> Option<Value> {
+        self.elements.get(&(set, *key)).copied()
+    }
+
+    fn networks(&self, set: SetId) -> Vec<(Range, Atom)> {
+        self.networks.get(&set).cloned().unwrap_or_default()
+    }
+}
+
+/// How many elements each set has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts(BTreeMap<SetId, usize>);
+
+impl Counts {
+    pub(crate) fn of(installed: &Installed) -> Self {
+        let mut counts = Self::default();
+        installed.elements.keys().for_each(|(set, _)| *counts.0.entry(*set).or_default() += 1);
         counts
     }
 
+    /// How many a set has.
+    pub(crate) fn count(&self, set: SetId) -> usize {
+        self.0.get(&set).copied().unwrap_or_default()
+    }
+
+    /// Takes in an operation that the kernel has committed.
+    pub(crate) fn apply(&mut self, operation: &Operation) {
+        match operation {
+            Operation::Add(set, ..) | Operation::AddUntil(set, ..) => {
+                *self.0.entry(*set).or_default() += 1;
+            }
+            Operation::Delete(set, _) => {
+                let count = self.0.entry(*set).or_default();
+                *count = count.saturating_sub(1);
+            }
+            Operation::ReplaceNetworks(..) => {}
+        }
+    }
+}
+
+impl Steps {
     /// What it takes to hold what is wanted.
     #[must_use]
-    pub fn diff(&self, wanted: &Wanted) -> Steps {
-        let mut steps = Steps::default();
+    pub fn between(held: &impl Held, wanted: &Wanted) -> Self {
+        let mut steps = Self::default();
         for ((set, key), value) in &wanted.elements {
-            let there = self.elements.get(&(*set, *key));
-            if there == value.as_ref() && !wanted.renewed.contains(&(*set, *key)) {
+            let there = held.value(*set, key);
+            if there == *value && !wanted.renewed.contains(&(*set, *key)) {
                 continue;
             }
             let content = set.is_of_rows();
@@ -65,7 +107,7 @@ impl Installed {
             }
         }
         for (set, networks) in &wanted.networks {
-            if self.networks.get(set).map_or(&[][..], Vec::as_slice) != networks {
+            if held.networks(*set) != *networks {
                 steps.switch.push(Operation::ReplaceNetworks(*set, networks.clone()));
             }
         }

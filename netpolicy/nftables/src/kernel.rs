@@ -15,12 +15,14 @@ pub use shunt_nftables::codec::{Error, Report};
 use shunt_nftables::codec::{Session, rejected};
 
 use crate::element::Key;
-use crate::installed::{Installed, Steps};
+use crate::installed::{Counts, Installed, Steps};
 use crate::layout::{Denial, Variant};
 use crate::live::{Walked, Walker, Watch};
 use crate::lower::{Beside, Operation, Wanted};
 use crate::name::SetId;
+use crate::planned::Planned;
 use crate::readback::{self, ReadBack};
+use crate::text::fresh;
 use crate::transaction::{self, OURS};
 
 /// A change of what is to be enforced.
@@ -83,8 +85,9 @@ pub struct PolicyTable {
     /// For how long pods are watched.
     watch: Watch,
     walker: Walker,
-    /// What is installed; nothing in it: no table.
-    installed: Option<Option<Installed>>,
+    /// The kernel is known to hold what is wanted: in a table with so many elements, or in none. After any error it
+    /// is not, until it was read.
+    installed: Option<Option<Counts>>,
 }
 
 impl PolicyTable {
@@ -138,7 +141,7 @@ impl PolicyTable {
     /// When [`tend`](Self::tend) has something to do.
     #[must_use]
     pub fn tend_at(&self) -> Option<Instant> {
-        self.installed()?;
+        self.counts()?;
         self.walker.due(self.watch.look_at())
     }
 
@@ -149,7 +152,7 @@ impl PolicyTable {
     /// # Errors
     /// If the kernel refuses to stop watching; what is installed is to be read anew then.
     pub fn tend(&mut self, now: Instant) -> Result<usize, Error> {
-        if self.installed().is_none() {
+        if self.counts().is_none() {
             return Ok(0);
         }
         match self.walker.end(now) {
@@ -182,10 +185,10 @@ impl PolicyTable {
     /// # Errors
     /// If the kernel cannot be asked.
     pub fn foreign_change(&mut self) -> Result<bool, Error> {
-        let installed = self.installed.as_ref().and_then(Option::as_ref);
+        let counts = self.installed.as_ref().and_then(Option::as_ref);
         let variant = self.options.variant;
-        self.session.foreign_change(|socket| match installed {
-            Some(installed) => readback::still_holds(socket, variant, installed),
+        self.session.foreign_change(|socket| match counts {
+            Some(counts) => readback::still_holds(socket, variant, counts),
             None => Ok(true),
         })
     }
@@ -209,48 +212,64 @@ impl PolicyTable {
         self.session.pulse.clone()
     }
 
-    /// The record of what is installed; `None` if there is no table, or it was forgotten.
+    /// What is installed; `None` if there is no table, or that is not known.
     #[must_use]
-    pub fn installed(&self) -> Option<&Installed> {
+    pub fn installed(&self) -> Option<Installed> {
+        self.counts().map(|_| fresh(&self.table, &self.beside))
+    }
+
+    fn counts(&self) -> Option<&Counts> {
         self.installed.as_ref()?.as_ref()
     }
 
     fn try_sync(&mut self, change: Change, report: &mut Report) -> Result<(), Error> {
         let started = Instant::now();
-        let mut wanted = Wanted::change(&self.table, &change.table);
-        self.table.apply(&change.table);
         let before = self.beside.clone();
-        self.beside.own = change.own.unwrap_or_else(|| before.own.clone());
-        self.watch(change.table.tightened.iter().copied());
-        let locals = &self.table.locals;
-        self.beside.watched.retain(|address| locals.contains_key(address));
-        self.beside.pod_networks =
-            change.pod_networks.unwrap_or_else(|| before.pod_networks.clone());
-        for (address, is_known) in change.known {
-            match is_known {
-                true => self.beside.known.insert(address),
-                false => self.beside.known.remove(&address),
-            };
-        }
-        for (name, until) in change.learnt {
-            match until {
-                Some(until) => self.beside.learnt.insert(name, until),
-                None => self.beside.learnt.remove(&name),
-            };
-        }
-        wanted.beside(&before, &self.beside);
-        wanted.learnt(&before, &self.beside, &self.table);
+        let Change { table, own, pod_networks, known, learnt } = change;
+        self.watch(table.tightened.iter().copied());
+        self.take_beside(own, pod_networks, known, learnt);
+        self.beside.watched.retain(|address| table.keeps_local(&self.table, *address));
+        let steps = self.counts().is_some().then(|| {
+            let mut wanted = Wanted::change(&self.table, &table);
+            wanted.beside(&before, &self.beside);
+            wanted.learnt(&before, &self.beside, |address| table.name_atom(&self.table, address));
+            Steps::between(&Planned { table: &self.table, beside: &before }, &wanted)
+        });
+        self.table.apply(&table);
         let needed = self.is_needed();
-        let steps = match &self.installed {
-            Some(None) if !needed => return Ok(()),
-            Some(Some(installed)) if needed => installed.diff(&wanted),
-            Some(_) | None => return self.full_sync(report),
-        };
         report.diff += started.elapsed();
-        match self.commit_steps(&steps, report) {
-            // What the record says is not so (any more): the kernel is asked.
-            Err(Error::Changed | Error::Rejected { .. }) => self.full_sync(report),
-            result => result,
+        match steps {
+            None if self.installed.is_some() && !needed => Ok(()),
+            Some(steps) if needed => match self.commit_steps(&steps, report) {
+                // What was taken for installed is not so (any more): the kernel is asked.
+                Err(Error::Changed | Error::Rejected { .. }) => self.full_sync(report),
+                result => result,
+            },
+            Some(_) | None => self.full_sync(report),
+        }
+    }
+
+    fn take_beside(
+        &mut self,
+        own: Option<BTreeSet<IpAddr>>,
+        pod_networks: Option<BTreeSet<IpNet>>,
+        known: BTreeMap<IpAddr, bool>,
+        learnt: BTreeMap<(IpAddr, u32), Option<Instant>>,
+    ) {
+        let beside = &mut self.beside;
+        own.into_iter().for_each(|own| beside.own = own);
+        pod_networks.into_iter().for_each(|networks| beside.pod_networks = networks);
+        for (address, is_known) in known {
+            match is_known {
+                true => beside.known.insert(address),
+                false => beside.known.remove(&address),
+            };
+        }
+        for (name, until) in learnt {
+            match until {
+                Some(until) => beside.learnt.insert(name, until),
+                None => beside.learnt.remove(&name),
+            };
         }
     }
 
@@ -300,8 +319,10 @@ impl PolicyTable {
         if unknown_before {
             self.watch(self.table.locals.keys().copied().collect::<Vec<_>>());
         }
-        let mut installed = Installed::default();
-        let steps = installed.diff(&Wanted::full(&self.table, &self.beside, &installed));
+        let nothing = Installed::default();
+        let wanted = Wanted::full(&self.table, &self.beside, &nothing);
+        let steps = Steps::between(&nothing, &wanted);
+        drop(wanted);
         report.diff += started.elapsed();
         let started = Instant::now();
         let made = self.make(replaced.is_some(), &steps);
@@ -316,8 +337,9 @@ impl PolicyTable {
         report.commit += started.elapsed();
         report.transactions += 1;
         report.operations += steps.switch.len();
-        steps.switch.iter().for_each(|operation| installed.apply(operation));
-        self.installed = Some(Some(installed));
+        let mut counts = Counts::default();
+        steps.switch.iter().for_each(|operation| counts.apply(operation));
+        self.installed = Some(Some(counts));
         Ok(())
     }
 
@@ -325,7 +347,7 @@ impl PolicyTable {
     /// now is watched from now on.
     fn repair(&mut self, installed: Installed, report: &mut Report) -> Result<(), Error> {
         let started = Instant::now();
-        let steps = installed.diff(&Wanted::full(&self.table, &self.beside, &installed));
+        let steps = self.steps_from(&installed);
         let concerned = concerned(&steps);
         let everyone = steps.in_order().flatten().any(takes_a_class);
         let held = held_watched(&installed);
@@ -333,10 +355,16 @@ impl PolicyTable {
         let watch =
             locals.keys().filter(|at| everyone || concerned.contains(*at) || held.contains(*at));
         self.watch(watch.copied().collect::<Vec<_>>());
-        let steps = installed.diff(&Wanted::full(&self.table, &self.beside, &installed));
+        let steps = self.steps_from(&installed);
         report.diff += started.elapsed();
-        self.installed = Some(Some(installed));
+        self.installed = Some(Some(Counts::of(&installed)));
+        drop(installed);
         self.commit_steps(&steps, report)
+    }
+
+    /// What it takes to hold all that is wanted.
+    fn steps_from(&self, installed: &Installed) -> Steps {
+        Steps::between(installed, &Wanted::full(&self.table, &self.beside, installed))
     }
 
     fn make(&mut self, replace: bool, steps: &Steps) -> Result<(), Error> {
@@ -387,12 +415,11 @@ impl PolicyTable {
     }
 
     fn unwatch(&mut self, leave: &BTreeSet<IpAddr>) -> Result<usize, Error> {
-        let Some(Some(installed)) = &self.installed else { return Ok(0) };
         let before = self.beside.clone();
         self.beside.watched.retain(|pod| !leave.contains(pod));
         let mut wanted = Wanted::default();
         wanted.beside(&before, &self.beside);
-        let steps = installed.diff(&wanted);
+        let steps = Steps::between(&Planned { table: &self.table, beside: &before }, &wanted);
         let mut report = Report::default();
         match self.commit_steps(&steps, &mut report) {
             Ok(()) => self.watch.committed(&self.beside.watched, Instant::now()),
@@ -422,18 +449,16 @@ impl PolicyTable {
         let started = Instant::now();
         let variant = self.options.variant;
         for operations in steps.in_order() {
-            let installed = self.installed.as_ref().and_then(Option::as_ref);
+            let counts = self.installed.as_ref().and_then(Option::as_ref);
             self.session
                 .commit(&transaction::change(operations), |socket| {
-                    installed.map_or(Ok(true), |installed| {
-                        readback::still_holds(socket, variant, installed)
-                    })
+                    counts.map_or(Ok(true), |counts| readback::still_holds(socket, variant, counts))
                 })?
                 .map_err(|rejections| rejected(&rejections))?;
             report.transactions += 1;
             report.operations += operations.len();
-            if let Some(Some(installed)) = &mut self.installed {
-                operations.iter().for_each(|operation| installed.apply(operation));
+            if let Some(Some(counts)) = &mut self.installed {
+                operations.iter().for_each(|operation| counts.apply(operation));
             }
         }
         report.commit += started.elapsed();

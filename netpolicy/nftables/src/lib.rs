@@ -13,6 +13,7 @@ pub mod live;
 pub mod lower;
 pub mod name;
 mod packet;
+mod planned;
 mod readback;
 pub mod text;
 mod transaction;

@@ -15,7 +15,7 @@ use crate::name::SetId;
 
 /// Ranges of more ports than this are ranges for the kernel too; smaller ones are written out, as a
 /// port is found faster than a range.
-const WRITTEN_OUT: u16 = 64;
+pub(crate) const WRITTEN_OUT: u16 = 64;
 
 /// One change of the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,8 +121,8 @@ impl Wanted {
         for place in installed.elements.keys() {
             wanted.without(*place);
         }
-        for (address, atom) in &table.peers {
-            let place = (SetId::Peers(Family::of(*address)), Key::Address(*address));
+        for (address, atom) in table.peers.iter() {
+            let place = (SetId::Peers(Family::of(address)), Key::Address(address));
             wanted.with(place, Some(atom.0));
         }
         for (address, atom) in &table.named {
@@ -136,7 +136,7 @@ impl Wanted {
             each_of_row(*id, row, |place, value| wanted.with(place, value));
         }
         wanted.beside(&Beside::default(), beside);
-        wanted.learnt(&Beside::default(), beside, table);
+        wanted.learnt(&Beside::default(), beside, |address| table.named.get(&address).copied());
         wanted.renewed.clear();
         wanted
     }
@@ -151,8 +151,8 @@ impl Wanted {
         }
     }
 
-    /// Adds the names that addresses have by DNS, and until when; `table` is as it is after the change.
-    pub fn learnt(&mut self, old: &Beside, new: &Beside, table: &Table) {
+    /// Adds the names that addresses have by DNS, and until when; `named`: which classes they are in after the change.
+    pub fn learnt(&mut self, old: &Beside, new: &Beside, named: impl Fn(IpAddr) -> Option<Atom>) {
         let mut addresses: BTreeSet<IpAddr> = BTreeSet::new();
         for (name, until) in &new.learnt {
             if old.learnt.get(name) != Some(until) {
@@ -166,15 +166,14 @@ impl Wanted {
         for name in old.learnt.keys().filter(|name| !new.learnt.contains_key(name)) {
             self.without(learnt(name));
         }
-        let named = |place: &&(SetId, Key)| matches!(place.0, SetId::Named(_));
-        let changed = self.elements.keys().filter(named).filter_map(|(_, key)| match key {
+        let is_named = |place: &&(SetId, Key)| matches!(place.0, SetId::Named(_));
+        let changed = self.elements.keys().filter(is_named).filter_map(|(_, key)| match key {
             Key::Address(address) => Some(*address),
             _ => None,
         });
         addresses.extend(changed.collect::<Vec<_>>());
         for address in addresses {
-            let (Some(atom), Some(until)) = (table.named.get(&address), new.named_until(address))
-            else {
+            let (Some(atom), Some(until)) = (named(address), new.named_until(address)) else {
                 continue;
             };
             let place = (SetId::Named(Family::of(address)), Key::Address(address));
@@ -185,9 +184,7 @@ impl Wanted {
     }
 
     fn pod_networks(&mut self, networks: &BTreeSet<IpNet>) {
-        let range = |net: &IpNet| (Range { first: net.network(), last: net.broadcast() }, Atom(0));
-        let ranges: Vec<_> = networks.iter().map(range).collect();
-        self.networks.extend(by_family(SetId::PodNetworks, &ranges));
+        self.networks.extend(by_family(SetId::PodNetworks, &ranges(networks)));
     }
 
     fn addresses(
@@ -212,6 +209,18 @@ impl Wanted {
 
 fn learnt((address, name): &(IpAddr, u32)) -> (SetId, Key) {
     (SetId::Learnt(Family::of(*address)), Key::Pair(*address, Atom(*name)))
+}
+
+fn ranges(networks: &BTreeSet<IpNet>) -> Vec<(Range, Atom)> {
+    let range = |net: &IpNet| (Range { first: net.network(), last: net.broadcast() }, Atom(0));
+    networks.iter().map(range).collect()
+}
+
+/// All ranges of addresses that a set has.
+pub(crate) fn ranges_of(set: SetId, table: &Table, beside: &Beside) -> Vec<(Range, Atom)> {
+    let mut all = by_family(SetId::Networks, &table.networks);
+    all.extend(by_family(SetId::PodNetworks, &ranges(&beside.pod_networks)));
+    all.remove(&set).unwrap_or_default()
 }
 
 fn by_family(

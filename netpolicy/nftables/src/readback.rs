@@ -14,7 +14,7 @@ use shunt_nftables::codec::{
 };
 
 use crate::element::{Key, decode, decode_value};
-use crate::installed::Installed;
+use crate::installed::{Counts, Installed};
 use crate::kernel::Learnt;
 use crate::layout::{self, Variant};
 use crate::name::SetId;
@@ -52,13 +52,12 @@ pub(crate) fn read(socket: &mut Socket, variant: Variant) -> Result<ReadBack, Er
 pub(crate) fn still_holds(
     socket: &mut Socket,
     variant: Variant,
-    installed: &Installed,
+    recorded: &Counts,
 ) -> Result<bool, Error> {
     let Some(table) = table(socket, OURS)? else { return Ok(false) };
     let Ok(counted) = frame(socket, &table, variant)? else { return Ok(false) };
-    let recorded = installed.counts();
     Ok(counted.iter().all(|(set, count)| {
-        let recorded = recorded.get(set).copied().unwrap_or_default();
+        let recorded = recorded.count(*set);
         layout::has_ranges(*set) || usize::try_from(*count).is_ok_and(|n| n == recorded)
     }))
 }

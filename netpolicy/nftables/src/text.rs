@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use shunt_netpolicy::table::{Atom, Range, Table};
 
 use crate::element::{Class, text};
-use crate::installed::Installed;
+use crate::installed::{Installed, Steps};
 use crate::layout::{self, Variant};
 use crate::lower::{Beside, Wanted};
 use crate::name::{SetId, TABLE};
@@ -17,7 +17,7 @@ use crate::transaction::table_comment;
 #[must_use]
 pub fn fresh(table: &Table, beside: &Beside) -> Installed {
     let mut installed = Installed::default();
-    let steps = installed.diff(&Wanted::full(table, beside, &installed));
+    let steps = Steps::between(&installed, &Wanted::full(table, beside, &installed));
     steps.in_order().flatten().for_each(|operation| installed.apply(operation));
     installed
 }

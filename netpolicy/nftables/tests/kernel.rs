@@ -24,7 +24,7 @@ use shunt_netpolicy::domain::DomainName;
 use shunt_netpolicy::object::{Peer, PortNumber, Rule};
 use shunt_netpolicy::selector::{Labels, Selector};
 use shunt_netpolicy::store::{Dirty, Store};
-use shunt_netpolicy_nftables::kernel::{Change, Options, PolicyTable, Report, learnt};
+use shunt_netpolicy_nftables::kernel::{Change, Options, PolicyTable, Report, inventory, learnt};
 use shunt_netpolicy_nftables::layout::Variant;
 use shunt_netpolicy_nftables::lower::Beside;
 use shunt_netpolicy_nftables::text::{fresh, render, render_variant};
@@ -122,7 +122,9 @@ fn the_kernel_holds_what_the_text_says_and_nft_reads_both_alike() {
     let watched = compiler.table().locals.keys().copied().collect();
     let beside = Beside { own: own(), watched, ..Beside::default() };
     let wanted = fresh(compiler.table(), &beside);
-    assert_eq!(policy.installed(), Some(&wanted));
+    assert_eq!(policy.installed().as_ref(), Some(&wanted));
+    let held = node.run(inventory).expect("a read-back").expect("a table");
+    assert_eq!(held.elements, wanted.elements);
     let script = render(&wanted);
     let other = netns();
     other.run(move || {
@@ -154,7 +156,7 @@ fn every_choice_of_an_operator_is_printed_by_nft_as_we_do() {
         };
         policy.sync(change).unwrap_or_else(|error| panic!("{error}: {error:?}"));
         assert!(policy.logs(), "this kernel has NFLOG");
-        let script = render_variant(policy.installed().expect("a table"), variant);
+        let script = render_variant(&policy.installed().expect("a table"), variant);
         let other = netns();
         other.run(move || {
             let mut nft =

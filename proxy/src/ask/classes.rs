@@ -60,7 +60,7 @@ pub(super) fn classes(world: &World, namespaces: &[String], beside: &[IpAddr]) -
             .map(|at| blocks.iter().map(|b| b.contains(*at)).collect())
             .collect();
         let within: Vec<Vec<bool>> = within;
-        let key = (namespace.to_owned(), labels, pod.ports.clone(), within);
+        let key = (namespace.to_owned(), labels, Arc::clone(&pod.ports), within);
         alike.entry(key).or_default().push(pod);
     }
     let mut classes: Vec<_> = alike

@@ -176,10 +176,10 @@ fn pod(extra: &ExtraPod) -> Result<Pod> {
         key: ObjectKey::new(&extra.namespace, &extra.name),
         created: 0,
         node: None,
-        addresses: Vec::new(),
+        addresses: Box::default(),
         host_network: false,
         labels: Arc::new(labels.collect()),
-        ports,
+        ports: ports.into(),
     })
 }
 

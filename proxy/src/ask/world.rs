@@ -88,7 +88,7 @@ impl World {
         }
         for pod in self.store.pods().filter(|pod| pod.host_network) {
             if let Some(node) = &pod.node {
-                nodes.entry(Arc::clone(node)).or_default().extend(&pod.addresses);
+                nodes.entry(Arc::clone(node)).or_default().extend(pod.addresses.iter());
             }
         }
         for (node, addresses) in nodes {
@@ -115,7 +115,7 @@ impl World {
             })
             .filter(|pair| !pair.iter().any(|address| taken.contains(address)));
         for pod in waiting {
-            let addresses = free.next().map_or_else(Vec::new, Vec::from);
+            let addresses = free.next().map_or_else(Box::default, Box::from);
             drop(self.store.put_pod(Pod { addresses, ..pod }));
         }
     }
@@ -244,7 +244,7 @@ impl World {
 impl End {
     pub(super) fn of_pod(pod: &Pod) -> Self {
         let node = pod.node.as_ref().filter(|_| pod.host_network).map(ToString::to_string);
-        Self { name: pod.key.to_string(), addresses: pod.addresses.clone(), node }
+        Self { name: pod.key.to_string(), addresses: pod.addresses.to_vec(), node }
     }
 }
 

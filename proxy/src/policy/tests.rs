@@ -22,10 +22,10 @@ fn pod(last: u8) -> Change {
         key: ObjectKey::new("x", &format!("pod-{last}")),
         created: 0,
         node: Some("here".into()),
-        addresses: vec![[10, 0, 0, last].into()],
+        addresses: [[10, 0, 0, last].into()].into(),
         host_network: false,
         labels: Arc::default(),
-        ports: Vec::new(),
+        ports: [].into(),
     }))
 }
 

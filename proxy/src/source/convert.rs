@@ -26,6 +26,8 @@ use kube::Resource;
 use shunt_model::object::{Locality, Node, ObjectKey, ServiceCidr};
 use shunt_model::problem::{Kind, Problem};
 use shunt_model::snapshot::{Change, Object};
+use shunt_netpolicy::object::NamedPort;
+use shunt_netpolicy::selector::Labels;
 use shunt_netpolicy::snapshot as of_policy;
 
 use self::fields::{Report, address, cidr};
@@ -134,7 +136,8 @@ impl Wire for wire::ServiceCidr {
 pub struct Converter {
     names: Names,
     localities: Shared<Locality>,
-    labels: policy::SharedLabels,
+    labels: Shared<Labels>,
+    ports: Shared<[NamedPort]>,
 }
 
 impl Converter {

@@ -33,9 +33,9 @@ struct Step {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Match {
     /// A peer has one of these features; `None`: anyone.
-    pub(super) peers: Option<BTreeSet<Arc<Feature>>>,
+    pub(super) peers: Option<Box<[Arc<Feature>]>>,
     /// `None`: everything.
-    pub(super) ports: Option<BTreeSet<(Protocol, Port)>>,
+    pub(super) ports: Option<Box<[(Protocol, Port)]>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -179,7 +179,7 @@ fn resolve(rule: &Rule, own: &Arc<str>, pod: &Pod, direction: Direction) -> Matc
             }
         })
     };
-    let peers = rule.peers.as_ref().map(|peers| peers.iter().map(feature).collect());
+    let peers = rule.peers.as_ref().map(|peers| sorted(peers.iter().map(feature)));
     let port = |port: &crate::object::PortMatch| {
         let resolved = match &port.port {
             PortNumber::Any => Port::Range(0, u16::MAX),
@@ -194,6 +194,12 @@ fn resolve(rule: &Rule, own: &Arc<str>, pod: &Pod, direction: Direction) -> Matc
         };
         Some((port.protocol, resolved))
     };
-    let ports = rule.ports.as_ref().map(|ports| ports.iter().filter_map(port).collect());
+    let ports = rule.ports.as_ref().map(|ports| sorted(ports.iter().filter_map(port)));
     Match { peers, ports }
+}
+
+/// Each once and in order, so that two rules that say the same are equal.
+fn sorted<T: Ord>(items: impl Iterator<Item = T>) -> Box<[T]> {
+    let set: BTreeSet<T> = items.collect();
+    set.into_iter().collect()
 }

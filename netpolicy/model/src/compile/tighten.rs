@@ -94,7 +94,7 @@ impl After<'_> {
     fn atom(&self, address: IpAddr) -> Atom {
         let peer = match self.delta.peers.get(&address) {
             Some(changed) => *changed,
-            None => self.old.peers.get(&address).copied(),
+            None => self.old.peers.get(address).copied(),
         };
         peer.unwrap_or_else(|| {
             let networks = self.delta.networks.as_ref().unwrap_or(&self.old.networks);
@@ -103,10 +103,7 @@ impl After<'_> {
     }
 
     fn destination_atom(&self, address: IpAddr) -> Atom {
-        let named = match self.delta.named.get(&address) {
-            Some(changed) => *changed,
-            None => self.old.named.get(&address).copied(),
-        };
+        let named = self.delta.name_atom(self.old, address);
         named.unwrap_or_else(|| self.atom(address))
     }
 

@@ -123,7 +123,7 @@ fn pod() -> impl Strategy<Value = Pod> {
             addresses: addresses.iter().map(|text| text.parse().expect("an address")).collect(),
             host_network,
             labels: Arc::new(labels),
-            ports,
+            ports: ports.into(),
         },
     )
 }
@@ -138,8 +138,8 @@ fn namespace() -> impl Strategy<Value = Namespace> {
 fn selector() -> impl Strategy<Value = Selector> {
     let values = || btree_set(word(VALUES), 1..3);
     let operator = prop_oneof![
-        4 => values().prop_map(Operator::In),
-        1 => values().prop_map(Operator::NotIn),
+        4 => values().prop_map(|values| Operator::In(values.into_iter().collect())),
+        1 => values().prop_map(|values| Operator::NotIn(values.into_iter().collect())),
         1 => Just(Operator::Exists),
         1 => Just(Operator::DoesNotExist),
     ];

@@ -25,7 +25,7 @@ pub(crate) fn pod(
         addresses: addresses.iter().map(|text| text.parse().expect("an address")).collect(),
         host_network: false,
         labels: Arc::new(labels.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect()),
-        ports: vec![http(Protocol::Tcp), http(Protocol::Udp)],
+        ports: [http(Protocol::Tcp), http(Protocol::Udp)].into(),
     }
 }
 

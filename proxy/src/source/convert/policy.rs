@@ -2,7 +2,7 @@
 //! or a port that is wrong matches nothing, and a policy whose own selector is wrong is for every
 //! pod of its namespace.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -18,28 +18,6 @@ use shunt_netpolicy::snapshot::Object;
 use super::fields::{Report, address, cidr, port, protocol, quoted};
 use super::{Converted, Converter, Wire};
 use crate::source::wire::policy as wire;
-
-/// The sets of labels of pods, each kept once: replicas have the same.
-#[derive(Debug, Default)]
-pub(super) struct SharedLabels {
-    sets: HashSet<Arc<Labels>>,
-    limit: usize,
-}
-
-impl SharedLabels {
-    fn shared(&mut self, labels: Labels) -> Arc<Labels> {
-        if let Some(known) = self.sets.get(&labels) {
-            return Arc::clone(known);
-        }
-        if self.sets.len() >= self.limit {
-            self.sets.retain(|set| Arc::strong_count(set) > 1);
-            self.limit = 1024.max(2 * self.sets.len());
-        }
-        let labels = Arc::new(labels);
-        self.sets.insert(Arc::clone(&labels));
-        labels
-    }
-}
 
 impl Wire for wire::Pod {
     type Object = Object;
@@ -77,16 +55,17 @@ impl Converter {
         let addresses = if ended { Vec::new() } else { pod_addresses(&wire.status, &mut report) };
         let created = wire.metadata.creation_timestamp.as_ref();
         let labels = wire.metadata.labels.iter().flatten();
-        let labels =
+        let labels: Labels =
             labels.map(|(key, value)| (self.names.shared(key), self.names.shared(value))).collect();
+        let ports = self.named_ports(&wire.spec);
         let pod = Pod {
             key,
             created: created.map_or(0, |time| time.0.as_second()),
             node: wire.spec.node_name.as_deref().map(|node| self.names.shared(node)),
-            addresses,
+            addresses: addresses.into(),
             host_network: wire.spec.host_network.unwrap_or_default(),
-            labels: self.labels.shared(labels),
-            ports: self.named_ports(&wire.spec),
+            labels: self.labels.one(labels),
+            ports: self.ports.one(ports),
         };
         report.converted(Some(Object::Pod(pod)))
     }
@@ -195,7 +174,11 @@ fn convert_rule(
         convert_port(port, &format!("{field}.ports[{index}]"), report)
     };
     let ports = (!ports.is_empty()).then(|| ports.iter().enumerate().filter_map(port).collect());
-    Rule { peers: converted, ports }
+    let mut rule = Rule { peers: converted, ports };
+    // They are held for long, and are seldom as many as a list has room for.
+    rule.peers.iter_mut().for_each(Vec::shrink_to_fit);
+    rule.ports.iter_mut().for_each(Vec::shrink_to_fit);
+    rule
 }
 
 /// A peer; `None` (and a problem) if it cannot be read.
@@ -337,6 +320,7 @@ pub(super) fn selector(
     for (index, entry) in wire.match_expressions.iter().enumerate() {
         let values: BTreeSet<Arc<str>> =
             entry.values.iter().map(|value| value.as_str().into()).collect();
+        let values: Box<[_]> = values.into_iter().collect();
         let field = |name| format!("{field}.matchExpressions[{index}].{name}");
         let operator = match (entry.operator.as_str(), values.is_empty()) {
             ("In", false) => Operator::In(values),

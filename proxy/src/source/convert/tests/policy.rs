@@ -113,10 +113,10 @@ fn pods_have_the_addresses_that_are_theirs() {
     };
     let running = with_status(json!({"podIP": "10.0.0.1",
         "podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}, {"ip": "10.0.0.1"}]}));
-    assert_eq!(running.addresses, ips(&["10.0.0.1", "fd00::1"]));
-    assert_eq!(with_status(json!({"podIP": "10.0.0.1"})).addresses, ips(&["10.0.0.1"]));
+    assert_eq!(running.addresses[..], ips(&["10.0.0.1", "fd00::1"]));
+    assert_eq!(with_status(json!({"podIP": "10.0.0.1"})).addresses[..], ips(&["10.0.0.1"]));
     let ended = with_status(json!({"podIP": "10.0.0.1", "phase": "Failed"}));
-    assert_eq!(ended.addresses, ips(&[]));
+    assert_eq!(ended.addresses[..], ips(&[]));
     let host = pod(json!({"metadata": {"name": "a"}, "spec": {"hostNetwork": true},
         "status": {"podIP": "192.0.2.1"}}));
     assert_eq!(host.policy_addresses(), ips(&[]));

@@ -1,0 +1,89 @@
+//! Values by address. There are as many as pods in the cluster, most of them by the four bytes of IPv4, so each
+//! family has a map of its own.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// A map whose keys are addresses of both families.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddressMap<V> {
+    v4: HashMap<Ipv4Addr, V>,
+    v6: HashMap<Ipv6Addr, V>,
+}
+
+impl<V> Default for AddressMap<V> {
+    fn default() -> Self {
+        Self { v4: HashMap::new(), v6: HashMap::new() }
+    }
+}
+
+impl<V> AddressMap<V> {
+    /// How many addresses there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.v4.len() + self.v6.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The value of an address.
+    #[must_use]
+    pub fn get(&self, address: IpAddr) -> Option<&V> {
+        match address {
+            IpAddr::V4(address) => self.v4.get(&address),
+            IpAddr::V6(address) => self.v6.get(&address),
+        }
+    }
+
+    /// The value of an address, to be changed.
+    pub fn get_mut(&mut self, address: IpAddr) -> Option<&mut V> {
+        match address {
+            IpAddr::V4(address) => self.v4.get_mut(&address),
+            IpAddr::V6(address) => self.v6.get_mut(&address),
+        }
+    }
+
+    /// Sets the value of an address; returns the former one.
+    pub fn insert(&mut self, address: IpAddr, value: V) -> Option<V> {
+        match address {
+            IpAddr::V4(address) => self.v4.insert(address, value),
+            IpAddr::V6(address) => self.v6.insert(address, value),
+        }
+    }
+
+    /// Removes an address; returns its value.
+    pub fn remove(&mut self, address: IpAddr) -> Option<V> {
+        match address {
+            IpAddr::V4(address) => self.v4.remove(&address),
+            IpAddr::V6(address) => self.v6.remove(&address),
+        }
+    }
+
+    /// All addresses and their values, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (IpAddr, &V)> {
+        let v4 = self.v4.iter().map(|(address, value)| (IpAddr::V4(*address), value));
+        v4.chain(self.v6.iter().map(|(address, value)| (IpAddr::V6(*address), value)))
+    }
+
+    /// All values, in no order.
+    pub fn values(&self) -> impl Iterator<Item = &V> {
+        self.v4.values().chain(self.v6.values())
+    }
+
+    /// Forgets all.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+impl<V> Extend<(IpAddr, V)> for AddressMap<V> {
+    fn extend<T: IntoIterator<Item = (IpAddr, V)>>(&mut self, entries: T) {
+        for (address, value) in entries {
+            self.insert(address, value);
+        }
+    }
+}
