@@ -2,7 +2,7 @@
 //! installed.
 
 use std::os::fd::BorrowedFd;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ipvs_rs::{Errno, Ipvs, Request, ServiceKey, Timeouts};
 use nix::time::{ClockId, clock_gettime};
@@ -17,6 +17,7 @@ use crate::addresses::Addresses;
 use crate::diff::{Steps, diff, drained};
 use crate::error::Error;
 use crate::installed::Installed;
+use crate::looks::Looks;
 use crate::lower::{Lowering, Wanted, all_keys, owner};
 use crate::readback;
 use crate::record::{Record, Refusal};
@@ -25,8 +26,6 @@ use crate::sysctl;
 
 /// How often the kernel is read and compared anew in one sync because it refused something.
 const ATTEMPTS: usize = 20;
-/// How often real servers that drain are looked at.
-const DRAIN_INTERVAL: Duration = Duration::from_secs(2);
 
 /// What carries a plan out with IPVS.
 #[derive(Debug)]
@@ -40,7 +39,7 @@ pub struct VirtualServers {
     pending: PlanDelta,
     quarantine: Quarantine,
     complaints: Vec<String>,
-    look_at: Option<Instant>,
+    looks: Looks,
 }
 
 impl VirtualServers {
@@ -73,7 +72,7 @@ impl VirtualServers {
             pending: PlanDelta::default(),
             quarantine: Quarantine::default(),
             complaints,
-            look_at: None,
+            looks: Looks::default(),
         })
     }
 
@@ -116,25 +115,21 @@ impl VirtualServers {
 
     /// When real servers that drain are to be looked at.
     #[must_use]
-    pub fn look_at(&self) -> Option<Instant> {
-        self.look_at
+    pub const fn look_at(&self) -> Option<Instant> {
+        self.looks.at()
     }
 
-    /// Removes the real servers that have drained, if it is time; returns how many.
+    /// Removes real servers that have drained, if it is time to look, for a millisecond or so; returns how many.
     ///
     /// # Errors
     /// If the kernel cannot be asked. Nothing is lost: it is tried again.
     pub fn look(&mut self, now: Instant) -> Result<usize, Error> {
-        if self.look_at.is_none_or(|at| at > now) {
-            return Ok(0);
-        }
-        self.look_at = Some(now + DRAIN_INTERVAL);
-        let Some(installed) = &mut self.record.installed else { return Ok(0) };
-        let mut gone = Vec::new();
-        for key in installed.draining() {
-            gone.extend(drained(*key, &self.record.ipvs.destinations(key)?, uptime()));
-        }
-        match self.record.ipvs.submit(&gone) {
+        let Record { ipvs, installed, .. } = &mut self.record;
+        let Some(installed) = installed else { return Ok(0) };
+        let gone = self.looks.turn(now, installed.draining(), |key| {
+            ipvs.destinations(&key).map(|servers| drained(key, &servers, uptime()))
+        })?;
+        match ipvs.submit(&gone) {
             Ok(()) => gone.iter().for_each(|request| installed.apply(request)),
             // Someone else has removed one: the next full read tells.
             Err(ipvs_rs::Error::Rejected(_)) => self.record.installed = None,
@@ -178,10 +173,7 @@ impl VirtualServers {
     }
 
     fn plan_look(&mut self) {
-        let drains =
-            self.record.installed.as_ref().is_some_and(|there| !there.draining().is_empty());
-        let at = || Instant::now() + DRAIN_INTERVAL;
-        self.look_at = drains.then(|| self.look_at.unwrap_or_else(at));
+        self.looks.plan(self.record.installed.as_ref().map(Installed::draining));
     }
 
     fn try_sync(&mut self, delta: PlanDelta, report: &mut Report) -> Result<(), Error> {

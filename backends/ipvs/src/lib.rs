@@ -15,6 +15,7 @@ pub mod installed;
 mod ipset;
 pub mod kernel;
 pub mod kube_proxy;
+mod looks;
 pub mod lower;
 mod readback;
 mod record;
