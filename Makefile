@@ -13,7 +13,7 @@ BENCHES := target/$(HOST)/release
 TAKEOVER = SHUNT_BIN=$(abspath $(BINARY)) $(if $(filter --write-docs,$(BENCH)),SHUNT_WRITE_DOCS=1) \
 	cargo test --locked -p shunt-kind-tests --test control_plane -- --nocapture --test-threads 1
 
-.PHONY: help build image demo test check fmt lint deny unit controlplane bench takeovers clean
+.PHONY: help build image demo test check fmt lint deny package unit controlplane bench takeovers clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -38,7 +38,7 @@ test: ## Install what is needed, run every check and test, see that nothing is l
 	$(MAKE) unit
 	kind-tests/leftovers.sh compare
 
-check: fmt lint deny ## Formatting, lints, licences and dependencies
+check: fmt lint deny package ## Formatting, lints, licences and dependencies, the package of ipvs-rs
 
 fmt:
 	cargo fmt --all --check
@@ -48,6 +48,9 @@ lint:
 
 deny:
 	kind-tests/cargo-deny.sh check bans licenses sources
+
+package: # What crates.io would get, built from nothing but itself
+	cargo package --quiet --locked --allow-dirty -p ipvs-rs
 
 unit: controlplane ## The tests alone; they need root, nft, and the control plane
 	SHUNT_BIN=$(abspath $(BINARY)) cargo test --locked --workspace --no-fail-fast -- --skip kube_proxy_
