@@ -204,7 +204,9 @@ impl Nftables {
             report.read += started.elapsed();
             let (installed, strangers, table) = match found {
                 ReadBack::Nothing => {
+                    let started = Instant::now();
                     self.references = self.references_of_plan(&Installed::default());
+                    report.diff += started.elapsed();
                     return self.create(report);
                 }
                 ReadBack::Unfit(reason, table) => {

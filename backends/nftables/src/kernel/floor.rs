@@ -12,6 +12,7 @@ use shunt_netlink::{Batch, BatchOutcome, Socket};
 use super::{Error, rejected};
 use crate::declaration::capacities;
 use crate::diff::{Operation, diff};
+use crate::forwarding::Forwarding;
 use crate::installed::Installed;
 use crate::lower::{References, Wanted};
 use crate::message::SUBSYSTEM;
@@ -42,13 +43,14 @@ pub enum Spread {
 }
 
 /// Loads a plan into the table of this network namespace, which must not have one, and leaves
-/// it there without an owner.
+/// it there without an owner. `forwarding` says whether the table translates, or IPVS.
 ///
 /// # Errors
 /// If the kernel refuses.
-pub fn bare_load(plan: &Plan, spread: Spread) -> Result<BareLoad, Error> {
-    let mut installed = Installed::default();
-    let wanted = Wanted::full(plan, &References::of(plan, &installed), &installed);
+pub fn bare_load(plan: &Plan, forwarding: Forwarding, spread: Spread) -> Result<BareLoad, Error> {
+    let mut installed = Installed { forwarding, ..Installed::default() };
+    let references = References::new(forwarding).taking(plan, &installed);
+    let wanted = Wanted::full(plan, &references, &installed);
     let steps = diff(&wanted, &installed);
     installed.capacity = capacities(&steps.added());
     let started = Instant::now();

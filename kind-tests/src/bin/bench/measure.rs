@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use shunt_cluster::{Load, LoadSpec, Netns, Protocol};
 use shunt_kind_tests::control_plane::{Id, expect, verbs};
 use shunt_model::plan::Plan;
+use shunt_nftables::forwarding::Forwarding;
 use shunt_nftables::kernel::floor::{BareLoad, Spread, bare_load};
 
 use crate::figures::{
@@ -296,7 +297,7 @@ fn newcomer(like: &Value) -> Value {
 fn bare(plan: &Plan, spread: Spread) -> Result<BareLoad> {
     let netns = Netns::new("bare")?;
     let plan = plan.clone();
-    Ok(netns.run(move || bare_load(&plan, spread))?)
+    Ok(netns.run(move || bare_load(&plan, Forwarding::Translate, spread))?)
 }
 
 /// Microseconds from one moment to another; negative if that was before.
