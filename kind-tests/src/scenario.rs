@@ -8,6 +8,7 @@
 mod binary;
 pub mod daemon;
 mod difference;
+mod explained;
 mod flow;
 mod lab;
 mod names;

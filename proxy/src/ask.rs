@@ -5,6 +5,7 @@
 
 mod answer;
 mod classes;
+mod ends;
 mod expectations;
 mod matrix;
 mod page;
@@ -19,9 +20,10 @@ use anyhow::{Context, anyhow};
 use clap::{Args, Subcommand, ValueEnum};
 use shunt_model::address::Protocol;
 
-pub(crate) use self::answer::why;
+pub(crate) use self::answer::{Clause, judge, node_of, why};
+pub(crate) use self::ends::{End, Known, key};
 use self::matrix::Matrix;
-use self::world::World;
+pub(crate) use self::world::World;
 use crate::cli;
 use crate::failure::{EXIT_CODES, Failure};
 

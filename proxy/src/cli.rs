@@ -8,6 +8,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use crate::ask::PolicyCommand;
 use crate::config::{self, Effective, GoDuration, KubeProxyArgs, PlanArgs};
 use crate::demo::{self, DemoArgs};
+use crate::explain::ExplainArgs;
 use crate::failure::{EXIT_CODES, Failure};
 use crate::{doctor, render, rivals, run, status};
 
@@ -29,6 +30,8 @@ pub enum Command {
     Render(RenderArgs),
     /// Show what the running daemon and the kernel hold
     Status(StatusArgs),
+    /// Tell where the packets of a connection go, and why
+    Explain(Box<ExplainArgs>),
     /// Ask what policy says of connections; needs neither a kernel nor root
     #[command(subcommand)]
     Policy(PolicyCommand),
@@ -332,6 +335,7 @@ impl Command {
             Self::Run(args) => run::run(args),
             Self::Render(args) => render::render(args),
             Self::Status(args) => status::show::show(args),
+            Self::Explain(args) => args.execute(),
             Self::Policy(asked) => asked.execute(),
             Self::Cleanup => rivals::cleanup(),
             Self::Doctor(args) => doctor::doctor(args),

@@ -16,13 +16,16 @@ use shunt_model::object::ObjectKey;
 use shunt_model::plan::{Plan, PlanDelta};
 use shunt_model::problem::{Kind, Problem};
 use shunt_model::snapshot::Change;
+use shunt_netpolicy::store::Store;
 use shunt_netpolicy_nftables::kernel::Change as PolicyChange;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 use tracing::{debug, error, info, warn};
 
 use self::in_step::InStep;
+use crate::ask::Known;
 use crate::drops::DropEvent;
+use crate::explain::{Asked, Explanation, Facts};
 use crate::kernel::{Ended, Failed, Kernel, KernelEvent, Order, Reason, Synced};
 use crate::ledger::{Ledger, Origin};
 use crate::metrics::{Metrics, resident_bytes};
@@ -98,6 +101,8 @@ pub enum Question {
     Status(oneshot::Sender<Status>),
     /// What is the plan? The copy shares all its parts with the loop's.
     Plan(oneshot::Sender<Plan>),
+    /// Where do these packets go? What is wrong with the question is told.
+    Explain(Asked, oneshot::Sender<Result<Vec<Explanation>, String>>),
 }
 
 /// Where events come from.
@@ -337,6 +342,10 @@ impl EventLoop {
             Event::Question(Question::Plan(answer)) => {
                 let _ = answer.send(self.planner.plan().clone());
             }
+            Event::Question(Question::Explain(asked, answer)) => {
+                let explained = self.facts(|facts| facts.explain(&asked));
+                let _ = answer.send(explained.map_err(|error| format!("{error:#}")));
+            }
         }
     }
 
@@ -397,6 +406,21 @@ impl EventLoop {
             resident_bytes: resident_bytes(),
             problems: self.ledger.iter().map(|(_, text)| text.to_owned()).collect(),
         }
+    }
+
+    /// What there is to explain packets by.
+    fn facts<T>(&self, explain: impl FnOnce(&Facts<'_>) -> T) -> T {
+        let none = Store::new();
+        let policy = self.policy.as_ref();
+        explain(&Facts {
+            node: &self.identity.node,
+            plan: self.planner.plan(),
+            known: Known {
+                store: policy.map_or(&none, PolicyPlanner::store),
+                services: self.planner.snapshot(),
+            },
+            enforced: policy.is_some(),
+        })
     }
 
     fn change(&mut self, change: Change, now: Instant) {

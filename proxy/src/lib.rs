@@ -9,6 +9,7 @@ pub mod demo;
 pub mod doctor;
 pub mod drops;
 pub mod event_loop;
+pub mod explain;
 pub mod failure;
 pub mod kernel;
 pub mod ledger;

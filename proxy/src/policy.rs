@@ -15,7 +15,7 @@ use shunt_model::object::ObjectKey;
 use shunt_model::problem::Kind;
 use shunt_netpolicy::compile::Compiler;
 use shunt_netpolicy::snapshot::{Change, Snapshot};
-use shunt_netpolicy::store::Dirty;
+use shunt_netpolicy::store::{Dirty, Store};
 use shunt_netpolicy_nftables::drop_log::DroppedPacket;
 use shunt_netpolicy_nftables::kernel::{self, Dropped};
 use tokio::sync::{mpsc, watch};
@@ -144,6 +144,12 @@ impl PolicyPlanner {
         if let Some(names) = &mut self.names {
             names.release(self.ordered, self.synced);
         }
+    }
+
+    /// The objects.
+    #[must_use]
+    pub const fn store(&self) -> &Store {
+        self.snapshot.store()
     }
 
     /// Whether nothing is dropped.

@@ -16,7 +16,7 @@ use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{ALLOW, CONTENT_TYPE, SERVER};
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use jiff::Timestamp;
 use prometheus_client::registry::Registry;
@@ -29,6 +29,7 @@ pub use self::pages::{IPVS, Pages};
 pub use self::service_health::{HealthChecks, Listening};
 use crate::counted::Counted;
 use crate::event_loop::Question;
+use crate::explain::{self, Asked};
 use crate::logging::Levels;
 use crate::metrics::{self, Metrics, Probe};
 use crate::progress::Health;
@@ -45,9 +46,10 @@ const CONNECTIONS: usize = 64;
 const SLICE: usize = 256;
 
 /// The paths of the metrics' address.
-pub const METRICS_PATHS: [&str; 9] = [
+pub const METRICS_PATHS: [&str; 10] = [
     "/configz",
     levels::PATH,
+    explain::PATH,
     "/flagz",
     "/healthz",
     "/metrics",
@@ -186,7 +188,7 @@ async fn talk(site: Site, stream: TcpStream, peer: IpAddr, sources: &Sources) {
         let answer = if sets {
             levels::put(&sources.levels, peer, request.into_body()).await
         } else {
-            answer(site, request.method(), path, sources).await
+            answer(site, request.method(), request.uri(), sources).await
         };
         Ok::<_, Infallible>(answer)
     });
@@ -200,7 +202,8 @@ async fn talk(site: Site, stream: TcpStream, peer: IpAddr, sources: &Sources) {
     }
 }
 
-async fn answer(site: Site, method: &Method, path: &str, sources: &Sources) -> Answer {
+async fn answer(site: Site, method: &Method, uri: &Uri, sources: &Sources) -> Answer {
+    let path = uri.path();
     if method != Method::GET && method != Method::HEAD {
         let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".into());
         refused.headers_mut().insert(ALLOW, hyper::header::HeaderValue::from_static("GET, HEAD"));
@@ -232,15 +235,33 @@ async fn answer(site: Site, method: &Method, path: &str, sources: &Sources) -> A
             None => text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n".into()),
         },
         (Site::Metrics, "/status/services") => services(sources).await,
+        (Site::Metrics, explain::PATH) => explained(uri.query().unwrap_or_default(), sources).await,
         _ => text(StatusCode::NOT_FOUND, format!("{path}: there is nothing here\n")),
     }
 }
 
 /// Asks the event loop; `None` while the daemon is stopping.
-async fn ask<T>(sources: &Sources, question: fn(oneshot::Sender<T>) -> Question) -> Option<T> {
+async fn ask<T>(
+    sources: &Sources,
+    question: impl FnOnce(oneshot::Sender<T>) -> Question,
+) -> Option<T> {
     let (answer, answered) = oneshot::channel();
     sources.questions.send(question(answer)).await.ok()?;
     answered.await.ok()
+}
+
+/// Where the packets of a connection go.
+async fn explained(query: &str, sources: &Sources) -> Answer {
+    let wrong = |reason| text(StatusCode::BAD_REQUEST, format!("{reason}\n"));
+    let asked = match Asked::parse(query) {
+        Ok(asked) => asked,
+        Err(reason) => return wrong(reason),
+    };
+    match ask(sources, |answer| Question::Explain(asked, answer)).await {
+        Some(Ok(explained)) => json(StatusCode::OK, &explained),
+        Some(Err(reason)) => wrong(reason),
+        None => text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n".into()),
+    }
 }
 
 /// The metrics, with what the kernel has counted. To read it takes a tenth of a second at 100,000

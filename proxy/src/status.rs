@@ -2,10 +2,13 @@
 //!
 //! Fields are added, never renamed: `shunt status` and benchmarks of other releases read them.
 
+mod beside;
+pub(crate) mod client;
 mod in_kernel;
 pub mod show;
 mod table;
 
+pub(crate) use self::beside::Kernel;
 use serde::{Deserialize, Serialize};
 use shunt_model::address::Frontend;
 use shunt_model::object::ObjectKey;
@@ -225,7 +228,13 @@ pub fn rows<'a>(
     })
 }
 
-fn row(key: &ObjectKey, frontend: &FrontendPlan, action: &Action, inside: bool) -> FrontendRow {
+/// One frontend, as everyone meets it, or clients inside of the cluster.
+pub(crate) fn row(
+    key: &ObjectKey,
+    frontend: &FrontendPlan,
+    action: &Action,
+    inside: bool,
+) -> FrontendRow {
     let endpoints = match action {
         Action::Forward(pool) => pool.iter().map(ToString::to_string).collect(),
         Action::Reject | Action::Drop => Vec::new(),

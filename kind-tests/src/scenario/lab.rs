@@ -11,7 +11,7 @@ use shunt::status::Status;
 use shunt_nftables::forwarding::Forwarding;
 
 use super::binary::shunt_binary;
-use super::daemon::Daemon;
+use super::daemon::{self, Daemon};
 use super::oracle::{self, NodeState};
 use super::policy;
 use super::setup::Setup;
@@ -124,6 +124,15 @@ impl<'a> Lab<'a> {
     /// What the node's daemon says of itself.
     pub(super) fn status(&mut self, node: &str) -> Result<Option<Status>> {
         self.daemon(node)?.status().with_context(|| format!("on {node}"))
+    }
+
+    /// What a node's daemon answers to a question; none if it does not run.
+    pub(super) fn ask(&self, node: &str, path: &str) -> Result<Option<String>> {
+        if !self.daemons.contains_key(node) {
+            return Ok(None);
+        }
+        let netns = self.site.cluster().host(node)?.netns();
+        daemon::get(netns, path).map(Some).with_context(|| format!("{node}, {path}"))
     }
 
     /// Reads every node's ruleset with stock `nft`.

@@ -71,7 +71,7 @@ pub(super) struct Ruling {
     /// What it decides.
     pub(super) verdict: Verdict,
     /// Where the packet may go then, and why policy drops it on the way, if it does.
-    ways: Vec<(Endpoint, Option<String>)>,
+    pub(super) ways: Vec<(Endpoint, Option<String>)>,
 }
 
 /// Asks the plan of each node on the way; the first that has something to say decides.

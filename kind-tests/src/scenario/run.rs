@@ -8,6 +8,7 @@ use shunt_nftables::forwarding::Forwarding;
 
 use super::Scenario;
 use super::difference::Instead;
+use super::explained;
 use super::flow::Flow;
 use super::lab::Lab;
 use super::oracle::{self, Plans};
@@ -162,7 +163,7 @@ impl Player<'_> {
             None => lab.site().prober().check(flow, expected.as_ref().unwrap_or(&flow.expected)),
         };
         match (expected, on_the_wire) {
-            (Ok(_), Ok(())) => Ok(()),
+            (Ok(_), Ok(())) => explained::check(lab, flow, ruling, self.setup),
             (Ok(_), Err(wire)) => Err(wire.context("the plan is right")),
             (Err(plan), Ok(())) => bail!("{plan:#}; on the wire all is as expected"),
             (Err(plan), Err(wire)) => bail!("{plan:#}; {wire:#}"),

@@ -149,8 +149,14 @@ impl<'a> Oracle<'a> {
     /// its pods.
     fn action(&self, found: Match<'a>, packet: &Packet) -> &'a Action {
         let frontend = found.frontend;
-        let inside = packet.from_node || self.is_of_local_pod(packet);
-        frontend.from_inside.as_ref().filter(|_| inside).unwrap_or(&frontend.action)
+        let inside = frontend.from_inside.as_ref().filter(|_| self.is_from_inside(packet));
+        inside.unwrap_or(&frontend.action)
+    }
+
+    /// Whether the node or one of its pods sends it.
+    #[must_use]
+    pub fn is_from_inside(&self, packet: &Packet) -> bool {
+        packet.from_node || self.is_of_local_pod(packet)
     }
 
     fn lookup(&self, packet: &Packet, address: FrontendAddress) -> Option<Match<'a>> {

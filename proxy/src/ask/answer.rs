@@ -4,13 +4,16 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use shunt_netpolicy::object::Direction;
 use shunt_netpolicy::oracle::{Ruling, explain};
+use shunt_netpolicy::store::Store;
 use shunt_netpolicy::table::Packet;
 
 use super::Port;
-use super::world::{End, World};
+use super::ends::End;
+use super::world::World;
 
 /// What policy says of one packet.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -99,29 +102,44 @@ pub(super) fn decide(
     destination: IpAddr,
     question: Question,
 ) -> Decision {
-    let node_of = |address| {
-        let pod = world.store.pod_at(address);
-        pod.and_then(|pod| pod.node.as_ref()).map(ToString::to_string)
-    };
-    let packet = Packet {
-        source,
-        destination,
-        protocol: question.protocol,
-        port: question.port,
-        from_node: from.node.is_some() && from.node == node_of(destination),
-    };
-    let [egress, ingress] = explain(&world.store, &packet);
-    let mut reason = why(egress.0, &egress.1);
-    let asks = || world.store.pod_at(source).is_some_and(|pod| world.store.asks_for_names(pod));
-    let is_named = world.store.names_of(destination).next().is_some();
-    if !egress.1.accepts() && !is_named && asks() {
-        reason.push_str(BY_NAME);
-    }
+    let Question { protocol, port } = question;
+    let from_node = from.node.is_some() && from.node == node_of(&world.store, destination);
+    let packet = Packet { source, destination, protocol, port, from_node };
+    let [egress, ingress] = judge(&world.store, &packet);
     Decision {
-        allowed: egress.1.accepts() && ingress.1.accepts(),
-        egress: reason,
-        ingress: why(ingress.0, &ingress.1),
+        allowed: egress.allowed && ingress.allowed,
+        egress: egress.why,
+        ingress: ingress.why,
     }
+}
+
+/// What policy says of one direction.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Clause {
+    /// Whether it lets the connection pass.
+    pub(crate) allowed: bool,
+    /// Why, in one clause.
+    pub(crate) why: String,
+}
+
+/// What policy says of a packet: for whom it leaves, and for whom it reaches.
+pub(crate) fn judge(store: &Store, packet: &Packet) -> [Clause; 2] {
+    let [mut egress, ingress] = explain(store, packet).map(|(direction, ruling)| Clause {
+        allowed: ruling.accepts(),
+        why: why(direction, &ruling),
+    });
+    let asks = || store.pod_at(packet.source).is_some_and(|pod| store.asks_for_names(pod));
+    let is_named = store.names_of(packet.destination).next().is_some();
+    if !egress.allowed && !is_named && asks() {
+        egress.why.push_str(BY_NAME);
+    }
+    [egress, ingress]
+}
+
+/// The node of the pod that has an address.
+pub(crate) fn node_of(store: &Store, address: IpAddr) -> Option<String> {
+    let pod = store.pod_at(address);
+    pod.and_then(|pod| pod.node.as_ref()).map(ToString::to_string)
 }
 
 /// Objects do not tell which addresses have which names; only a node knows, of what its pods have asked DNS for.

@@ -9,7 +9,8 @@ use shunt_netpolicy::object::{Block, Direction, NetworkPolicy, Peer, Pod, PortNu
 use shunt_netpolicy::selector::Selector;
 use shunt_netpolicy::store::Store;
 
-use super::world::{End, World};
+use super::ends::End;
+use super::world::World;
 
 /// Labels that tell the pods of one workload apart, or its versions. They count only where a policy
 /// asks for them.

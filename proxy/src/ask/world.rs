@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use shunt_model::object::{ObjectKey, Service, SlicePort};
+use shunt_model::object::{Service, SlicePort};
 use shunt_model::problem::Kind;
 use shunt_model::snapshot::Snapshot;
 use shunt_netpolicy::domain::DomainName;
@@ -17,6 +17,8 @@ use tokio::runtime;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
+use super::answer::node_of;
+use super::ends::{End, Known, key};
 use super::{Objects, Port};
 use crate::failure::Failure;
 use crate::logging::{self, Format, LogArgs};
@@ -29,23 +31,15 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Of whom there must be a list.
 const NEEDED: [Kind; 4] =
     [Kind::NetworkPolicy, Kind::ClusterNetworkPolicy, Kind::Pod, Kind::Namespace];
-const SERVICES: [Kind; 2] = [Kind::Service, Kind::EndpointSlice];
+/// The last two only for a plan.
+const SERVICES: [Kind; 4] = [Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::ServiceCidr];
 
 /// The objects.
-pub(super) struct World {
-    pub(super) store: Store,
-    services: Snapshot,
+pub(crate) struct World {
+    pub(crate) store: Store,
+    pub(crate) services: Snapshot,
     /// Addresses that stand for names of domains.
     domains: BTreeMap<String, [IpAddr; 2]>,
-}
-
-/// One end of a connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct End {
-    pub(super) name: String,
-    pub(super) addresses: Vec<IpAddr>,
-    /// The node that these are addresses of, if they are no pod's.
-    pub(super) node: Option<String>,
 }
 
 impl World {
@@ -53,10 +47,18 @@ impl World {
     ///
     /// # Errors
     /// If they cannot be read, or some file cannot.
-    pub(super) fn load(from: &Objects) -> Result<Self, Failure> {
+    pub(crate) fn load(from: &Objects) -> Result<Self, Failure> {
+        Self::load_for(from, None)
+    }
+
+    /// The same with all that a node's plan is made of.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub(crate) fn load_for(from: &Objects, node: Option<&str>) -> Result<Self, Failure> {
         let loaded = match (&from.manifests, &from.kubeconfig) {
             (Some(directory), _) => load(directory)?,
-            (None, Some(kubeconfig)) => listed(kubeconfig)?,
+            (None, Some(kubeconfig)) => listed(kubeconfig, node)?,
             (None, None) => {
                 return Err(Failure::usage(anyhow!("neither --manifests nor --kubeconfig")));
             }
@@ -151,34 +153,28 @@ impl World {
 
     /// Who connects, by a word: an address, a pod, or all pods whose names begin so.
     pub(super) fn ends(&self, word: &str) -> Result<Vec<End>> {
-        if let Ok(address) = word.parse::<IpAddr>() {
-            return Ok(vec![self.at(address)]);
-        }
         if let Some(addresses) = self.domains.get(word) {
-            return Ok(vec![End {
-                name: word.to_owned(),
-                addresses: addresses.to_vec(),
-                node: None,
-            }]);
+            let (name, addresses) = (word.to_owned(), addresses.to_vec());
+            return Ok(vec![End { name, addresses, node: None }]);
         }
-        let key = key(word)?;
-        if let Some(start) = key.name.strip_suffix('*') {
-            let alike = self.store.pods().filter(|pod| {
-                pod.key.namespace == key.namespace
-                    && pod.key.name.starts_with(start)
-                    && !pod.addresses.is_empty()
-            });
-            let ends: Vec<_> = alike.map(|pod| End::of_pod(pod)).collect();
-            if ends.is_empty() {
-                bail!("there is no pod {key}");
-            }
-            return Ok(ends);
-        }
-        let pod = self.store.pod(&key).with_context(|| format!("there is no pod {key}"))?;
-        if pod.addresses.is_empty() {
-            bail!("the pod {key} has no address: it does not run yet, or has ended");
-        }
-        Ok(vec![End::of_pod(pod)])
+        self.known().ends(word)
+    }
+
+    /// Who has an address.
+    pub(super) fn at(&self, address: IpAddr) -> End {
+        self.known().at(address)
+    }
+
+    /// The node that a pod or an address is on, by a word; `None`: unknown, or more than one.
+    pub(crate) fn node_of(&self, word: &str) -> Option<String> {
+        let ends = self.known().ends(word).ok()?;
+        let [end] = ends.as_slice() else { return None };
+        end.node.clone().or_else(|| node_of(&self.store, *end.addresses.first()?))
+    }
+
+    /// The objects that have addresses.
+    pub(crate) const fn known(&self) -> Known<'_> {
+        Known { store: &self.store, services: &self.services }
     }
 
     /// To whom and to which port, by a word; the endpoints of a Service.
@@ -217,48 +213,11 @@ impl World {
         }
         Ok(found)
     }
-
-    /// Who has an address.
-    pub(super) fn at(&self, address: IpAddr) -> End {
-        let pod = self.store.pod_at(address);
-        let node = if pod.is_some() { None } else { self.node_at(address) };
-        let name = match (pod, &node) {
-            (Some(pod), _) => format!("{address} ({})", pod.key),
-            (None, Some(node)) => format!("{address} (node {node})"),
-            (None, None) => address.to_string(),
-        };
-        End { name, addresses: vec![address], node }
-    }
-
-    fn node_at(&self, address: IpAddr) -> Option<String> {
-        let mut nodes = self.services.nodes();
-        if let Some(node) = nodes.find(|node| node.addresses.contains(&address)) {
-            return Some(node.name.to_string());
-        }
-        let mut pods = self.store.pods();
-        let on_host = pods.find(|pod| pod.host_network && pod.addresses.contains(&address))?;
-        on_host.node.as_ref().map(ToString::to_string)
-    }
-}
-
-impl End {
-    pub(super) fn of_pod(pod: &Pod) -> Self {
-        let node = pod.node.as_ref().filter(|_| pod.host_network).map(ToString::to_string);
-        Self { name: pod.key.to_string(), addresses: pod.addresses.to_vec(), node }
-    }
-}
-
-/// NAMESPACE/NAME, or NAME.
-fn key(word: &str) -> Result<ObjectKey> {
-    let (namespace, name) = word.split_once('/').unwrap_or(("default", word));
-    if namespace.is_empty() || name.is_empty() || name.contains('/') {
-        bail!("{word:?} is neither NAMESPACE/NAME nor an address");
-    }
-    Ok(ObjectKey::new(namespace, name))
 }
 
 /// What an API server lists.
-fn listed(kubeconfig: &Path) -> Result<Loaded, Failure> {
+fn listed(kubeconfig: &Path, node: Option<&str>) -> Result<Loaded, Failure> {
+    let services = if node.is_some() { &SERVICES[..] } else { &SERVICES[..2] };
     let log_level = Some("warn".to_owned());
     logging::start(&LogArgs { verbosity: 0, log_level, logging_format: Format::Text })?;
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
@@ -270,7 +229,7 @@ fn listed(kubeconfig: &Path) -> Result<Loaded, Failure> {
         let (_demand, wanted) = watch::channel(Wanted { pods: true, nodes: true });
         let mut loaded = Loaded::default();
         let listing = async {
-            while !missing(&loaded).is_empty() {
+            while !missing(&loaded, services).is_empty() {
                 match events.recv().await {
                     Some(event) => loaded.take(event),
                     None => break,
@@ -279,10 +238,10 @@ fn listed(kubeconfig: &Path) -> Result<Loaded, Failure> {
         };
         tokio::select! {
             // Ends only when nobody listens.
-            () = api::watch(client, "", Some(wanted), out) => {}
+            () = api::watch(client, node.unwrap_or_default(), Some(wanted), out) => {}
             _ = timeout(PATIENCE, listing) => {}
         }
-        match missing(&loaded).as_slice() {
+        match missing(&loaded, services).as_slice() {
             [] => Ok(loaded),
             missing => Err(anyhow!(
                 "the API server has not listed {} within {} s",
@@ -294,10 +253,11 @@ fn listed(kubeconfig: &Path) -> Result<Loaded, Failure> {
     })
 }
 
-fn missing(loaded: &Loaded) -> Vec<Kind> {
+fn missing(loaded: &Loaded, services: &[Kind]) -> Vec<Kind> {
     let nodes = loaded.policy.store().speaks_of_nodes().then_some(Kind::PeerNode);
     let needed = NEEDED.into_iter().chain(nodes);
     let policy = needed.filter(|kind| !loaded.policy.has_listed(*kind));
-    let services = SERVICES.into_iter().filter(|kind| !loaded.snapshot.has_listed(*kind));
+    let services = services.iter().copied();
+    let services = services.filter(|kind| !loaded.snapshot.has_listed(*kind));
     policy.chain(services).collect()
 }

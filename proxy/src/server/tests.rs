@@ -17,6 +17,9 @@ fn sources(health: Health) -> Sources {
                     drop(answer.send(status));
                 }
                 Question::Plan(answer) => drop(answer.send(shunt_model::plan::Plan::default())),
+                Question::Explain(asked, answer) => {
+                    drop(answer.send(Err(format!("{} is unknown", asked.from))));
+                }
             }
         }
     });
@@ -30,7 +33,7 @@ fn sources(health: Health) -> Sources {
 }
 
 async fn get(site: Site, path: &str, sources: &Sources) -> (u16, String) {
-    let answer = answer(site, &Method::GET, path, sources).await;
+    let answer = answer(site, &Method::GET, &path.parse().unwrap(), sources).await;
     let code = answer.status().as_u16();
     let body = answer.into_body().collect().await.unwrap().to_bytes();
     (code, String::from_utf8(body.to_vec()).unwrap())
@@ -79,8 +82,23 @@ async fn each_site_has_its_own_paths() {
     assert_eq!(code, 200);
     assert_eq!(serde_json::from_str::<Status>(&body).unwrap().node, "n1");
     assert_eq!(get(Site::Metrics, "/status/services", &sources).await, (200, String::new()));
-    let refused = answer(Site::Metrics, &Method::POST, "/status", &sources).await;
+    let refused =
+        answer(Site::Metrics, &Method::POST, &Uri::from_static("/status"), &sources).await;
     assert_eq!(refused.status(), StatusCode::METHOD_NOT_ALLOWED);
+}
+
+#[tokio::test]
+async fn questions_that_are_wrong_are_refused() {
+    let sources = sources(Health::STARTING);
+    for (query, why) in [
+        ("", "from: is missing\n"),
+        ("?from=a&to=b", "port: is missing\n"),
+        ("?from=a&to=b&port=x", "port: \"x\" is no port such as 80, 53/udp or 9000/sctp\n"),
+        ("?from=shop%2Fweb-0&to=b&port=53%2Fudp", "shop/web-0 is unknown\n"),
+    ] {
+        let answered = get(Site::Metrics, &format!("{}{query}", explain::PATH), &sources).await;
+        assert_eq!(answered, (400, why.to_owned()));
+    }
 }
 
 #[tokio::test]

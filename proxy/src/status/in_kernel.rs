@@ -18,7 +18,7 @@ use crate::counted::Counted;
 pub(super) struct InKernel {
     /// The table, in one clause.
     pub(super) table: String,
-    /// Its frontends, sorted by Service.
+    /// Its frontends.
     pub(super) rows: Vec<FrontendRow>,
 }
 
@@ -35,14 +35,11 @@ pub(super) fn read() -> anyhow::Result<InKernel> {
     };
     let known = |frontend: &Frontend| installed.frontends.contains_key(&Place::everyone(*frontend));
     let counted = Counted::read(installed.forwarding == Forwarding::VirtualServers, known)?;
-    let mut rows: Vec<_> = installed
+    let rows = installed
         .frontends
         .keys()
         .filter_map(|place| row(place, installed, &servers, &counted))
         .collect();
-    rows.sort_unstable_by(|a, b| {
-        (&a.namespace, &a.name, &a.frontend).cmp(&(&b.namespace, &b.name, &b.frontend))
-    });
     Ok(InKernel { table: inventory.table.as_ref().map_or("none".into(), describe), rows })
 }
 

@@ -1,22 +1,16 @@
 //! `shunt status`: the daemon's state beside what the kernel holds.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail};
-use http_body_util::{BodyExt, Empty};
+use anyhow::{Context, bail};
+use hyper::StatusCode;
 use hyper::body::Bytes;
-use hyper::{Request, StatusCode, header};
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 
-use super::table::{Held, Report, print_table};
-use super::{FrontendRow, Status, in_kernel};
+use super::beside::Kernel;
+use super::table::{Report, print_table};
+use super::{FrontendRow, Status, client};
 use crate::cli::{self, Output, StatusArgs};
 use crate::failure::Failure;
-
-/// How long the daemon may take for its answer.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Prints the state.
 ///
@@ -25,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub fn show(args: &StatusArgs) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let daemon = runtime.block_on(ask(args.address));
-    let kernel = in_kernel::read().map_err(|error| Failure::machine(error).to_string());
+    let Kernel(kernel) = Kernel::read();
     let (daemon, silence) = match daemon {
         Ok(daemon) => (Some(daemon), None),
         Err(error) => (None, Some(error)),
@@ -33,9 +27,9 @@ pub fn show(args: &StatusArgs) -> Result<(), Failure> {
     let (status, rows) = match daemon {
         Some((status, rows)) => (Some(status), rows),
         // Without the daemon the kernel alone says what there is.
-        None => (None, kernel.as_ref().map(|held| held.rows.clone()).unwrap_or_default()),
+        None => (None, kernel.as_ref().map(|held| held.rows()).unwrap_or_default()),
     };
-    let mut report = Report { status, rows, kernel: kernel.map(Held::from) };
+    let mut report = Report { status, rows, kernel };
     report.count();
     cli::print(&match args.output {
         Output::Json => json(&report)?,
@@ -50,30 +44,19 @@ pub fn show(args: &StatusArgs) -> Result<(), Failure> {
 
 /// Asks the daemon for its state and its frontends.
 async fn ask(address: SocketAddr) -> anyhow::Result<(Status, Vec<FrontendRow>)> {
-    let answers = async {
-        let status = get(address, "/status").await?;
-        let status = serde_json::from_slice(&status).context("/status is not understood")?;
-        let services = get(address, "/status/services").await?;
-        let lines = services.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-        let rows: Result<_, _> = lines.map(serde_json::from_slice).collect();
-        Ok((status, rows.context("/status/services is not understood")?))
-    };
-    let timely = tokio::time::timeout(PATIENCE, answers).await;
-    timely.unwrap_or_else(|_| Err(anyhow!("{address} gives no answer")))
+    let status = get(address, "/status").await?;
+    let status = serde_json::from_slice(&status).context("/status is not understood")?;
+    let services = get(address, "/status/services").await?;
+    let lines = services.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    let rows: Result<_, _> = lines.map(serde_json::from_slice).collect();
+    Ok((status, rows.context("/status/services is not understood")?))
 }
 
 async fn get(address: SocketAddr, path: &str) -> anyhow::Result<Bytes> {
-    let stream = TcpStream::connect(address).await.with_context(|| address.to_string())?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    // It ends with its last answer; errors reach the one who waits for that.
-    tokio::spawn(connection);
-    let request = Request::get(path).header(header::HOST, address.to_string());
-    let answer = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
-    if answer.status() != StatusCode::OK {
-        bail!("http://{address}{path}: {}: is this shunt?", answer.status());
+    match client::get(address, path).await? {
+        (StatusCode::OK, body) => Ok(body),
+        (code, _) => bail!("http://{address}{path}: {code}: is this shunt?"),
     }
-    Ok(answer.into_body().collect().await?.to_bytes())
 }
 
 fn json(report: &Report) -> anyhow::Result<String> {

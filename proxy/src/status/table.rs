@@ -22,10 +22,7 @@ impl Report {
     pub(super) fn count(&mut self) {
         let Ok(held) = &self.kernel else { return };
         for row in &mut self.rows {
-            if let Some(held) = held.by_frontend.get(&row.frontend) {
-                row.connections = held.connections;
-                row.endpoint_connections.clone_from(&held.endpoint_connections);
-            }
+            held.count(row);
         }
     }
 }
@@ -40,6 +37,40 @@ pub(super) struct Held {
     /// How many endpoints of all frontends.
     pub(super) endpoints: usize,
     by_frontend: BTreeMap<String, FrontendRow>,
+}
+
+impl Held {
+    /// All frontends, sorted by Service.
+    pub(super) fn rows(&self) -> Vec<FrontendRow> {
+        let mut rows: Vec<_> = self.by_frontend.values().cloned().collect();
+        rows.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+        rows
+    }
+
+    /// Takes over what the kernel has counted.
+    pub(super) fn count(&self, row: &mut FrontendRow) {
+        if let Some(held) = self.by_frontend.get(&row.frontend) {
+            row.connections = held.connections;
+            row.endpoint_connections.clone_from(&held.endpoint_connections);
+        }
+    }
+
+    /// What the kernel does with a frontend's connections, if it is not what was planned.
+    pub(super) fn difference(&self, row: &FrontendRow) -> Option<Difference<'_>> {
+        match self.by_frontend.get(&row.frontend) {
+            None => Some(Difference::Missing),
+            Some(held) if (&held.action, &held.endpoints) == (&row.action, &row.endpoints) => None,
+            Some(held) => Some(Difference::Other(held)),
+        }
+    }
+}
+
+/// How the kernel departs from the plan.
+pub(super) enum Difference<'a> {
+    /// It does not know the frontend.
+    Missing,
+    /// It does something else.
+    Other(&'a FrontendRow),
 }
 
 impl From<InKernel> for Held {
@@ -211,12 +242,10 @@ fn or_dash(text: &str) -> String {
 /// What a client meets: what was planned, unless the kernel holds something else.
 fn state(report: &Report, row: &FrontendRow) -> &'static str {
     if let (Some(_), Ok(held)) = (&report.status, &report.kernel) {
-        match held.by_frontend.get(&row.frontend) {
-            None => return "not installed",
-            Some(other) if (&other.action, &other.endpoints) != (&row.action, &row.endpoints) => {
-                return "differs";
-            }
-            Some(_) => {}
+        match held.difference(row) {
+            Some(Difference::Missing) => return "not installed",
+            Some(Difference::Other(_)) => return "differs",
+            None => {}
         }
     }
     match row.action.as_str() {
