@@ -75,9 +75,9 @@ impl ExplainArgs {
         };
         let (manifests, kubeconfig) = (self.manifests.clone(), self.kubeconfig.clone());
         let answers = if manifests.is_some() || kubeconfig.is_some() {
-            self.from_objects(&Objects { manifests, kubeconfig }, &asked)?
+            self.ask_objects(&Objects { manifests, kubeconfig }, &asked)?
         } else {
-            from_daemon(self.address, &asked)?
+            ask_daemon(self.address, &asked)?
         };
         cli::print(&match self.output {
             Form::Text => answers.iter().map(text::print).collect::<Vec<_>>().join("\n"),
@@ -85,7 +85,7 @@ impl ExplainArgs {
         })
     }
 
-    fn from_objects(&self, objects: &Objects, asked: &Asked) -> Result<Vec<Explanation>, Failure> {
+    fn ask_objects(&self, objects: &Objects, asked: &Asked) -> Result<Vec<Explanation>, Failure> {
         let mut plan = self.plan.clone();
         let mut world = None;
         if objects.manifests.is_some() {
@@ -112,7 +112,7 @@ impl ExplainArgs {
 }
 
 /// Asks the daemon, and then the kernel whether it holds what the daemon has planned.
-fn from_daemon(address: SocketAddr, asked: &Asked) -> Result<Vec<Explanation>, Failure> {
+fn ask_daemon(address: SocketAddr, asked: &Asked) -> Result<Vec<Explanation>, Failure> {
     let path = format!("{PATH}?{}", asked.query());
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let answer = runtime.block_on(client::get(address, &path));
