@@ -13,7 +13,7 @@ BENCHES := target/$(HOST)/release
 TAKEOVER = SHUNT_BIN=$(abspath $(BINARY)) $(if $(filter --write-docs,$(BENCH)),SHUNT_WRITE_DOCS=1) \
 	cargo test --locked -p shunt-kind-tests --test control_plane -- --nocapture --test-threads 1
 
-.PHONY: help build image demo test check fmt lint deny package unit controlplane bench takeovers clean
+.PHONY: help build image demo test check fmt lint deny package unit controlplane runtime bench takeovers clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -52,16 +52,20 @@ deny:
 package: # What crates.io would get, built from nothing but itself
 	cargo package --quiet --locked --allow-dirty -p ipvs-rs
 
-unit: controlplane ## The tests alone; they need root, nft, and the control plane
+unit: controlplane runtime ## The tests alone; they need root, nft, and the control plane
 	SHUNT_BIN=$(abspath $(BINARY)) cargo test --locked --workspace --no-fail-fast -- --skip kube_proxy_
 	@# What the image comes to: its size and its capabilities.
 	SHUNT_BIN=$(abspath $(BINARY)) cargo test -q --locked -p shunt-kind-tests --test control_plane the_image_is -- --nocapture
 	@# These wait for kube-proxy most of the time: more of them than there are cores.
 	cargo test --locked -p shunt-kind-tests --test scenarios --test storm -- kube_proxy_ --test-threads 6
 	cd kind-tests/controlplane && CGO_ENABLED=0 go test -trimpath ./...
+	cd kind-tests/runtime && CGO_ENABLED=0 go vet ./...
 
 controlplane: ## Build the real API server, the controllers and kube-proxy (minutes, once)
 	kind-tests/controlplane/build.sh $(CONTROLPLANE)
+
+runtime: ## Build a real containerd, and what asks it for pods (minutes, once)
+	kind-tests/runtime/build.sh
 
 bench: build controlplane ## shunt beside kube-proxy and other layouts (BENCH='--quick' for less); prints ratios
 	$(STATIC) cargo build $(RELEASE) -p shunt-kind-tests --bins

@@ -28,6 +28,8 @@ need qemu-system-x86_64 qemu-system-x86
 [ -x /usr/lib/qemu/virtiofsd ] || missing="$missing qemu-system-common"
 [ -x /usr/lib/cni/bridge ] || missing="$missing containernetworking-plugins"
 need busybox busybox-static
+# Runs the containers of the real containerd.
+need runc runc
 need modprobe kmod
 
 if [ -n "$missing" ] && [ "$(id -u)" != 0 ]; then

@@ -16,7 +16,7 @@ list() {
 	for process in /proc/[0-9]*; do
 		name=$(cat "$process/comm" 2>/dev/null) || continue
 		case "$name" in
-		shunt | controlplane | kube-proxy | linux-um-* | qemu-system-x86 | virtiofsd) echo "process $name ${process#/proc/}" ;;
+		shunt | controlplane | kube-proxy | containerd | containerd-shim | linux-um-* | qemu-system-x86 | virtiofsd) echo "process $name ${process#/proc/}" ;;
 		esac
 	done
 }

@@ -1,6 +1,7 @@
 //! Tests of shunt against real kernels and a real API server.
 
 pub mod benchmark;
+pub mod container_runtime;
 pub mod control_plane;
 pub mod generation;
 pub mod guest;

@@ -99,6 +99,10 @@ pub struct OwnArgs {
     /// What may reach an address of this node's pods whose pod is not known yet [default: open]
     #[arg(long, value_enum)]
     pub new_pods: Option<NewPods>,
+    /// The NRI socket of the container runtime, which lets new pods start when their policies are in force; empty: not
+    /// used [default: /var/run/nri/nri.sock]
+    #[arg(long, value_name = "PATH")]
+    pub nri_socket: Option<String>,
     /// What becomes of live connections that a changed policy does not allow [default: cut]
     #[arg(long, value_enum)]
     pub live_connections: Option<LiveConnections>,
@@ -164,6 +168,7 @@ impl RunArgs {
         }
         shunt.dns_servers = self.own.dns_servers.clone().or_else(|| shunt.dns_servers.take());
         shunt.dns_grace = self.own.dns_grace.or(shunt.dns_grace);
+        shunt.nri_socket = self.own.nri_socket.clone().or_else(|| shunt.nri_socket.take());
         shunt.policy_log = self.own.policy_log.or(shunt.policy_log);
         let word = |value: clap::builder::PossibleValue| value.get_name().to_owned();
         if let Some(mode) = self.own.new_pods {

@@ -30,6 +30,7 @@ use crate::kernel::{Ended, Failed, Kernel, KernelEvent, Order, Reason, Synced};
 use crate::ledger::{Ledger, Origin};
 use crate::metrics::{Metrics, resident_bytes};
 use crate::names::NamesEvent;
+use crate::nri::NriEvent;
 use crate::planner::Planner;
 use crate::policy::PolicyPlanner;
 use crate::progress::{Health, PATIENCE, Progress};
@@ -56,6 +57,8 @@ pub enum Event {
     Drops(DropEvent),
     /// A DNS answer has come for a pod whose policies speak of domain names.
     Names(NamesEvent),
+    /// The container runtime tells of a pod.
+    Nri(NriEvent),
     /// The kernel thread of network policy reports.
     PolicyKernel(KernelEvent),
     /// Someone wants to know something.
@@ -81,6 +84,7 @@ impl Event {
             Self::PolicyKernel(_) => "policy_kernel",
             Self::Drops(_) => "drops",
             Self::Names(_) => "names",
+            Self::Nri(_) => "nri",
             Self::Source(SourceEvent::Triggered(_)) => "triggered",
             Self::Source(SourceEvent::FileProblems { .. }) => "file_problems",
             Self::Source(SourceEvent::Network { .. }) => "network",
@@ -118,6 +122,8 @@ pub struct Inputs {
     pub drops: mpsc::Receiver<DropEvent>,
     /// DNS answers.
     pub names: mpsc::Receiver<NamesEvent>,
+    /// The container runtime.
+    pub nri: mpsc::Receiver<NriEvent>,
     /// The HTTP server.
     pub questions: mpsc::Receiver<Question>,
     /// Health-check node ports.
@@ -258,6 +264,9 @@ impl EventLoop {
                 Some(event) = inputs.names.recv() => {
                     self.handle(Event::Names(event), Instant::now());
                 }
+                Some(event) = inputs.nri.recv() => {
+                    self.handle(Event::Nri(event), Instant::now());
+                }
                 Some(question) = inputs.questions.recv() => {
                     self.handle(Event::Question(question), Instant::now());
                 }
@@ -283,7 +292,7 @@ impl EventLoop {
                 kernel.submit(order)?;
             }
             if let Some(policy) = &mut self.policy {
-                policy.release_answers();
+                policy.release();
             }
         }
     }
@@ -306,6 +315,7 @@ impl EventLoop {
             Event::PolicyKernel(event) => self.policy_kernel(event, now),
             Event::Drops(event) => self.policy_drops(&event),
             Event::Names(event) => self.policy_names(event, now),
+            Event::Nri(event) => self.policy_nri(event, now),
             Event::Source(SourceEvent::Triggered(at)) => {
                 self.metrics.triggered(self.planner.ordered() + 1, at);
             }

@@ -26,6 +26,8 @@ pub enum Origin {
     NewPods,
     /// The reading of DNS answers, for policies that speak of domain names.
     DomainNames,
+    /// The container runtime, which shall tell of new pods.
+    Nri,
     /// The start, which could not set something on the machine.
     Machine,
     /// The machine's network, which keeps packets from us.
@@ -47,7 +49,7 @@ impl Origin {
             Self::Object(Kind::ClusterNetworkPolicy, _) => "ClusterNetworkPolicy",
             Self::File(_) => "file",
             Self::Kernel => "kernel",
-            Self::Policy | Self::NewPods | Self::DomainNames => "policy",
+            Self::Policy | Self::NewPods | Self::DomainNames | Self::Nri => "policy",
             Self::Machine => "machine",
             Self::Network => "network",
         }

@@ -18,6 +18,7 @@ pub mod logging;
 pub mod machine;
 pub mod metrics;
 pub mod names;
+pub mod nri;
 pub mod planner;
 pub mod policy;
 pub mod progress;

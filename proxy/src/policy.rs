@@ -4,6 +4,8 @@
 mod closed;
 mod drops;
 mod names;
+mod sandboxes;
+mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -25,8 +27,10 @@ pub use self::drops::DropRecord;
 use self::drops::Drops;
 pub use self::names::NameOptions;
 use self::names::Names;
+use self::sandboxes::Sandboxes;
 use crate::kernel::{Failed, Order, Synced};
 use crate::names::{Named, NamesEvent};
+use crate::nri::NriEvent;
 use crate::source::Wanted;
 use crate::status::{DroppedStatus, PolicyStatus};
 
@@ -65,6 +69,9 @@ pub struct PolicyPlanner {
     drops: Drops,
     /// Domain names, if they can be learnt.
     names: Option<Names>,
+    sandboxes: Sandboxes,
+    /// All is known that an order needs.
+    is_informed: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -95,6 +102,8 @@ impl PolicyPlanner {
             closed: None,
             drops: Drops::default(),
             names: None,
+            sandboxes: Sandboxes::default(),
+            is_informed: false,
         }
     }
 
@@ -139,11 +148,30 @@ impl PolicyPlanner {
         self.names.as_ref().and_then(Names::wake_at)
     }
 
-    /// Lets DNS answers go on whose addresses the kernel holds; to be called after each order, and each sync.
-    pub fn release_answers(&mut self) {
+    /// Lets DNS answers and sandboxes go on whose addresses the kernel holds; to be called after each order, and each
+    /// sync.
+    pub fn release(&mut self) {
         if let Some(names) = &mut self.names {
             names.release(self.ordered, self.synced);
         }
+        if self.is_informed {
+            self.sandboxes.release(self.ordered, self.synced);
+        }
+    }
+
+    /// Takes in what the container runtime says. Returns what is wrong with it now, if that was said.
+    pub fn take_nri(&mut self, event: NriEvent, received: Instant) -> Option<BTreeSet<String>> {
+        match event {
+            NriEvent::State(state) => return Some(self.sandboxes.set_state(state)),
+            NriEvent::All(all) => self.take(Change::Sandboxes(all), received),
+            NriEvent::Started(sandbox, done) => {
+                self.sandboxes.hold(done);
+                self.take(Change::SandboxStarted(sandbox), received);
+            }
+            NriEvent::Stopped(id) => self.take(Change::SandboxStopped(id), received),
+            NriEvent::Waited(waited) => self.sandboxes.count(waited.outcome),
+        }
+        None
     }
 
     /// The objects.
@@ -234,6 +262,7 @@ impl PolicyPlanner {
     /// last. The first one comes when the lists are complete, also if there is nothing in it: what an
     /// earlier run has left must go.
     pub fn order(&mut self, now: Instant) -> Option<Order<kernel::Change>> {
+        self.is_informed = false;
         let policies = [Kind::NetworkPolicy, Kind::ClusterNetworkPolicy];
         if !policies.iter().all(|kind| self.snapshot.has_listed(*kind)) {
             return None;
@@ -251,6 +280,7 @@ impl PolicyPlanner {
         if wanted.pods && !(known && ready) {
             return None;
         }
+        self.is_informed = true;
         let first = self.ordered == 0;
         if first || wanted.pods != self.enforcing {
             // Pods that are told because of the first policy were there before it.
@@ -349,6 +379,7 @@ impl PolicyPlanner {
             networks: table.networks.len(),
             rows: table.rows.len(),
             names: self.names.as_ref().map_or(0, Names::count),
+            new_pods: self.sandboxes.status(),
             orders: self.ordered,
             failure: self.failure.clone(),
             last_operations: self.last.map_or(0, |last| last.operations),

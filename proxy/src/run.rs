@@ -30,7 +30,7 @@ use crate::reporter::{About, Report};
 use crate::server::{Pages, Site, Sources, serve, serve_or_fail, service_health};
 use crate::source::network::Network;
 use crate::source::{SourceEvent, Wanted, api, client, local, manifests};
-use crate::{drops, logging, machine, names, reporter, rivals};
+use crate::{drops, logging, machine, names, nri, reporter, rivals};
 
 /// How many source events may wait for the loop. Sources wait when it is full: a first list must
 /// not be held in memory before it is taken in.
@@ -186,6 +186,7 @@ async fn work(
     let (reports, policy_reports) = mpsc::unbounded_channel();
     let (drop_events, dropped) = mpsc::channel(drops::QUEUE);
     let (name_events, answers) = mpsc::channel(names::QUEUE);
+    let (nri_events, new_pods) = mpsc::channel(nri::QUEUE);
     let mut policy_kernel = None;
     let mut name_options = NameOptions::default();
     if let Some(PolicyKernel { table, log, no_log, names }) = policy {
@@ -234,6 +235,7 @@ async fn work(
         policy,
         drops: dropped,
         names: answers,
+        nri: new_pods,
         questions: asked,
         listening,
     };
@@ -252,6 +254,10 @@ async fn work(
         let planner = PolicyPlanner::new(&effective.settings.node_name, demand);
         let planner = planner.with_modes(audit, closed).with_names(name_options, name_events);
         event_loop.enforce(planner);
+        if let Some(socket) = &effective.nri_socket {
+            let node = Arc::clone(&effective.settings.node_name);
+            tokio::spawn(nri::follow(socket.clone(), node, nri_events));
+        }
     }
     event_loop.note_machine(&unset);
     tokio::select! {

@@ -81,6 +81,9 @@ pub struct PolicyStatus {
     /// Pairs of an address and a domain name that DNS answers have told.
     #[serde(default)]
     pub names: usize,
+    /// What the container runtime tells of new pods; nothing if it is not asked.
+    #[serde(default)]
+    pub new_pods: Option<NewPodsStatus>,
     /// Orders given to its kernel thread.
     pub orders: u64,
     /// Its last sync has failed, and this is why.
@@ -101,6 +104,21 @@ pub struct PolicyStatus {
     /// Logged drops by policy; at most 200 are named.
     #[serde(default)]
     pub logged_by_policy: BTreeMap<String, u64>,
+}
+
+/// New pods whose policies are in the kernel before their containers start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewPodsStatus {
+    /// The container runtime that tells of them, if it does.
+    pub runtime: Option<String>,
+    /// Why it does not, if it should.
+    pub failure: Option<String>,
+    /// Pods whose policies were there in time.
+    pub programmed: u64,
+    /// Pods that started before.
+    pub overdue: u64,
+    /// Pods that the runtime told no addresses of: those on the host's network, too.
+    pub no_address: u64,
 }
 
 /// Packets that network policy dropped.

@@ -10,6 +10,7 @@ mod failures;
 mod health;
 mod lists;
 mod manifests;
+mod new_pods;
 mod outage;
 mod policy;
 mod services;

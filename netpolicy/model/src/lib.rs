@@ -12,6 +12,7 @@ pub mod domain;
 pub mod object;
 pub mod oracle;
 pub mod ports;
+pub mod sandbox;
 pub mod selector;
 pub mod snapshot;
 pub mod store;

@@ -4,6 +4,7 @@
 //! list, and an empty list matches nothing; a policy whose pod selector cannot be read selects every
 //! pod of its namespace.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -14,11 +15,27 @@ use shunt_model::object::ObjectKey;
 use crate::domain::DomainName;
 use crate::selector::{Labels, Selector};
 
+/// A hash of an object's `metadata.uid`, by which objects of one name are told apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Uid(u64);
+
+impl Uid {
+    /// Of this one.
+    #[must_use]
+    pub fn of(text: &str) -> Self {
+        let mut hasher = DefaultHasher::new();
+        text.hash(&mut hasher);
+        Self(hasher.finish())
+    }
+}
+
 /// A Pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pod {
     /// Namespace and name.
     pub key: ObjectKey,
+    /// `metadata.uid`; of a mirror pod that of the static pod, which the container runtime knows.
+    pub uid: Uid,
     /// `metadata.creationTimestamp` in seconds since the epoch. Of two pods that claim one address
     /// the newer has it, then the lesser key.
     pub created: i64,

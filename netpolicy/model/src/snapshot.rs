@@ -10,6 +10,7 @@ use shunt_model::problem::{Kind, Problem};
 use crate::cluster::{ClusterNetworkPolicy, PeerNode};
 use crate::domain::DomainName;
 use crate::object::{Namespace, NetworkPolicy, Pod};
+use crate::sandbox::{Sandbox, Sandboxes};
 use crate::store::{Dirty, Store};
 
 /// One object of any kind.
@@ -75,6 +76,12 @@ pub enum Change {
         /// The object's namespace and name.
         key: ObjectKey,
     },
+    /// The container runtime has made a pod's sandbox.
+    SandboxStarted(Sandbox),
+    /// The sandbox with this id ends.
+    SandboxStopped(Arc<str>),
+    /// All sandboxes that the container runtime has.
+    Sandboxes(Vec<Sandbox>),
 }
 
 /// The newest of each object, and which lists are complete.
@@ -84,6 +91,7 @@ pub struct Snapshot {
     /// For each kind whose list is under way: what was held before and has not been named yet.
     unlisted: BTreeMap<Kind, BTreeSet<ObjectKey>>,
     listed: BTreeSet<Kind>,
+    sandboxes: Sandboxes,
 }
 
 impl Snapshot {
@@ -119,6 +127,11 @@ impl Snapshot {
                 for key in self.unlisted.remove(&kind).unwrap_or_default() {
                     dirty.merge(self.remove(kind, &key));
                 }
+                if kind == Kind::Pod {
+                    for key in self.sandboxes.keys() {
+                        dirty.merge(self.show(&key));
+                    }
+                }
                 dirty
             }
             Change::Applied { object, .. } => {
@@ -126,7 +139,7 @@ impl Snapshot {
                     unlisted.remove(&object.key());
                 }
                 match object {
-                    Object::Pod(pod) => self.store.put_pod(pod),
+                    Object::Pod(pod) => self.put_pod(pod),
                     Object::Namespace(namespace) => self.store.put_namespace(namespace),
                     Object::Policy(policy) => self.store.put_policy(policy),
                     Object::ClusterPolicy(policy) => self.store.put_cluster_policy(policy),
@@ -139,6 +152,60 @@ impl Snapshot {
                 }
                 self.remove(kind, &key)
             }
+            Change::SandboxStarted(sandbox) => self.put_sandbox(sandbox),
+            Change::SandboxStopped(id) => {
+                self.sandboxes.pod_of(&id).map_or_else(Dirty::default, |key| self.end_sandbox(&key))
+            }
+            Change::Sandboxes(all) => {
+                let ids = all.iter().map(|sandbox| &*sandbox.id).collect();
+                let mut dirty = Dirty::default();
+                for key in self.sandboxes.without(&ids) {
+                    dirty.merge(self.end_sandbox(&key));
+                }
+                for sandbox in all {
+                    dirty.merge(self.put_sandbox(sandbox));
+                }
+                dirty
+            }
+        }
+    }
+
+    /// Takes in what the API server says of a pod.
+    fn put_pod(&mut self, pod: Pod) -> Dirty {
+        let key = pod.key.clone();
+        match self.sandboxes.tell(pod) {
+            Some(pod) => self.store.put_pod(pod),
+            None => self.show(&key),
+        }
+    }
+
+    fn put_sandbox(&mut self, sandbox: Sandbox) -> Dirty {
+        let key = sandbox.pod.key.clone();
+        let held = self.store.pod(&key).map(|pod| Pod::clone(pod));
+        match self.sandboxes.put(sandbox, held) {
+            Some(pod) => self.store.put_pod(pod),
+            None => self.show(&key),
+        }
+    }
+
+    fn end_sandbox(&mut self, key: &ObjectKey) -> Dirty {
+        match self.sandboxes.remove(key) {
+            Some(pod) => self.store.put_pod(pod),
+            None => self.store.remove_pod(key),
+        }
+    }
+
+    /// Shows a pod as its sandbox and the API server say together. Before the API server's Pods are listed nobody asks
+    /// for any.
+    fn show(&mut self, key: &ObjectKey) -> Dirty {
+        if !self.has_listed(Kind::Pod) {
+            return Dirty::default();
+        }
+        let node = self.sandboxes.node(key);
+        let machine = node.and_then(|node| self.store.machine(&node));
+        match self.sandboxes.pod(key, machine) {
+            Some(pod) => self.store.put_pod(pod),
+            None => Dirty::default(),
         }
     }
 
@@ -149,6 +216,7 @@ impl Snapshot {
             self.listed.remove(&kind);
             self.unlisted.remove(&kind);
         }
+        self.sandboxes.untell_all();
         self.store.forget_pods()
     }
 
@@ -191,6 +259,7 @@ impl Snapshot {
 
     fn remove(&mut self, kind: Kind, key: &ObjectKey) -> Dirty {
         match kind {
+            Kind::Pod if self.sandboxes.untell(key) => self.show(key),
             Kind::Pod => self.store.remove_pod(key),
             Kind::Namespace => self.store.remove_namespace(&key.name),
             Kind::NetworkPolicy => self.store.remove_policy(key),

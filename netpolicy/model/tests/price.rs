@@ -12,7 +12,7 @@ use shunt_model::object::ObjectKey;
 use shunt_netpolicy::cluster::{Action, ActionRule, ClusterNetworkPolicy, PeerNode, Tier};
 use shunt_netpolicy::compile::Compiler;
 use shunt_netpolicy::object::{
-    Block, NAMESPACE_NAME, Namespace, NetworkPolicy, Peer, Pod, PortMatch, PortNumber, Rule,
+    Block, NAMESPACE_NAME, Namespace, NetworkPolicy, Peer, Pod, PortMatch, PortNumber, Rule, Uid,
 };
 use shunt_netpolicy::selector::{Labels, Operator, Requirement, Selector};
 use shunt_netpolicy::store::{Dirty, Store};
@@ -47,6 +47,7 @@ impl Scene {
     fn pod(&self, number: u32) -> Pod {
         Pod {
             key: ObjectKey::new(&format!("ns-{}", number % NAMESPACES), &format!("pod-{number}")),
+            uid: Uid::default(),
             created: 0,
             node: Some(format!("node-{}", number / PODS_OF_A_NODE).into()),
             addresses: [address(number)].into(),

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_saphyr::Spanned;
 use shunt_model::address::Protocol;
 use shunt_model::object::ObjectKey;
-use shunt_netpolicy::object::{NamedPort, Pod};
+use shunt_netpolicy::object::{NamedPort, Pod, Uid};
 
 use super::answer::ask;
 use super::world::World;
@@ -174,6 +174,7 @@ fn pod(extra: &ExtraPod) -> Result<Pod> {
         extra.labels.iter().map(|(key, value)| (key.as_str().into(), value.as_str().into()));
     Ok(Pod {
         key: ObjectKey::new(&extra.namespace, &extra.name),
+        uid: Uid::default(),
         created: 0,
         node: None,
         addresses: Box::default(),

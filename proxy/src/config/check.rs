@@ -60,6 +60,11 @@ pub fn explain(effective: &Effective, remarks: &[String]) -> String {
     line("network policy", format!("{:?}", effective.network_policy).to_lowercase());
     line("policy's log", if effective.policy_log { "on".into() } else { "off".into() });
     line("new pods", format!("{:?}", effective.new_pods).to_lowercase());
+    let nri = effective.nri_socket.as_ref();
+    line(
+        "NRI socket",
+        nri.map_or_else(|| "not used".to_owned(), |path| path.display().to_string()),
+    );
     line("live connections", format!("{:?}", effective.live_connections).to_lowercase());
     line("bridges shown", format!("{:?}", effective.bridge_netfilter).to_lowercase());
     if effective.mode == Mode::Ipvs {

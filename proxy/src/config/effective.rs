@@ -23,6 +23,9 @@ const VERIFY_INTERVAL: Duration = Duration::from_secs(900);
 /// How much longer than DNS says an address has a name, if nothing else is said: clients keep answers a little longer.
 const DNS_GRACE: Duration = Duration::from_secs(30);
 
+/// Where containerd and CRI-O have their NRI, if nothing else is said (`DefaultSocketPath` of NRI's `pkg/api`).
+const NRI_SOCKET: &str = "/var/run/nri/nri.sock";
+
 /// The effective configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Effective {
@@ -56,6 +59,8 @@ pub struct Effective {
     pub dns_grace: Duration,
     /// What may reach an address of this node's pods whose pod is not known yet.
     pub new_pods: NewPods,
+    /// The container runtime's NRI socket; `None`: not used.
+    pub nri_socket: Option<PathBuf>,
     /// What becomes of live connections that a changed policy does not allow.
     pub live_connections: LiveConnections,
     /// Whether netfilter is made to see what is switched between pods on a bridge.
@@ -123,6 +128,11 @@ impl Effective {
                 None | Some("open") => NewPods::Open,
                 Some("closed") => NewPods::Closed,
                 Some(other) => bail!("shunt.newPods: {other:?} is invalid: open or closed"),
+            },
+            nri_socket: match shunt.nri_socket.as_deref().unwrap_or(NRI_SOCKET) {
+                "" => None,
+                path if path.starts_with('/') => Some(path.into()),
+                other => bail!("shunt.nriSocket: {other:?} is invalid: not an absolute path"),
             },
             live_connections: match shunt.live_connections.as_deref() {
                 None | Some("cut") => LiveConnections::Cut,

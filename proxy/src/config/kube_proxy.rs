@@ -84,6 +84,9 @@ pub struct Shunt {
     /// `open` or `closed`, as `--new-pods`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub new_pods: Option<String>,
+    /// As `--nri-socket`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nri_socket: Option<String>,
     /// `cut` or `keep`, as `--live-connections`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub live_connections: Option<String>,

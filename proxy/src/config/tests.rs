@@ -179,6 +179,7 @@ fn a_file_is_explained() {
         network policy:    auto
         policy's log:      on
         new pods:          open
+        NRI socket:        /var/run/nri/nri.sock
         live connections:  cut
         bridges shown:     auto
         oom_score_adj:     -999

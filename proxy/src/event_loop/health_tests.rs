@@ -77,6 +77,7 @@ async fn program(hangs: bool) -> (bool, Duration) {
         policy: None,
         drops,
         names: mpsc::channel(1).1,
+        nri: mpsc::channel(1).1,
         questions,
         listening,
     };

@@ -16,6 +16,7 @@ use crate::drops::DropEvent;
 use crate::kernel::{KernelEvent, Order, Reason, Synced};
 use crate::ledger::Origin;
 use crate::names::{Named, NamesEvent};
+use crate::nri::{NriEvent, NriState, Outcome, Waited};
 
 impl EventLoop {
     /// The order for the kernel thread of network policy, if there is one.
@@ -53,7 +54,10 @@ impl EventLoop {
                 self.found(Origin::Object(*kind, key.clone()), BTreeSet::new());
             }
             Change::ListDone(kind) => listed = Some(*kind),
-            Change::ListStarted(_) => {}
+            Change::ListStarted(_)
+            | Change::SandboxStarted(_)
+            | Change::SandboxStopped(_)
+            | Change::Sandboxes(_) => {}
         }
         policy.take(change, now);
         // After a list: objects that it did not name have no problems any more.
@@ -106,6 +110,37 @@ impl EventLoop {
             NamesEvent::State(problem) => {
                 self.found(Origin::DomainNames, problem.into_iter().collect());
             }
+        }
+    }
+
+    /// Takes in what the container runtime says of this node's pods.
+    pub(super) fn policy_nri(&mut self, event: NriEvent, now: Instant) {
+        let Some(policy) = &mut self.policy else { return };
+        match &event {
+            NriEvent::State(state) => {
+                self.metrics.nri_connected(matches!(state, NriState::Connected(_)));
+                match state {
+                    NriState::Connected(runtime) => {
+                        info!(runtime, "the container runtime tells of new pods before they start");
+                    }
+                    NriState::Absent => info!("no container runtime tells of new pods (NRI)"),
+                    NriState::Failed(_) => {}
+                }
+            }
+            NriEvent::Waited(Waited { pod, outcome, took }) => {
+                self.metrics.nri_waited(*outcome, *took);
+                let took_ms = format_args!("{:.3}", took.as_secs_f64() * 1e3);
+                match outcome {
+                    Outcome::Overdue => warn!(
+                        %pod, took_ms, "a new pod starts before its network policies are in the kernel"
+                    ),
+                    _ => debug!(%pod, took_ms, outcome = outcome.word(), "a new pod starts"),
+                }
+            }
+            NriEvent::All(_) | NriEvent::Started(..) | NriEvent::Stopped(_) => {}
+        }
+        if let Some(problems) = policy.take_nri(event, now) {
+            self.found(Origin::Nri, problems);
         }
     }
 

@@ -7,8 +7,11 @@ use prometheus_client::registry::{Registry, Unit};
 
 use shunt_netpolicy_nftables::kernel::Dropped;
 
+use std::time::Duration;
+
 use super::{Label, Metrics, Seconds};
 use crate::kernel::{Reason, Synced};
+use crate::nri::Outcome;
 use crate::policy::DropRecord;
 use crate::status::PolicyStatus;
 
@@ -21,6 +24,9 @@ pub(super) struct OfPolicy {
     latency: Seconds<50>,
     dropped: Family<Label, Counter>,
     logged: Family<Vec<(&'static str, String)>, Counter>,
+    nri_connected: Gauge,
+    nri_sandboxes: Family<Label, Counter>,
+    nri_wait: Seconds<200>,
 }
 
 impl OfPolicy {
@@ -36,6 +42,15 @@ impl OfPolicy {
         own.register("policy_dropped_packets", help, self.dropped.clone());
         let help = "Logged drops, by what denied them and policy; at most 200 policies are named";
         own.register("policy_logged_drops", help, self.logged.clone());
+        let help = "Whether the container runtime tells of new pods before they start";
+        own.register("nri_connected", help, self.nri_connected.clone());
+        for outcome in Outcome::ALL {
+            drop(self.nri_sandboxes.get_or_create(&[("outcome", outcome.word())]));
+        }
+        let help = "New pods that the container runtime has told of, by why they went on";
+        own.register("nri_sandboxes", help, self.nri_sandboxes.clone());
+        let help = "How long new pods waited until the kernel held their policies";
+        own.register_with_unit("nri_wait", help, Unit::Seconds, self.nri_wait.0.clone());
         let help = "From the receipt of an event to the end of network policy's transaction";
         let latency = self.latency.0.clone();
         own.register_with_unit("policy_event_to_commit", help, Unit::Seconds, latency);
@@ -86,6 +101,19 @@ impl Metrics {
         for policy in &record.policies {
             let labels = vec![("denied", record.denied.to_owned()), ("policy", policy.clone())];
             self.of_policy.logged.get_or_create(&labels).inc();
+        }
+    }
+
+    /// The container runtime tells of new pods, or does not.
+    pub fn nri_connected(&self, connected: bool) {
+        self.of_policy.nri_connected.set(connected.into());
+    }
+
+    /// A new pod has waited.
+    pub fn nri_waited(&self, outcome: Outcome, took: Duration) {
+        self.of_policy.nri_sandboxes.get_or_create(&[("outcome", outcome.word())]).inc();
+        if outcome != Outcome::NoAddress {
+            self.of_policy.nri_wait.0.observe(took.as_secs_f64());
         }
     }
 

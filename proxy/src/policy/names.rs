@@ -12,6 +12,7 @@ use shunt_netpolicy_nftables::kernel::Learnt;
 use tokio::sync::mpsc;
 use tracing::warn;
 
+use super::waiting::WaitingList;
 use crate::names::{Asked, Named, Names as Thread, NamesEvent};
 
 /// How many pairs of an address and a name are held. A pod may ask for as many as it likes.
@@ -51,9 +52,8 @@ pub(super) struct Names {
     /// When the next one ends.
     next: Option<Instant>,
     changed: BTreeMap<(IpAddr, u32), Option<Instant>>,
-    /// Answers that wait: for the next order, or for one with a number.
-    held: Vec<u32>,
-    ordered: Vec<(u64, u32)>,
+    /// Answers that wait.
+    held: WaitingList<u32>,
     full: bool,
 }
 
@@ -70,8 +70,7 @@ impl Names {
             count: 0,
             next: None,
             changed: BTreeMap::new(),
-            held: Vec::new(),
-            ordered: Vec::new(),
+            held: WaitingList::default(),
             full: false,
         }
     }
@@ -196,14 +195,11 @@ impl Names {
 
     /// All that is known was ordered with this number, and the kernel holds what was ordered with that one.
     pub(super) fn release(&mut self, ordered: u64, synced: u64) {
-        self.ordered.extend(self.held.drain(..).map(|held| (ordered, held)));
-        self.ordered.retain(|(number, held)| {
-            let waits = *number > synced;
-            if let (false, Some(thread)) = (waits, &self.thread) {
-                thread.release(*held);
+        for held in self.held.release(ordered, synced) {
+            if let Some(thread) = &self.thread {
+                thread.release(held);
             }
-            waits
-        });
+        }
     }
 
     /// Notes until when an address has a name; whether the name is new to it.

@@ -1,11 +1,16 @@
 use std::sync::Arc;
 
 use shunt_netpolicy::cluster::{Action, ActionRule, ClusterNetworkPolicy, PeerNode, Tier};
-use shunt_netpolicy::object::{NetworkPolicy, Peer, Pod, Rule};
+use shunt_netpolicy::object::{NetworkPolicy, Peer, Pod, Rule, Uid};
+use shunt_netpolicy::sandbox::Sandbox;
 use shunt_netpolicy::selector::{Labels, Selector};
 use shunt_netpolicy::snapshot::Object;
 
+use tokio::sync::oneshot;
+
 use super::*;
+use crate::backend::SyncReport;
+use crate::kernel::{Reason, Synced};
 
 fn applied(object: Object) -> Change {
     Change::Applied { object, problems: Vec::new() }
@@ -20,6 +25,7 @@ fn policy() -> Change {
 fn pod(last: u8) -> Change {
     applied(Object::Pod(Pod {
         key: ObjectKey::new("x", &format!("pod-{last}")),
+        uid: Uid::default(),
         created: 0,
         node: Some("here".into()),
         addresses: [[10, 0, 0, last].into()].into(),
@@ -109,4 +115,66 @@ fn nodes_are_asked_for_while_a_policy_speaks_of_them() {
     let order = planner.order(now).expect("an order");
     assert!(order.delta.table.peers.values().all(Option::is_none));
     assert_eq!(*seen.borrow(), Wanted::default());
+}
+
+#[test]
+fn a_new_pod_waits_until_the_kernel_holds_what_was_ordered_for_it() {
+    let (wanted, _seen) = watch::channel(Wanted::default());
+    let mut planner = PolicyPlanner::new("here", Demand::Told(wanted));
+    let now = Instant::now();
+    let start = |planner: &mut PolicyPlanner, last: u8| {
+        let Change::Applied { object: Object::Pod(pod), .. } = pod(last) else { panic!("a pod") };
+        let (done, waits) = oneshot::channel();
+        let sandbox = Sandbox { id: last.to_string().into(), pod };
+        assert_eq!(planner.take_nri(NriEvent::Started(sandbox, done), now), None);
+        waits
+    };
+    let synced = |order| Synced {
+        reason: Reason::Change,
+        order,
+        services: 0,
+        began: now,
+        latency: None,
+        report: SyncReport::default(),
+    };
+    planner.take_addresses(&BTreeSet::from([[192, 168, 0, 1].into()]), now);
+    let mut early = start(&mut planner, 1);
+    assert!(planner.order(now).is_none());
+    planner.release();
+    assert!(early.try_recv().is_err(), "policies are not known yet");
+
+    list(&mut planner, Kind::NetworkPolicy, vec![policy()]);
+    list(&mut planner, Kind::ClusterNetworkPolicy, Vec::new());
+    list(&mut planner, Kind::Namespace, Vec::new());
+    assert!(planner.order(now).is_none(), "pods are not known yet");
+    planner.release();
+    assert!(early.try_recv().is_err());
+    list(&mut planner, Kind::Pod, Vec::new());
+    let first = planner.order(now).expect("an order");
+    assert_eq!(first.delta.table.locals.len(), 1, "the API server does not know it yet");
+    planner.release();
+    assert!(early.try_recv().is_err(), "the kernel does not hold it yet");
+    planner.synced(&synced(first.number));
+    planner.release();
+    assert_eq!(early.try_recv(), Ok(()));
+
+    let mut next = start(&mut planner, 2);
+    let order = planner.order(now).expect("an order");
+    planner.release();
+    assert!(next.try_recv().is_err());
+    planner.synced(&synced(order.number));
+    planner.release();
+    assert_eq!(next.try_recv(), Ok(()));
+    // What the API server says of it then is nothing new.
+    planner.take(pod(2), now);
+    assert!(planner.order(now).is_none());
+
+    let key = ObjectKey::new("x", "deny");
+    planner.take(Change::Deleted { kind: Kind::NetworkPolicy, key }, now);
+    let last = planner.order(now).expect("an order");
+    planner.synced(&synced(last.number));
+    let mut free = start(&mut planner, 3);
+    assert!(planner.order(now).is_none(), "there is no policy");
+    planner.release();
+    assert_eq!(free.try_recv(), Ok(()));
 }

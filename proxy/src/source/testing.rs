@@ -52,6 +52,8 @@ fn told_policy(change: &shunt_netpolicy::snapshot::Change) -> Option<String> {
             Some(format!("+ {} {}{wrong}", object.kind(), object.key()))
         }
         Change::Deleted { kind, key } => Some(format!("- {kind} {key}")),
+        // No source of objects has them.
+        Change::SandboxStarted(_) | Change::SandboxStopped(_) | Change::Sandboxes(_) => None,
     }
 }
 

@@ -283,6 +283,7 @@ pub struct ServiceCidrSpec {
 struct Metadata {
     name: Option<String>,
     namespace: Option<String>,
+    uid: Option<String>,
     labels: Option<BTreeMap<String, String>>,
     annotations: Option<BTreeMap<String, String>>,
     resource_version: Option<String>,
@@ -296,6 +297,7 @@ fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D:
     Ok(ObjectMeta {
         name: kept.name,
         namespace: kept.namespace,
+        uid: kept.uid,
         labels: kept.labels,
         annotations: kept.annotations,
         resource_version: kept.resource_version,

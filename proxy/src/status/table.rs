@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::in_kernel::InKernel;
-use super::{DroppedStatus, FrontendRow, PolicyStatus, Status};
+use super::{DroppedStatus, FrontendRow, NewPodsStatus, PolicyStatus, Status};
 
 /// What is printed.
 #[derive(Clone, Debug)]
@@ -168,14 +168,17 @@ fn of_policy(policy: &PolicyStatus) -> Vec<(&'static str, String)> {
         0 => String::new(),
         names => format!(", {names} addresses have domain names"),
     };
-    let (policies, isolated) = (policy.policies, policy.isolated);
+    let (policies, isolated, pods) = (policy.policies, policy.isolated, policy.pods);
     let mut lines = vec![
         (
             "policy",
-            format!("{policies} policies isolate {isolated} addresses here{names}{audit}{closed}"),
+            format!(
+                "{policies} policies isolate {isolated} addresses here, {pods} pods are watched{names}{audit}{closed}"
+            ),
         ),
         ("dropped", format!("{ingress} by ingress, {egress} by egress, {unknown} of unknown pods")),
     ];
+    lines.extend(policy.new_pods.as_ref().map(|pods| ("new pods", new_pods(pods))));
     let mut most: Vec<_> = policy.logged_by_policy.iter().collect();
     most.sort_by_key(|(name, count)| (std::cmp::Reverse(**count), (*name).clone()));
     let most: Vec<_> = most.iter().take(5).map(|(name, count)| format!("{name} {count}")).collect();
@@ -183,6 +186,20 @@ fn of_policy(policy: &PolicyStatus) -> Vec<(&'static str, String)> {
         lines.push(("logged", most.join(", ")));
     }
     lines
+}
+
+fn new_pods(pods: &NewPodsStatus) -> String {
+    let NewPodsStatus { runtime, failure, programmed, overdue, no_address } = pods;
+    let who = match (runtime, failure) {
+        (Some(runtime), _) => format!("{runtime} tells of them before they start"),
+        (None, Some(failure)) => format!("the container runtime does not tell of them: {failure}"),
+        (None, None) => "no container runtime tells of them".to_owned(),
+    };
+    let counts = format!("{programmed} had their policies in time, {overdue} had not");
+    match no_address {
+        0 => format!("{who}; {counts}"),
+        _ => format!("{who}; {counts}, {no_address} had no address"),
+    }
 }
 
 fn synced(status: &Status) -> String {

@@ -16,7 +16,7 @@ use crate::cluster::{Action, ActionRule, ClusterNetworkPolicy, PeerNode, Tier};
 use crate::domain::DomainName;
 use crate::object::{
     Block, NAMESPACE_NAME, NamedPort, Namespace, NetworkPolicy, Peer, Pod, PortMatch, PortNumber,
-    Rule,
+    Rule, Uid,
 };
 use crate::selector::{Labels, Operator, Requirement, Selector};
 
@@ -118,6 +118,7 @@ fn pod() -> impl Strategy<Value = Pod> {
     (key(), weighted(0.9, select(&NODES[..])), addresses, rest).prop_map(
         |(key, node, addresses, (created, host_network, labels, ports))| Pod {
             key,
+            uid: Uid::default(),
             created,
             node: node.map(Arc::from),
             addresses: addresses.iter().map(|text| text.parse().expect("an address")).collect(),

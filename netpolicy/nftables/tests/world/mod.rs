@@ -6,7 +6,7 @@ use shunt_model::address::Protocol;
 use shunt_model::object::ObjectKey;
 use shunt_netpolicy::cluster::{Action, ActionRule, ClusterNetworkPolicy, Tier};
 use shunt_netpolicy::object::{
-    Block, NamedPort, NetworkPolicy, Peer, Pod, PortMatch, PortNumber, Rule,
+    Block, NamedPort, NetworkPolicy, Peer, Pod, PortMatch, PortNumber, Rule, Uid,
 };
 use shunt_netpolicy::selector::{Operator, Requirement, Selector};
 
@@ -20,6 +20,7 @@ pub(crate) fn pod(
     let http = |protocol| NamedPort { name: "http".into(), protocol, port: 8080 };
     Pod {
         key: ObjectKey::new(namespace, name),
+        uid: Uid::default(),
         created: 0,
         node: Some(node.into()),
         addresses: addresses.iter().map(|text| text.parse().expect("an address")).collect(),

@@ -6,11 +6,12 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 use shunt_model::problem::Kind;
 use shunt_netpolicy::object::{
     Block, NAMESPACE_NAME, NamedPort, Namespace, NetworkPolicy, Peer, Pod, PortMatch, PortNumber,
-    Rule,
+    Rule, Uid,
 };
 use shunt_netpolicy::selector::{Labels, Operator, Requirement, Selector};
 use shunt_netpolicy::snapshot::Object;
@@ -60,6 +61,7 @@ impl Converter {
         let ports = self.named_ports(&wire.spec);
         let pod = Pod {
             key,
+            uid: uid(&wire.metadata),
             created: created.map_or(0, |time| time.0.as_second()),
             node: wire.spec.node_name.as_deref().map(|node| self.names.shared(node)),
             addresses: addresses.into(),
@@ -122,6 +124,15 @@ impl Converter {
         let policy = NetworkPolicy { key, pods, ingress, egress };
         report.converted(Some(Object::Policy(policy)))
     }
+}
+
+/// The `uid` that the container runtime knows. A mirror pod stands in the API for a pod that the kubelet has from a file, and
+/// names that one's in an annotation.
+fn uid(metadata: &ObjectMeta) -> Uid {
+    let mirror = metadata.annotations.iter().flatten();
+    let mirror =
+        mirror.filter(|(key, _)| *key == "kubernetes.io/config.mirror").map(|(_, uid)| uid);
+    mirror.chain(&metadata.uid).next().map_or_else(Uid::default, |uid| Uid::of(uid))
 }
 
 fn pod_addresses(status: &wire::PodStatus, report: &mut Report) -> Vec<IpAddr> {
