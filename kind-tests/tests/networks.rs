@@ -15,6 +15,8 @@ use anyhow::{Context, Result, anyhow, ensure};
 use shunt_cluster::Network;
 use shunt_kind_tests::guest::{self, Clock};
 use shunt_kind_tests::scenario::{Played, Scenario};
+use shunt_netpolicy_nftables::kernel::switched;
+use shunt_netpolicy_nftables::layout::Switched;
 
 /// Every kind of frontend, both families alone and together, traffic policies, masquerade, hairpin, affinity, UDP,
 /// refusals, live connections, and policy's truth table.
@@ -53,7 +55,6 @@ const NOT_ON: &[(Network, &[&str], &str)] = &[
         SAME_LINK,
         "a client on the endpoint's own link gets the reply past the node",
     ),
-    (Network::BridgeUnseen, OF_POLICY, "policy does not see what is switched"),
     (
         Network::Macvlan,
         SAME_LINK,
@@ -263,8 +264,12 @@ fn services_and_policies_on_every_network() -> Result<()> {
     if Clock::of_this_guest().is_some() {
         return Ok(());
     }
-    let (here, elsewhere): (Vec<_>, Vec<_>) =
-        Network::ALL.into_iter().partition(|network| network.is_possible_here());
+    // What netfilter does not see on a bridge is judged wholly only where connections are tracked there.
+    let tracks = switched()? == Some(Switched::Tracked);
+    let is_whole = |network: Network| network != Network::BridgeUnseen || tracks;
+    let (here, elsewhere): (Vec<_>, Vec<_>) = Network::ALL
+        .into_iter()
+        .partition(|network| network.is_possible_here() && is_whole(*network));
     let mut in_guest: Vec<_> =
         Network::ALL.iter().map(|network| format!("{}::ipvs", module(*network))).collect();
     in_guest.extend(elsewhere.iter().map(|network| format!("{}::nftables", module(*network))));

@@ -14,6 +14,7 @@ use anyhow::anyhow;
 use serde::Serialize;
 use shunt_nftables::ruleset;
 
+pub(crate) use self::links::Instead;
 use crate::cli::{self, DoctorArgs, Output};
 use crate::failure::Failure;
 use crate::links::{BridgeNetfilter, Link};
@@ -108,11 +109,17 @@ pub fn examine() -> Vec<Finding> {
 }
 
 /// What keeps packets between pods of this machine from us, in words.
-pub(crate) fn unseen_pods(links: &[Link], netfilter: BridgeNetfilter) -> Vec<String> {
+pub(crate) fn unseen_pods(
+    links: &[Link],
+    netfilter: BridgeNetfilter,
+    instead: Instead,
+) -> Vec<String> {
+    let found = links::bridged(links, netfilter, || instead).into_iter();
+    let wrong = found.filter(|finding| finding.severity != Severity::Note);
     let text = |Finding { what, consequence, remedy, .. }| {
         format!("{what}: {consequence}; to do: {remedy}")
     };
-    links::bridged(links, netfilter).into_iter().map(text).collect()
+    wrong.map(text).collect()
 }
 
 fn print(found: &[Finding]) -> String {

@@ -319,8 +319,11 @@ impl EventLoop {
             Event::Source(SourceEvent::Triggered(at)) => {
                 self.metrics.triggered(self.planner.ordered() + 1, at);
             }
-            Event::Source(SourceEvent::Network { problems }) => {
+            Event::Source(SourceEvent::Network { problems, switched }) => {
                 self.found(Origin::Network, problems.into_iter().collect());
+                if let (Some(switched), Some(policy)) = (switched, &mut self.policy) {
+                    policy.take_switched(switched, now);
+                }
             }
             Event::Source(SourceEvent::FileProblems { file, problems }) => {
                 let texts = problems.iter().map(ToString::to_string).collect();

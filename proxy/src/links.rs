@@ -128,6 +128,11 @@ impl BridgeNetfilter {
     }
 }
 
+/// Whether there is a bridge with pods whose packets netfilter does not see.
+pub(crate) fn any_unseen(links: &[Link], netfilter: BridgeNetfilter) -> bool {
+    bridges(links).any(|(bridge, _)| netfilter.unseen(bridge).next().is_some())
+}
+
 /// The name of the sysctl of a family.
 pub(crate) const fn sysctl(family: Family) -> &'static str {
     match family {

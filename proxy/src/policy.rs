@@ -20,6 +20,7 @@ use shunt_netpolicy::snapshot::{Change, Snapshot};
 use shunt_netpolicy::store::{Dirty, Store};
 use shunt_netpolicy_nftables::drop_log::DroppedPacket;
 use shunt_netpolicy_nftables::kernel::{self, Dropped};
+use shunt_netpolicy_nftables::layout::Switched;
 use tokio::sync::{mpsc, watch};
 
 use self::closed::Closed;
@@ -53,6 +54,9 @@ pub struct PolicyPlanner {
     /// The addresses of this machine, once they are known.
     own: Option<BTreeSet<IpAddr>>,
     own_is_new: bool,
+    /// How what is switched on bridges is judged, once there are pods on such that hooks of IP do not see.
+    switched: Option<Switched>,
+    switched_is_new: bool,
     dirty: Dirty,
     /// When the oldest event that is not in the table yet was received.
     oldest: Option<Instant>,
@@ -91,6 +95,8 @@ impl PolicyPlanner {
             demand,
             own: None,
             own_is_new: false,
+            switched: None,
+            switched_is_new: false,
             dirty: Dirty::default(),
             oldest: None,
             ordered: 0,
@@ -245,6 +251,15 @@ impl PolicyPlanner {
         }
     }
 
+    /// Takes in that there are pods on bridges that hooks of IP do not see, and how what is switched there is judged.
+    pub fn take_switched(&mut self, switched: Switched, received: Instant) {
+        if self.switched != Some(switched) {
+            self.switched = Some(switched);
+            self.switched_is_new = true;
+            self.oldest.get_or_insert(received);
+        }
+    }
+
     /// The keys of a kind that the store holds.
     #[must_use]
     pub fn holds(&self, kind: Kind, key: &ObjectKey) -> bool {
@@ -292,7 +307,8 @@ impl PolicyPlanner {
             self.dirty.merge(names.expire(&mut self.snapshot, now));
         }
         let learnt_is_new = self.names.as_ref().is_some_and(Names::has_changes);
-        if self.dirty.is_empty() && !self.own_is_new && !learnt_is_new {
+        let switched_is_new = std::mem::take(&mut self.switched_is_new);
+        if self.dirty.is_empty() && !self.own_is_new && !learnt_is_new && !switched_is_new {
             return None;
         }
         let dirty = std::mem::take(&mut self.dirty);
@@ -314,13 +330,20 @@ impl PolicyPlanner {
         let since = self.oldest.take().unwrap_or(now);
         let nothing =
             table.is_empty() && pod_networks.is_none() && known.is_empty() && learnt.is_empty();
-        if nothing && own.is_none() && !first {
+        if nothing && own.is_none() && !switched_is_new && !first {
             return None;
         }
         self.ordered += 1;
         Some(Order {
             number: self.ordered,
-            delta: kernel::Change { table, own, pod_networks, known, learnt },
+            delta: kernel::Change {
+                table,
+                own,
+                pod_networks,
+                known,
+                learnt,
+                switched: self.switched,
+            },
             since,
         })
     }

@@ -111,6 +111,7 @@ fn open_policy(effective: &Effective) -> Result<Option<PolicyKernel>, Failure> {
                 log: log.is_some(),
                 audit: mode == NetworkPolicy::Audit,
                 closed: effective.new_pods == NewPods::Closed,
+                switched: None,
             };
             let keep_connections = effective.live_connections == LiveConnections::Keep;
             let table = table.with(Options { variant, keep_connections });
@@ -287,7 +288,7 @@ async fn start_sources(
     changes: mpsc::Sender<SourceEvent>,
     tasks: &mut JoinSet<Result<(), Failure>>,
 ) -> Result<(String, Option<mpsc::Sender<Report>>), Failure> {
-    let mut network = Network::new(effective.bridge_netfilter);
+    let mut network = Network::new(effective.bridge_netfilter, wanted.is_some());
     let out = changes.clone();
     tasks.spawn(async {
         // Before the machine's addresses, without which nothing is done.

@@ -10,7 +10,7 @@ use crate::counting::Count;
 use crate::declaration::{SetType, set_type};
 use crate::element::{Element, Key, Place, Target, Value, decode_endpoint, decode_key};
 use crate::expression::NFT_GOTO;
-use crate::message::{INET, INTERVAL_END, OURS, SET_ANONYMOUS, Table};
+use crate::message::{INTERVAL_END, OURS, SET_ANONYMOUS, Table};
 use crate::name::SetId;
 use crate::userdata;
 
@@ -43,7 +43,7 @@ pub(crate) fn read_table(payload: &[u8]) -> TableInfo {
 
 /// Whether an answer is about a table, and its attributes if so.
 fn of_table(table: Table, payload: &[u8]) -> Option<Vec<Attribute<'_>>> {
-    if payload.first() != Some(&INET) {
+    if payload.first() != Some(&table.family) {
         return None;
     }
     let all: Vec<_> = body(payload).collect();
@@ -331,6 +331,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::message::INET;
 
     proptest! {
         #[test]

@@ -11,5 +11,5 @@ pub use crate::message::{Elements, Table, kind};
 pub use crate::readback::table;
 pub use crate::report::Report;
 pub use crate::rule::{Chain, Hook, Rule, fingerprint};
-pub use crate::session::{Session, rejected};
+pub use crate::session::{Session, accepts, rejected};
 pub use crate::userdata::{concat_map, concat_set, number_set, plain_map, plain_set};

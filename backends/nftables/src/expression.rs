@@ -71,6 +71,8 @@ pub enum Rejection {
 pub enum Expression<S = SetId> {
     /// `meta nfproto` is this family: the rule is for its packets only.
     FamilyIs(Family),
+    /// `meta protocol` is this family: the same in a table of family `bridge`.
+    SwitchedFamilyIs(Family),
     /// `meta l4proto` is this number.
     ProtocolIs(u8),
     /// `meta l4proto { tcp, udp, sctp }`, by an anonymous set of the rule.
@@ -136,6 +138,8 @@ pub enum Expression<S = SetId> {
     NeighbourDiscovery,
     /// `tcp flags & (syn | ack) != syn`: not the first packet of a connection.
     NotFirstOfTcp,
+    /// `tcp flags & (syn | ack) == syn`: the first packet of a connection.
+    FirstOfTcp,
     /// `numgen random mod N`
     Random(Register, u32),
     /// `jhash ... mod N seed S` of so many bytes in registers.

@@ -20,8 +20,9 @@ use crate::userdata;
 
 /// `NFNL_SUBSYS_NFTABLES`.
 pub(crate) const SUBSYSTEM: u16 = 10;
-/// `NFPROTO_INET`.
+/// `NFPROTO_INET`, `NFPROTO_BRIDGE`.
 pub(crate) const INET: u8 = 1;
+const BRIDGE: u8 = 7;
 /// `NLM_F_CREATE`, `NLM_F_APPEND`.
 const CREATE: u16 = 0x400;
 const APPEND: u16 = 0x800;
@@ -82,21 +83,35 @@ pub(crate) fn table_comment(forwarding: Forwarding) -> String {
     format!("{TABLE_COMMENT}{:016x}", layout_fingerprint(forwarding))
 }
 
-/// The messages about one table of family `inet`.
-#[derive(Clone, Copy, Debug)]
+/// The messages about one table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Table {
     /// Its name.
     pub name: &'static str,
+    /// `NFPROTO_*`.
+    pub(crate) family: u8,
 }
 
 /// The table of Services.
-pub(crate) const OURS: Table = Table { name: TABLE };
+pub(crate) const OURS: Table = Table::inet(TABLE);
 
 impl Table {
+    /// One of family `inet`.
+    #[must_use]
+    pub const fn inet(name: &'static str) -> Self {
+        Self { name, family: INET }
+    }
+
+    /// One of family `bridge`: for what is switched.
+    #[must_use]
+    pub const fn bridge(name: &'static str) -> Self {
+        Self { name, family: BRIDGE }
+    }
+
     /// A message of a kind, with the family header and the table's name.
     fn message(self, kind: u16, flags: u16) -> Message {
         let mut message = Message::new(SUBSYSTEM << 8 | kind, flags);
-        message.raw(&nfnetlink(INET, 0));
+        message.raw(&nfnetlink(self.family, 0));
         message.text(1, self.name);
         message
     }
@@ -155,7 +170,7 @@ impl Table {
         out
     }
 
-    fn delete_chain(self, name: &str) -> Message {
+    pub(crate) fn delete_chain(self, name: &str) -> Message {
         let mut out = self.message(kind::DELCHAIN, 0);
         out.text(3, name);
         out

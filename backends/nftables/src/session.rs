@@ -64,16 +64,28 @@ impl Session {
     /// # Errors
     /// If another process that lives has it, or the kernel refuses.
     pub fn adopt(&mut self, table: &TableInfo) -> Result<(), Error> {
-        if table.owner != 0 && table.owner != self.socket.port() {
-            return Err(Error::Owned { table: self.table.name, port: table.owner });
+        self.adopt_all(&[(self.table, table)])
+    }
+
+    /// The same of several tables that are written together.
+    ///
+    /// # Errors
+    /// As for one.
+    pub fn adopt_all(&mut self, tables: &[(Table, &TableInfo)]) -> Result<(), Error> {
+        let mut all_owned = true;
+        for (ours, table) in tables {
+            if table.owner != 0 && table.owner != self.socket.port() {
+                return Err(Error::Owned { table: ours.name, port: table.owner });
+            }
+            // The kernel takes the owner's flag away when the owner ends, and leaves the other.
+            let owned = table.flags & PERSIST != 0;
+            if owned && table.owner == 0 {
+                let adopt = [ours.adopt()];
+                self.commit(&adopt, |_| Ok(true))?.map_err(|rejections| rejected(&rejections))?;
+            }
+            all_owned &= owned;
         }
-        // The kernel takes the owner's flag away when the owner ends, and leaves the other.
-        let owned = table.flags & PERSIST != 0;
-        if owned && table.owner == 0 {
-            let adopt = [self.table.adopt()];
-            self.commit(&adopt, |_| Ok(true))?.map_err(|rejections| rejected(&rejections))?;
-        }
-        self.set_owned(owned)
+        self.set_owned(all_owned)
     }
 
     /// Makes the table by what `transaction` says for one that is owned or not: owned, if that
@@ -213,5 +225,29 @@ pub fn rejected(rejections: &[Rejection]) -> Error {
         Some(Rejection { errno: Errno::EPERM, message: None, .. }) => Error::Permission,
         Some(first) => Error::Rejected { errno: first.errno, detail: first.detail.clone() },
         None => Error::Lost,
+    }
+}
+
+/// Whether the kernel would make all of this: it is asked in a transaction that ends with something it must refuse, so
+/// nothing is changed.
+///
+/// # Errors
+/// If the kernel's nftables cannot be written to.
+pub fn accepts(table: Table, messages: Vec<Message>) -> Result<bool, Error> {
+    let mut socket = Socket::open(NETLINK_NETFILTER)?;
+    let mut batch = Batch::new(&mut socket, SUBSYSTEM, None);
+    for message in messages {
+        batch.push(&mut socket, message);
+    }
+    // There is no such chain.
+    let refused = batch.push(&mut socket, table.delete_chain("probe-of-nothing"));
+    match batch.send(&mut socket, SUBSYSTEM)? {
+        BatchOutcome::Rejected(rejections) => {
+            if rejections.iter().any(|rejection| rejection.message.is_none()) {
+                return Err(rejected(&rejections));
+            }
+            Ok(rejections.iter().all(|rejection| rejection.message.is_some_and(|n| n >= refused)))
+        }
+        BatchOutcome::Committed | BatchOutcome::Unknown => Err(Error::Lost),
     }
 }

@@ -25,7 +25,7 @@ use crate::packet::parts;
 
 /// The queue, and the group of the log, that answers come by.
 pub const QUEUE: u16 = 21_321;
-const OURS: Table = Table { name: "shunt-names" };
+const OURS: Table = Table::inet("shunt-names");
 const COMMENT: &str = "shunt domain names, layout ";
 /// Before the policy's own chain.
 const PRIORITY: i32 = 80;

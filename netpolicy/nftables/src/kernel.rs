@@ -12,18 +12,18 @@ use shunt_netlink::{Pulse, Socket};
 use shunt_netpolicy::object::Direction;
 use shunt_netpolicy::table::{Delta, Packet, Table, Verdict};
 pub use shunt_nftables::codec::{Error, Report};
-use shunt_nftables::codec::{Session, rejected};
+use shunt_nftables::codec::{Session, Table as NftTable, accepts, rejected};
 
 use crate::element::Key;
 use crate::installed::{Counts, Installed, Steps};
-use crate::layout::{Denial, Variant};
+use crate::layout::{self, Denial, Switched, Variant};
 use crate::live::{Walked, Walker, Watch};
 use crate::lower::{Beside, Operation, Wanted};
 use crate::name::SetId;
 use crate::planned::Planned;
-use crate::readback::{self, ReadBack};
+use crate::readback::{self, Found, ReadBack};
 use crate::text::fresh;
-use crate::transaction::{self, OURS};
+use crate::transaction::{self, BRIDGE, OURS};
 
 /// A change of what is to be enforced.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,6 +39,8 @@ pub struct Change {
     pub known: BTreeMap<IpAddr, bool>,
     /// Domain names that DNS has given to addresses, by their numbers, and until when; `None`: not any more.
     pub learnt: BTreeMap<(IpAddr, u32), Option<Instant>>,
+    /// There are pods on bridges that IP's hooks do not see, and how they are judged. It stays so for this run.
+    pub switched: Option<Switched>,
 }
 
 /// What an operator chooses.
@@ -69,6 +71,7 @@ impl Change {
         self.pod_networks = later.pod_networks.or(self.pod_networks.take());
         self.known.extend(later.known);
         self.learnt.extend(later.learnt);
+        self.switched = later.switched.or(self.switched);
     }
 }
 
@@ -225,7 +228,12 @@ impl PolicyTable {
     fn try_sync(&mut self, change: Change, report: &mut Report) -> Result<(), Error> {
         let started = Instant::now();
         let before = self.beside.clone();
-        let Change { table, own, pod_networks, known, learnt } = change;
+        let Change { table, own, pod_networks, known, learnt, switched } = change;
+        if switched.is_some() && switched != self.options.variant.switched {
+            self.options.variant.switched = switched;
+            // Other tables are needed, but where none are.
+            self.installed.take_if(|installed| installed.is_some());
+        }
         self.watch(table.tightened.iter().copied());
         self.take_beside(own, pod_networks, known, learnt);
         self.beside.watched.retain(|address| table.keeps_local(&self.table, *address));
@@ -291,31 +299,39 @@ impl PolicyTable {
                 Ok(())
             }
             ReadBack::Nothing => self.create(None, !nothing_there, report),
-            ReadBack::Unfit(_, table) | ReadBack::Ours(_, table) if !needed => {
-                self.session.adopt(&table)?;
-                self.remove(report)
+            ReadBack::Unfit(_, found) | ReadBack::Ours(_, found) if !needed => {
+                let tables = self.adopt(&found)?;
+                self.remove(&tables, report)
             }
-            ReadBack::Unfit(reason, table) => {
-                self.session.adopt(&table)?;
-                self.create(Some(reason), true, report)
+            ReadBack::Unfit(reason, found) => {
+                let tables = self.adopt(&found)?;
+                self.create(Some((reason, tables)), true, report)
             }
-            ReadBack::Ours(installed, table) => {
-                self.session.adopt(&table)?;
+            ReadBack::Ours(installed, found) => {
+                self.adopt(&found)?;
                 self.repair(*installed, report)
             }
         }
+    }
+
+    /// Takes over the tables that are there; returns which.
+    fn adopt(&mut self, found: &Found) -> Result<Vec<NftTable>, Error> {
+        let tables: Vec<_> = found.iter().map(|(table, info)| (*table, info)).collect();
+        self.session.adopt_all(&tables)?;
+        Ok(tables.into_iter().map(|(table, _)| table).collect())
     }
 
     /// Makes the table, or replaces one of another layout. Whether connections were allowed before
     /// is not known then, unless nothing was isolated before and each change since was told.
     fn create(
         &mut self,
-        replaced: Option<&'static str>,
+        replaced: Option<(&'static str, Vec<NftTable>)>,
         unknown_before: bool,
         report: &mut Report,
     ) -> Result<(), Error> {
         let started = Instant::now();
-        report.rebuilt = Some(replaced.unwrap_or("there was no table"));
+        let (reason, replaced) = replaced.unwrap_or(("there was no table", Vec::new()));
+        report.rebuilt = Some(reason);
         if unknown_before {
             self.watch(self.table.locals.keys().copied().collect::<Vec<_>>());
         }
@@ -325,12 +341,12 @@ impl PolicyTable {
         drop(wanted);
         report.diff += started.elapsed();
         let started = Instant::now();
-        let made = self.make(replaced.is_some(), &steps);
+        let made = self.make(&replaced, &steps);
         if made.is_err() && self.options.variant.log {
             // Policy holds also where the kernel has no log.
             self.options.variant.log = false;
             report.rebuilt = Some("the kernel refuses the log of drops: it is made without");
-            self.make(replaced.is_some(), &steps)?;
+            self.make(&replaced, &steps)?;
         } else {
             made?;
         }
@@ -367,10 +383,10 @@ impl PolicyTable {
         Steps::between(installed, &Wanted::full(&self.table, &self.beside, installed))
     }
 
-    fn make(&mut self, replace: bool, steps: &Steps) -> Result<(), Error> {
+    fn make(&mut self, replaced: &[NftTable], steps: &Steps) -> Result<(), Error> {
         let variant = self.options.variant;
         self.session.make(self.owner, |owned| {
-            transaction::create(variant, replace, owned, &steps.switch)
+            transaction::create(variant, replaced, owned, &steps.switch)
         })?;
         Ok(())
     }
@@ -432,11 +448,10 @@ impl PolicyTable {
         Ok(report.operations)
     }
 
-    fn remove(&mut self, report: &mut Report) -> Result<(), Error> {
+    fn remove(&mut self, tables: &[NftTable], report: &mut Report) -> Result<(), Error> {
         let started = Instant::now();
-        self.session
-            .commit(&[OURS.delete()], |_| Ok(true))?
-            .map_err(|rejections| rejected(&rejections))?;
+        let delete: Vec<_> = tables.iter().map(|table| table.delete()).collect();
+        self.session.commit(&delete, |_| Ok(true))?.map_err(|rejections| rejected(&rejections))?;
         report.commit += started.elapsed();
         report.transactions += 1;
         report.operations += 1;
@@ -451,7 +466,7 @@ impl PolicyTable {
         for operations in steps.in_order() {
             let counts = self.installed.as_ref().and_then(Option::as_ref);
             self.session
-                .commit(&transaction::change(operations), |socket| {
+                .commit(&transaction::change(variant, operations), |socket| {
                     counts.map_or(Ok(true), |counts| readback::still_holds(socket, variant, counts))
                 })?
                 .map_err(|rejections| rejected(&rejections))?;
@@ -465,6 +480,31 @@ impl PolicyTable {
         Ok(())
     }
 }
+
+/// How this kernel can judge what is switched on bridges; `None`: not at all. It is asked with the rules themselves, and
+/// nothing is changed.
+///
+/// # Errors
+/// If nftables cannot be written to.
+pub fn switched() -> Result<Option<Switched>, Error> {
+    for switched in [Switched::Tracked, Switched::FirstOfTcp] {
+        let variant = Variant { switched: Some(switched), ..Variant::default() };
+        let (mut messages, mut ids) = (Vec::new(), 0);
+        for (table, chains) in layout::tables(variant) {
+            // There may be a table of ours.
+            if table == BRIDGE {
+                messages.extend(transaction::make(PROBE, &chains, false, &mut ids));
+            }
+        }
+        if accepts(PROBE, messages)? {
+            return Ok(Some(switched));
+        }
+    }
+    Ok(None)
+}
+
+/// A table that is never made.
+const PROBE: NftTable = NftTable::bridge("shunt-probe");
 
 /// What the table of this network namespace has dropped so far. Needs no running daemon, and changes
 /// nothing.

@@ -1,17 +1,20 @@
-//! The fixed part of the table: sets, chains and rules. They never depend on the cluster.
+//! The fixed part of the tables: sets, chains and rules. They never depend on the cluster.
 //!
 //! `meta priority` is the one register: the atom of the peer, then the row. A rule whose lookup
 //! finds nothing ends there, so what follows a lookup in a rule is for those that are found.
 
+mod bridge;
+
 use shunt_model::address::Family;
 use shunt_netpolicy::object::Direction;
 use shunt_nftables::codec::{
-    Chain, Expression, Hook, Register, Rule, SetType, Verdict, address_type, concat_map,
+    Chain, Expression, Hook, Register, Rule, SetType, Table, Verdict, address_type, concat_map,
     concat_set, concatenated, datatype, fingerprint, number_set, plain_map, plain_set,
 };
 
 use crate::drop_log::GROUP;
 use crate::name::{SetId, suffix};
+use crate::transaction::{BRIDGE, OURS};
 
 type PolicyRule = Rule<SetId>;
 type PolicyExpression = Expression<SetId>;
@@ -43,16 +46,31 @@ pub struct Variant {
     pub audit: bool,
     /// Drop what goes to or comes from addresses of this node's pods that are not known.
     pub closed: bool,
+    /// There is a second table, for what is switched on bridges and passes no hook of IP.
+    pub switched: Option<Switched>,
+}
+
+/// How packets are judged that are switched between two ports of a bridge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Switched {
+    /// The first of each TCP connection, by its header: the kernel tracks no connections there.
+    FirstOfTcp,
+    /// By the connection, as what is routed (`nf_conntrack_bridge`).
+    Tracked,
 }
 
 impl Variant {
     /// All of them.
     pub fn all() -> impl Iterator<Item = Self> {
-        (0..8u8).map(|bits| Self {
-            log: bits & 1 != 0,
-            audit: bits & 2 != 0,
-            closed: bits & 4 != 0,
-        })
+        let chosen = |switched| {
+            (0..8u8).map(move |bits| Self {
+                log: bits & 1 != 0,
+                audit: bits & 2 != 0,
+                closed: bits & 4 != 0,
+                switched,
+            })
+        };
+        [None, Some(Switched::Tracked), Some(Switched::FirstOfTcp)].into_iter().flat_map(chosen)
     }
 }
 
@@ -168,11 +186,26 @@ impl Keys {
     }
 }
 
+/// The tables, each with its chains.
+pub(crate) fn tables(variant: Variant) -> Vec<(Table, Vec<PolicyChain>)> {
+    let switched = variant.switched.map(|switched| (BRIDGE, bridge::chains(variant, switched)));
+    std::iter::once((OURS, chains(variant))).chain(switched).collect()
+}
+
 /// All chains, each after those that it goes to.
 pub(crate) fn chains(variant: Variant) -> Vec<PolicyChain> {
+    let mut chains = judging(variant, &Keys::ALL);
+    chains.extend(Family::ALL.map(live));
+    chains.extend(Family::ALL.map(live_to_node));
+    chains.extend([postrouting(), input()]);
+    chains
+}
+
+/// The chains that judge, by one of these.
+fn judging(variant: Variant, keys: &[Keys]) -> Vec<PolicyChain> {
     let mut chains = vec![allowed()];
     chains.extend(Denial::ALL.map(|denial| denied(denial, variant)));
-    for keys in Keys::ALL {
+    for keys in keys.iter().copied() {
         for direction in Direction::ALL {
             chains.extend([judge_ports(keys, direction), judge(keys, direction)]);
         }
@@ -183,15 +216,12 @@ pub(crate) fn chains(variant: Variant) -> Vec<PolicyChain> {
             chains.extend([forwarded(keys, family, variant), to_node(keys, family)]);
         }
     }
-    chains.extend(Family::ALL.map(live));
-    chains.extend(Family::ALL.map(live_to_node));
-    chains.extend([postrouting(), input()]);
     chains
 }
 
 /// The fingerprint of everything that is fixed. A table with another one is replaced.
-pub(crate) fn layout_fingerprint(variant: Variant) -> u64 {
-    let chains: String = chains(variant).iter().map(Chain::text).collect();
+pub(crate) fn layout_fingerprint(chains: &[PolicyChain]) -> u64 {
+    let chains: String = chains.iter().map(Chain::text).collect();
     let sets: String = SetId::all().map(|set| format!("{set} {}\n", set_type(set).text)).collect();
     fingerprint(&(chains + &sets))
 }
@@ -514,7 +544,11 @@ fn postrouting() -> PolicyChain {
         priority: PRIORITY,
         priority_text: "srcnat - 10",
     };
-    hooked(hook, "live", "forwarded")
+    Chain {
+        name: hook.name.to_owned(),
+        hook: Some(hook),
+        rules: dispatch("live", "forwarded", OWN),
+    }
 }
 
 fn input() -> PolicyChain {
@@ -525,13 +559,18 @@ fn input() -> PolicyChain {
         priority: INPUT_PRIORITY,
         priority_text: "110",
     };
-    hooked(hook, "live_to_node", "to_node")
+    let rules = dispatch("live_to_node", "to_node", OWN);
+    Chain { name: hook.name.to_owned(), hook: Some(hook), rules }
 }
 
-/// A base chain: where packets of connections that have begun go, and where others.
-fn hooked(hook: Hook, live: &str, new: &str) -> PolicyChain {
+/// What this machine sends is not judged.
+const OWN: Option<(&str, PolicyExpression)> =
+    Some(("fib saddr type local accept", Expression::SourceIsLocal));
+
+/// The rules of a base chain: where packets of connections that have begun go, and where others; `own` passes.
+fn dispatch(live: &str, new: &str, own: Option<(&str, PolicyExpression)>) -> Vec<PolicyRule> {
     let mut rules = Vec::new();
-    let mut dispatch = |text: &str, state: Option<u32>, name: &str, family: Family| {
+    let mut by_state = |text: &str, state: Option<u32>, name: &str, family: Family| {
         let nfproto = if family == Family::V4 { "ipv4" } else { "ipv6" };
         let to = format!("{name}_{}", suffix(family));
         let text = format!("{text}meta nfproto {nfproto} goto {to}");
@@ -540,22 +579,24 @@ fn hooked(hook: Hook, live: &str, new: &str) -> PolicyChain {
         rules.push(Rule::new(text, expressions));
     };
     for family in Family::ALL {
-        dispatch("ct state established ", Some(ESTABLISHED), live, family);
+        by_state("ct state established ", Some(ESTABLISHED), live, family);
     }
     for family in Family::ALL {
-        dispatch("ct state new ", Some(NEW), new, family);
+        by_state("ct state new ", Some(NEW), new, family);
     }
     let accept = || Expression::End(Verdict::Accept);
-    let pass: [(&str, PolicyExpression); 4] = [
+    let mut pass = vec![
         // Errors about connections, path MTU discovery among them.
         ("ct state related accept", Expression::StateIs(RELATED)),
         // What conntrack does not know is judged packet by packet, by its header: an answer looks
         // like a question then, so of TCP only what opens a connection is.
         ("icmpv6 type 133-137 accept", Expression::NeighbourDiscovery),
-        ("fib saddr type local accept", Expression::SourceIsLocal),
         ("tcp flags != syn / syn,ack accept", Expression::NotFirstOfTcp),
     ];
-    let pass = pass.map(|(text, condition)| Rule::new(text, [condition, accept()]));
+    if let Some(own) = own {
+        pass.insert(2, own);
+    }
+    let pass = pass.into_iter().map(|(text, condition)| Rule::new(text, [condition, accept()]));
     rules.extend(pass);
     for family in Family::ALL {
         let nfproto = if family == Family::V4 { "ipv4" } else { "ipv6" };
@@ -563,7 +604,7 @@ fn hooked(hook: Hook, live: &str, new: &str) -> PolicyChain {
         let text = format!("meta nfproto {nfproto} goto {to}");
         rules.push(Rule::new(text, [Expression::FamilyIs(family), goto(&to)]));
     }
-    Chain { name: hook.name.to_owned(), hook: Some(hook), rules }
+    rules
 }
 
 const fn after_address(family: Family) -> Register {

@@ -9,8 +9,8 @@ use shunt_model::address::Family;
 use shunt_netlink::Socket;
 use shunt_netpolicy::table::{Atom, Range};
 use shunt_nftables::codec::{
-    Chain, Error, Rule, TableInfo, kind, read_chain, read_counter, read_raw_elements, read_raw_set,
-    read_rule, table,
+    Chain, Error, Rule, Table, TableInfo, kind, read_chain, read_counter, read_raw_elements,
+    read_raw_set, read_rule, table,
 };
 
 use crate::element::{Key, decode, decode_value};
@@ -18,60 +18,101 @@ use crate::installed::{Counts, Installed};
 use crate::kernel::Learnt;
 use crate::layout::{self, Variant};
 use crate::name::SetId;
-use crate::transaction::{OURS, SPARE, table_comment};
+use crate::transaction::{BRIDGE, OURS, SPARE, table_comment};
+
+/// The tables that are there.
+pub(crate) type Found = Vec<(Table, TableInfo)>;
 
 /// What was found in the kernel.
 pub(crate) enum ReadBack {
     /// No table.
     Nothing,
-    /// A table that is not as this release makes it: replaced in one transaction.
-    Unfit(&'static str, TableInfo),
+    /// Tables that are not as this release makes them: replaced in one transaction.
+    Unfit(&'static str, Found),
     /// Ours.
-    Ours(Box<Installed>, TableInfo),
+    Ours(Box<Installed>, Found),
 }
 
-/// Reads the whole table.
+/// Reads the whole of all tables.
 pub(crate) fn read(socket: &mut Socket, variant: Variant) -> Result<ReadBack, Error> {
-    let Some(table) = table(socket, OURS)? else {
+    let mut found = Found::new();
+    for ours in [OURS, BRIDGE] {
+        found.extend(table(socket, ours)?.map(|info| (ours, info)));
+    }
+    if found.is_empty() {
         return Ok(ReadBack::Nothing);
-    };
-    if let Err(reason) = frame(socket, &table, variant)? {
-        return Ok(ReadBack::Unfit(reason, table));
     }
-    let mut installed = Installed::default();
-    for set in SetId::all() {
-        if !elements(socket, set, &mut installed)? {
-            return Ok(ReadBack::Unfit("an element is none of ours", table));
-        }
-    }
-    Ok(ReadBack::Ours(Box::new(installed), table))
+    Ok(match contents(socket, variant, &found)? {
+        Ok(installed) => ReadBack::Ours(Box::new(installed), found),
+        Err(reason) => ReadBack::Unfit(reason, found),
+    })
 }
 
-/// Whether table, sets, chains and rules are as this release makes them and, on kernels that count
+/// What the tables hold, if they are as this release makes them, and hold the same.
+fn contents(
+    socket: &mut Socket,
+    variant: Variant,
+    found: &Found,
+) -> Result<Result<Installed, &'static str>, Error> {
+    let made = layout::tables(variant);
+    if !made.iter().map(|(table, _)| table).eq(found.iter().map(|(table, _)| table)) {
+        return Ok(Err("the tables are not those that are needed"));
+    }
+    let mut held: Option<Installed> = None;
+    for ((table, chains), (_, info)) in made.iter().zip(found) {
+        if let Err(reason) = frame(socket, *table, info, chains)? {
+            return Ok(Err(reason));
+        }
+        let mut installed = Installed::default();
+        for set in SetId::all() {
+            if !elements(socket, *table, set, &mut installed)? {
+                return Ok(Err("an element is none of ours"));
+            }
+        }
+        if held.as_ref().is_some_and(|held| *held != installed) {
+            return Ok(Err("the tables do not hold the same"));
+        }
+        held = Some(installed);
+    }
+    Ok(held.ok_or("there is no table"))
+}
+
+/// Whether tables, sets, chains and rules are as this release makes them and, on kernels that count
 /// them, there are as many elements as recorded.
 pub(crate) fn still_holds(
     socket: &mut Socket,
     variant: Variant,
     recorded: &Counts,
 ) -> Result<bool, Error> {
-    let Some(table) = table(socket, OURS)? else { return Ok(false) };
-    let Ok(counted) = frame(socket, &table, variant)? else { return Ok(false) };
-    Ok(counted.iter().all(|(set, count)| {
-        let recorded = recorded.count(*set);
-        layout::has_ranges(*set) || usize::try_from(*count).is_ok_and(|n| n == recorded)
-    }))
+    for (ours, chains) in layout::tables(variant) {
+        let Some(info) = table(socket, ours)? else { return Ok(false) };
+        let Ok(counted) = frame(socket, ours, &info, &chains)? else { return Ok(false) };
+        let as_recorded = counted.iter().all(|(set, count)| {
+            let recorded = recorded.count(*set);
+            layout::has_ranges(*set) || usize::try_from(*count).is_ok_and(|n| n == recorded)
+        });
+        if !as_recorded {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 type Frame = Result<BTreeMap<SetId, u32>, &'static str>;
 
 /// How many elements each set has, if all that is fixed is as this release makes it.
-fn frame(socket: &mut Socket, table: &TableInfo, variant: Variant) -> Result<Frame, Error> {
-    if table.comment != table_comment(variant) {
+fn frame(
+    socket: &mut Socket,
+    ours: Table,
+    info: &TableInfo,
+    expected: &[Chain<SetId>],
+) -> Result<Frame, Error> {
+    if info.comment != table_comment(expected) {
         return Ok(Err("it has another layout"));
     }
-    let request = OURS.get(kind::GETSET);
+    let request = ours.get(kind::GETSET);
     let mut sets = socket.dump("list the sets", &request, |sets: &mut Vec<_>, payload| {
-        sets.extend(read_raw_set(OURS, payload));
+        sets.extend(read_raw_set(ours, payload));
     })?;
     sets.retain(|set| !set.is_anonymous());
     let mut counts = BTreeMap::new();
@@ -84,11 +125,10 @@ fn frame(socket: &mut Socket, table: &TableInfo, variant: Variant) -> Result<Fra
     if !as_made || sets.len() != SetId::all().count() {
         return Ok(Err("a set is not as it was made"));
     }
-    let request = OURS.get(kind::GETCHAIN);
+    let request = ours.get(kind::GETCHAIN);
     let mut chains = socket.dump("list the chains", &request, |chains: &mut Vec<_>, payload| {
-        chains.extend(read_chain(OURS, payload));
+        chains.extend(read_chain(ours, payload));
     })?;
-    let expected = layout::chains(variant);
     let mut made: Vec<_> =
         expected.iter().map(|chain| (chain.name.clone(), chain.hook.is_some())).collect();
     chains.sort();
@@ -96,12 +136,12 @@ fn frame(socket: &mut Socket, table: &TableInfo, variant: Variant) -> Result<Fra
     if chains != made {
         return Ok(Err("a chain is not as it was made"));
     }
-    let request = OURS.get(kind::GETRULE);
+    let request = ours.get(kind::GETRULE);
     let rules = socket.dump(
         "list the rules",
         &request,
         |rules: &mut BTreeMap<String, Vec<u64>>, payload| {
-            if let Some((chain, fingerprint)) = read_rule(OURS, payload) {
+            if let Some((chain, fingerprint)) = read_rule(ours, payload) {
                 rules.entry(chain).or_default().push(fingerprint);
             }
         },
@@ -116,14 +156,19 @@ fn frame(socket: &mut Socket, table: &TableInfo, variant: Variant) -> Result<Fra
 }
 
 /// Reads a set; false if there is something in it that we never write.
-fn elements(socket: &mut Socket, set: SetId, installed: &mut Installed) -> Result<bool, Error> {
+fn elements(
+    socket: &mut Socket,
+    table: Table,
+    set: SetId,
+    installed: &mut Installed,
+) -> Result<bool, Error> {
     #[derive(Default)]
     struct Read {
         elements: Vec<(Key, Option<u32>)>,
         bounds: Vec<(IpAddr, Option<u32>)>,
         strange: bool,
     }
-    let request = OURS.get_elements(&set.to_string());
+    let request = table.get_elements(&set.to_string());
     // A dump that is interrupted starts with an empty hand again.
     let read = socket.dump("list elements", &request, |read: &mut Read, payload| {
         read_raw_elements(payload, |element| {
@@ -198,12 +243,18 @@ fn before(address: IpAddr) -> IpAddr {
     }
 }
 
-/// How many packets each chain that ends in one counter has seen.
+/// How many packets each chain that ends in one counter has seen, in all tables.
 pub(crate) fn counters(socket: &mut Socket) -> Result<BTreeMap<String, u64>, Error> {
-    let request = OURS.get(kind::GETRULE);
-    let counters =
-        socket.dump("list the rules", &request, |counters: &mut BTreeMap<_, _>, payload| {
-            counters.extend(read_counter(OURS, payload));
-        })?;
-    Ok(counters)
+    let mut all = BTreeMap::new();
+    for table in [OURS, BRIDGE] {
+        let request = table.get(kind::GETRULE);
+        let counters =
+            socket.dump("list the rules", &request, |counters: &mut Vec<_>, payload| {
+                counters.extend(read_counter(table, payload));
+            })?;
+        for (chain, packets) in counters {
+            *all.entry(chain).or_default() += packets;
+        }
+    }
+    Ok(all)
 }

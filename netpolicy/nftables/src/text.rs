@@ -34,7 +34,8 @@ pub fn render_variant(installed: &Installed, variant: Variant) -> String {
     if installed.elements.is_empty() {
         return String::new();
     }
-    let mut out = format!("table inet {TABLE} {{\n\tcomment \"{}\"", table_comment(variant));
+    let chains = layout::chains(variant);
+    let mut out = format!("table inet {TABLE} {{\n\tcomment \"{}\"", table_comment(&chains));
     let mut elements: Vec<_> = installed.elements.iter().collect();
     elements.sort_unstable();
     for set in SetId::all() {
@@ -54,7 +55,7 @@ pub fn render_variant(installed: &Installed, variant: Variant) -> String {
         }
         out.push_str("\t}\n");
     }
-    layout::chains(variant).iter().for_each(|chain| out.push_str(&chain.text()));
+    chains.iter().for_each(|chain| out.push_str(&chain.text()));
     out.push_str("}\n");
     out
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use shunt_model::address::{Family, address_after};
 use shunt_netlink::Message;
 use shunt_netpolicy::table::{Atom, Range};
-use shunt_nftables::codec::{Elements, Table};
+use shunt_nftables::codec::{Chain, Elements, Table};
 
 use crate::element::{Key, encode, encode_address, encode_end, encode_value};
 use crate::layout;
@@ -16,7 +16,9 @@ use crate::lower::Operation;
 use crate::name::{SetId, TABLE};
 
 /// The table of policy.
-pub(crate) const OURS: Table = Table { name: TABLE };
+pub(crate) const OURS: Table = Table::inet(TABLE);
+/// The same for what is switched; it has the same sets with the same elements.
+pub(crate) const BRIDGE: Table = Table::bridge(TABLE);
 /// The table's comment begins so; what follows is the layout's fingerprint.
 const COMMENT: &str = "shunt network policy, layout ";
 
@@ -25,43 +27,60 @@ const COMMENT: &str = "shunt network policy, layout ";
 pub(crate) const SPARE: Duration = Duration::from_secs(30);
 
 /// The comment by which a table of this layout is known.
-pub(crate) fn table_comment(variant: Variant) -> String {
-    format!("{COMMENT}{:016x}", layout::layout_fingerprint(variant))
+pub(crate) fn table_comment(chains: &[Chain<SetId>]) -> String {
+    format!("{COMMENT}{:016x}", layout::layout_fingerprint(chains))
 }
 
-/// The transaction that makes the table, with operations on it right away; where there is one it is
-/// replaced.
+/// The transaction that makes the tables, with operations on them right away, in place of those that are there.
 pub(crate) fn create(
     variant: Variant,
-    replace: bool,
+    replaced: &[Table],
     owned: bool,
     operations: &[Operation],
 ) -> Vec<Message> {
-    let mut messages = Vec::new();
-    if replace {
-        messages.push(OURS.delete());
-    }
-    messages.push(OURS.create(owned, &table_comment(variant)));
+    let mut messages: Vec<_> = replaced.iter().map(|table| table.delete()).collect();
     let mut ids = 0;
-    for set in SetId::all() {
-        ids += 1;
-        // Without a size the kernel lets them grow.
-        messages.push(OURS.new_set(&set.to_string(), &layout::set_type(set), 0, ids));
+    for (table, chains) in layout::tables(variant) {
+        messages.extend(make(table, &chains, owned, &mut ids));
     }
-    let chains = layout::chains(variant);
-    messages.extend(chains.iter().map(|chain| OURS.new_chain(chain)));
-    for chain in &chains {
-        for rule in &chain.rules {
-            messages.extend(OURS.new_rule(&chain.name, rule, &mut ids));
-        }
-    }
-    messages.extend(change(operations));
+    messages.extend(change(variant, operations));
     messages
 }
 
-/// The transaction for a run of operations. What is exchanged is deleted first: the kernel does as
+/// Makes a table without elements. `ids` counts the sets of the transaction.
+pub(crate) fn make(
+    table: Table,
+    chains: &[Chain<SetId>],
+    owned: bool,
+    ids: &mut u32,
+) -> Vec<Message> {
+    let mut messages = vec![table.create(owned, &table_comment(chains))];
+    for set in SetId::all() {
+        *ids += 1;
+        // Without a size the kernel lets them grow.
+        messages.push(table.new_set(&set.to_string(), &layout::set_type(set), 0, *ids));
+    }
+    messages.extend(chains.iter().map(|chain| table.new_chain(chain)));
+    for chain in chains {
+        for rule in &chain.rules {
+            messages.extend(table.new_rule(&chain.name, rule, ids));
+        }
+    }
+    messages
+}
+
+/// The transaction for a run of operations, in each table.
+pub(crate) fn change(variant: Variant, operations: &[Operation]) -> Vec<Message> {
+    let mut messages = change_of(OURS, operations);
+    if variant.switched.is_some() {
+        messages.extend(change_of(BRIDGE, operations));
+    }
+    messages
+}
+
+/// The same in one of them. What is exchanged is deleted first: the kernel does as
 /// the messages say, one after the other, before anything is seen.
-pub(crate) fn change(operations: &[Operation]) -> Vec<Message> {
+fn change_of(table: Table, operations: &[Operation]) -> Vec<Message> {
     let mut messages = Vec::new();
     let mut deleted: BTreeMap<SetId, Vec<&Key>> = BTreeMap::new();
     let mut added: BTreeMap<SetId, Vec<(&Key, Option<u32>)>> = BTreeMap::new();
@@ -74,19 +93,19 @@ pub(crate) fn change(operations: &[Operation]) -> Vec<Message> {
                 limited.entry(*set).or_default().push((key, *value, *until));
             }
             Operation::ReplaceNetworks(set, networks) => {
-                messages.push(OURS.flush_set(&set.to_string()));
-                messages.extend(ranges(*set, networks));
+                messages.push(table.flush_set(&set.to_string()));
+                messages.extend(ranges(table, *set, networks));
             }
         }
     }
     for (set, keys) in deleted {
-        messages.extend(lists(set, true, keys.into_iter().map(|key| (key, None))));
+        messages.extend(lists((table, set), true, keys.into_iter().map(|key| (key, None))));
     }
     for (set, elements) in added {
-        messages.extend(lists(set, false, elements.into_iter()));
+        messages.extend(lists((table, set), false, elements.into_iter()));
     }
     for (set, elements) in limited {
-        messages.extend(limited_lists(set, &elements));
+        messages.extend(limited_lists(table, set, &elements));
     }
     messages
 }
@@ -95,9 +114,9 @@ pub(crate) fn change(operations: &[Operation]) -> Vec<Message> {
 type Limited<'a> = (&'a Key, Option<u32>, Instant);
 
 /// Elements that the kernel forgets.
-fn limited_lists(set: SetId, elements: &[Limited<'_>]) -> Vec<Message> {
+fn limited_lists(table: Table, set: SetId, elements: &[Limited<'_>]) -> Vec<Message> {
     let (name, now) = (set.to_string(), Instant::now());
-    let mut lists = Lists::new(&name, false);
+    let mut lists = Lists::new(table, &name, false);
     for (key, value, until) in elements {
         let time = until.saturating_duration_since(now) + SPARE;
         let value = value.map(encode_value);
@@ -109,12 +128,12 @@ fn limited_lists(set: SetId, elements: &[Limited<'_>]) -> Vec<Message> {
 }
 
 fn lists<'a>(
-    set: SetId,
+    (table, set): (Table, SetId),
     delete: bool,
     elements: impl Iterator<Item = (&'a Key, Option<u32>)>,
 ) -> Vec<Message> {
     let name = set.to_string();
-    let mut lists = Lists::new(&name, delete);
+    let mut lists = Lists::new(table, &name, delete);
     for (key, value) in elements {
         let value = value.map(encode_value);
         let value = value.as_ref().map(<[u8; 4]>::as_slice);
@@ -124,14 +143,14 @@ fn lists<'a>(
 }
 
 /// Ranges as bounds: each start with its value, and the address after each end.
-fn ranges(set: SetId, networks: &[(Range, Atom)]) -> Vec<Message> {
+fn ranges(table: Table, set: SetId, networks: &[(Range, Atom)]) -> Vec<Message> {
     let unspecified: IpAddr = match networks.first().map(|(range, _)| Family::of(range.first)) {
         Some(Family::V6) => Ipv6Addr::UNSPECIFIED.into(),
         _ => Ipv4Addr::UNSPECIFIED.into(),
     };
     let name = set.to_string();
     let has_atoms = layout::set_type(set).data.is_some();
-    let mut lists = Lists::new(&name, false);
+    let mut lists = Lists::new(table, &name, false);
     if networks.first().is_some_and(|(range, _)| range.first != unspecified) {
         lists.next().push_bound(&encode_address(unspecified), true, None);
     }
@@ -148,6 +167,7 @@ fn ranges(set: SetId, networks: &[(Range, Atom)]) -> Vec<Message> {
 
 /// Lists of elements, each as long as a message can be.
 struct Lists<'a> {
+    table: Table,
     set: &'a str,
     delete: bool,
     open: Option<Elements>,
@@ -155,8 +175,8 @@ struct Lists<'a> {
 }
 
 impl<'a> Lists<'a> {
-    const fn new(set: &'a str, delete: bool) -> Self {
-        Self { set, delete, open: None, messages: Vec::new() }
+    const fn new(table: Table, set: &'a str, delete: bool) -> Self {
+        Self { table, set, delete, open: None, messages: Vec::new() }
     }
 
     /// Where the next element goes.
@@ -164,7 +184,8 @@ impl<'a> Lists<'a> {
         if let Some(full) = self.open.take_if(|list| list.is_full()) {
             self.messages.push(full.finish());
         }
-        self.open.get_or_insert_with(|| OURS.elements(self.set, self.delete))
+        let Self { table, set, delete, .. } = *self;
+        self.open.get_or_insert_with(|| table.elements(set, delete))
     }
 
     fn finish(mut self) -> Vec<Message> {

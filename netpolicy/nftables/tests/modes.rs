@@ -6,22 +6,26 @@ mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use nix::libc::NETLINK_NETFILTER;
 use shunt_cluster::{
-    Cluster, ClusterSpec, Connection, EchoServer, Families, NodeSpec, Outcome, ProbeOptions,
-    Protocol, probe,
+    Cluster, ClusterSpec, Connection, EchoServer, Families, Network, NodeSpec, Outcome,
+    ProbeOptions, Protocol, probe,
 };
 use shunt_model::address;
+use shunt_model::object::ObjectKey;
 use shunt_netlink::Socket;
 use shunt_netpolicy::compile::Compiler;
 use shunt_netpolicy::object::{Direction, PortNumber, Rule};
 use shunt_netpolicy::store::{Dirty, Store};
 use shunt_netpolicy_nftables::drop_log::{DropLog, DroppedPacket};
-use shunt_netpolicy_nftables::kernel::{Change, Dropped, Options, PolicyTable, dropped};
-use shunt_netpolicy_nftables::layout::{Denial, Variant};
+use shunt_netpolicy_nftables::kernel::{
+    Change, Dropped, Options, PolicyTable, Report, dropped, switched,
+};
+use shunt_netpolicy_nftables::layout::{Denial, Switched, Variant};
 use world::{block, pod, pods, policy, port};
 
 const SILENCE: Duration = Duration::from_millis(400);
@@ -38,8 +42,13 @@ struct World {
 
 impl World {
     fn new(options: Options) -> Self {
+        Self::on(Network::Routed, options, None)
+    }
+
+    fn on(network: Network, options: Options, switched: Option<Switched>) -> Self {
         let cluster = Cluster::build(&ClusterSpec {
             families: Families::Dual,
+            network,
             nodes: vec![NodeSpec::new("node-1", &["a", "b", "c"])],
             ..ClusterSpec::default()
         })
@@ -60,7 +69,7 @@ impl World {
         let may = vec![Rule { peers: Some(peers), ports: Some(ports) }];
         let a = policy("x", "p", &[("app", "a")], Some(may), Some(Vec::new()));
         dirty.merge(world.store.put_policy(a));
-        world.sync(&dirty, Change::default());
+        world.sync(&dirty, Change { switched, ..Change::default() });
         world
     }
 
@@ -75,25 +84,48 @@ impl World {
         self.store.put_pod(pod("x", name, "node-1", &addresses, &[("app", name)]))
     }
 
-    fn sync(&mut self, dirty: &Dirty, more: Change) {
-        let own = self.addresses("node-1").into_iter().collect();
+    fn sync(&mut self, dirty: &Dirty, more: Change) -> Report {
+        let at_network = self.cluster.network().node_addresses(Families::Dual, 1);
+        let own = self.addresses("node-1").into_iter().chain(at_network).collect();
         let table = self.compiler.update(&self.store, dirty);
-        self.table.sync(Change { table, own: Some(own), ..more }).expect("a sync");
+        self.table.sync(Change { table, own: Some(own), ..more }).expect("a sync")
     }
 
     fn reaches(&self, from: &str, to: &str) -> bool {
+        self.reaches_by(Protocol::Udp, from, to)
+    }
+
+    fn reaches_by(&self, protocol: Protocol, from: &str, to: &str) -> bool {
         let netns = self.cluster.host(from).expect("a host").netns();
         let answers: BTreeSet<bool> = self
             .addresses(to)
             .into_iter()
             .map(|to| {
                 let to = SocketAddr::new(to, PORT);
-                let outcome = probe(netns, Protocol::Udp, to, &ProbeOptions::within(SILENCE));
+                let outcome = probe(netns, protocol, to, &ProbeOptions::within(SILENCE));
                 matches!(outcome, Outcome::Answer { .. })
             })
             .collect();
         assert_eq!(answers.len(), 1, "both families alike");
         answers.contains(&true)
+    }
+
+    /// Another run of the daemon comes, with the same wishes.
+    fn restart(&mut self, options: Options, switched: Switched) -> Report {
+        let netns = self.cluster.host("node-1").expect("a node").netns();
+        self.table = netns.run(|| PolicyTable::open(false)).expect("nftables").with(options);
+        self.compiler = Compiler::new("node-1");
+        self.sync(&Dirty::everything(), Change { switched: Some(switched), ..Change::default() })
+    }
+
+    /// What stock nft prints of all tables.
+    fn listed(&self) -> String {
+        let mut list = Command::new("nft");
+        list.args(["list", "ruleset"]);
+        let netns = self.cluster.host("node-1").expect("a node").netns();
+        let listed = netns.run(move || list.output()).expect("nft");
+        assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
+        String::from_utf8(listed.stdout).expect("text")
     }
 
     fn dropped(&self) -> Dropped {
@@ -162,7 +194,7 @@ fn the_log_is_limited_in_the_kernel_and_the_counter_is_not() {
 
 #[test]
 fn an_audit_drops_nothing_and_tells_what_it_would() {
-    let world = World::new(options(Variant { log: true, audit: true, closed: false }));
+    let world = World::new(options(Variant { log: true, audit: true, ..Variant::default() }));
     let mut log = world.listen();
     assert!(world.reaches("b", "a") && world.reaches("c", "a") && world.reaches("a", "c"));
     let denials: BTreeSet<_> = logged(&mut log).iter().map(|packet| packet.denial).collect();
@@ -173,7 +205,7 @@ fn an_audit_drops_nothing_and_tells_what_it_would() {
 
 #[test]
 fn the_address_of_an_unknown_pod_is_closed_until_it_is_known() {
-    let closed = Variant { log: true, closed: true, audit: false };
+    let closed = Variant { log: true, closed: true, ..Variant::default() };
     let mut open = World::new(Options::default());
     assert!(open.reaches("b", "c") && open.reaches("c", "b"), "in mode open");
     let dirty = open.know("c");
@@ -218,5 +250,55 @@ fn connections_are_kept_where_that_is_chosen() {
         world.sync(&dirty, Change::default());
         assert_eq!(connection.exchange("after").is_ok(), keep_connections);
         assert!(!world.reaches("b", "a"), "a new one is not allowed");
+    }
+}
+
+/// Pods on one bridge, where no hook of IP sees what they say to one another. What this kernel can is tried, and what every
+/// kernel can that has the family `bridge`.
+#[test]
+fn what_is_switched_is_judged_on_the_bridge() {
+    let possible = switched().expect("nftables");
+    let ways: BTreeSet<_> = possible.into_iter().chain([Switched::FirstOfTcp]).collect();
+    for way in ways {
+        let options = options(Variant { log: true, ..Variant::default() });
+        let mut world = World::on(Network::BridgeUnseen, options, Some(way));
+        let mut log = world.listen();
+        let tcp = |from, to| world.reaches_by(Protocol::Tcp, from, to);
+        assert!(tcp("b", "a") && tcp("b", "c") && tcp("c", "b"), "{way:?}: it is allowed");
+        assert!(!tcp("c", "a") && !tcp("a", "b"), "{way:?}: a new connection is not");
+        assert!(tcp("node-1", "a"), "{way:?}: from its own node, which is routed");
+        assert!(world.reaches("b", "a"));
+        // Where connections are not tracked an answer looks like a question.
+        let tracked = way == Switched::Tracked;
+        assert_eq!(world.reaches("c", "a"), !tracked);
+        let denials: BTreeSet<_> = logged(&mut log).iter().map(|packet| packet.denial).collect();
+        assert_eq!(denials, Direction::ALL.map(Denial::Policy).into());
+        assert!(world.dropped().ingress >= 2 && world.dropped().egress >= 2);
+
+        let listed = world.listed();
+        assert!(listed.contains("table bridge shunt-policy"), "{listed}");
+        let report = world.restart(options, way);
+        assert_eq!(
+            (report.transactions, report.rebuilt),
+            (0, None),
+            "{way:?}: a restart writes nothing"
+        );
+        assert_eq!(world.listed(), listed);
+        let nobody = policy("x", "p", &[("app", "a")], Some(Vec::new()), Some(Vec::new()));
+        let to = SocketAddr::new(world.addresses("a")[0], PORT);
+        let netns = world.cluster.host("b").expect("a pod").netns();
+        let patience = ProbeOptions::within(Duration::from_secs(2));
+        let mut live = Connection::open(netns, to, &patience).expect("a connection");
+        live.exchange("before").expect("an answer");
+        let dirty = world.store.put_policy(nobody);
+        let report = world.sync(&dirty, Change::default());
+        assert_eq!(report.rebuilt, None, "{way:?}: a change is a few elements in both tables");
+        assert!(!world.reaches_by(Protocol::Tcp, "b", "a"), "{way:?}: not any more");
+        assert_eq!(live.exchange("after").is_err(), tracked, "{way:?}: what has begun");
+
+        let dirty = world.store.remove_policy(&ObjectKey::new("x", "p"));
+        world.sync(&dirty, Change::default());
+        assert!(!world.listed().contains("shunt-policy"), "nobody is isolated: no table is left");
+        assert!(world.reaches_by(Protocol::Tcp, "c", "a"));
     }
 }

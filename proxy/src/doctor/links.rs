@@ -3,6 +3,8 @@
 use std::path::Path;
 
 use shunt_model::address::Family;
+use shunt_netpolicy_nftables::kernel::switched;
+use shunt_netpolicy_nftables::layout::Switched;
 
 use super::{Finding, Severity};
 use crate::links::{BridgeNetfilter, Link, bridges, sysctl};
@@ -15,20 +17,56 @@ const PODS: [&str; 2] = ["bridge", "veth"];
 /// What follows from the interfaces of this machine.
 pub(super) fn findings(links: &[Link]) -> Vec<Finding> {
     let netfilter = BridgeNetfilter::read(Path::new("/"));
-    let bridged = bridged(links, netfilter).into_iter();
+    let bridged = bridged(links, netfilter, Instead::possible).into_iter();
     bridged.chain(hairpins(links, netfilter)).chain(too_large(links)).collect()
+}
+
+/// What is done where netfilter does not see what is switched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Instead {
+    /// How policy judges it, if at all.
+    pub(crate) policy: Option<Switched>,
+    /// Policy is another one's matter.
+    pub(crate) no_policy: bool,
+}
+
+impl Instead {
+    /// What this kernel can.
+    pub(crate) fn possible() -> Self {
+        Self { policy: switched().unwrap_or_default(), no_policy: false }
+    }
+
+    fn finding(self, what: String, remedy: String) -> Finding {
+        let services = "if pods are on it, a pod that reaches one on the same bridge through a \
+                        Service gets its reply from an address that it did not ask";
+        let (severity, policy) = match self.policy {
+            _ if self.no_policy => (Severity::Warning, ""),
+            Some(Switched::Tracked) => (Severity::Warning, ""),
+            Some(Switched::FirstOfTcp) => (
+                Severity::Warning,
+                "; network policy between them holds for new TCP connections alone, as this kernel \
+                 tracks no connections on bridges (nf_conntrack_bridge)",
+            ),
+            None => (Severity::Problem, "; network policy between them does not hold"),
+        };
+        let remedy = format!("{remedy}; or --masquerade-all, for ClusterIPs alone");
+        Finding::new(severity, what, format!("{services}{policy}"), remedy)
+    }
 }
 
 /// Packets between two pods on one bridge are switched, not routed: netfilter sees them only by
 /// `br_netfilter`. Their replies would bypass it, and the address they were sent to.
-pub(super) fn bridged(links: &[Link], netfilter: BridgeNetfilter) -> Vec<Finding> {
-    let consequence = "if pods are on it, a pod that reaches one on the same bridge through a \
-                       Service gets its reply from an address that it did not ask";
-    let finding = |what, remedy: String| {
-        let remedy = format!("{remedy}; or --masquerade-all, for ClusterIPs alone");
-        Finding::new(Severity::Warning, what, consequence, remedy)
-    };
+pub(super) fn bridged(
+    links: &[Link],
+    netfilter: BridgeNetfilter,
+    instead: impl FnOnce() -> Instead,
+) -> Vec<Finding> {
     let mut found = Vec::new();
+    if !crate::links::any_unseen(links, netfilter) {
+        return found;
+    }
+    let instead = instead();
+    let finding = |what, remedy| instead.finding(what, remedy);
     for (bridge, _) in bridges(links) {
         let name = &bridge.name;
         if !netfilter.is_there() {
@@ -125,24 +163,25 @@ mod tests {
     fn a_bridge_needs_netfilter() {
         let root = tempfile::tempdir().unwrap();
         let read = || BridgeNetfilter::read(root.path());
+        let instead = || Instead { policy: None, no_policy: false };
         let links = bridge(false);
-        assert!(bridged(&links, read())[0].what.contains("br_netfilter is not there"));
+        assert!(bridged(&links, read(), instead)[0].what.contains("br_netfilter is not there"));
         let directory = root.path().join("proc/sys/net/bridge");
         std::fs::create_dir_all(&directory).unwrap();
         std::fs::write(directory.join("bridge-nf-call-iptables"), "0\n").unwrap();
         std::fs::write(directory.join("bridge-nf-call-ip6tables"), "1\n").unwrap();
-        let found = bridged(&links, read());
+        let found = bridged(&links, read(), instead);
         assert_eq!(found.len(), 1);
         assert!(found[0].remedy.starts_with("ip link set cni0 type bridge nf_call_iptables 1,"));
-        assert!(bridged(&links[..1], read()).is_empty(), "nobody is on it");
+        assert!(bridged(&links[..1], read(), instead).is_empty(), "nobody is on it");
         // It is routed, so no port needs to send what it has received.
         assert!(hairpins(&links, read()).is_empty());
         let mut own = links.clone();
         own[0].shows = [true, false];
-        assert!(bridged(&own, read()).is_empty(), "the bridge says so itself");
+        assert!(bridged(&own, read(), instead).is_empty(), "the bridge says so itself");
         assert!(hairpins(&own, read())[0].what.contains("1 of 1 ports"));
         std::fs::write(directory.join("bridge-nf-call-iptables"), "1\n").unwrap();
-        assert!(bridged(&links, read()).is_empty());
+        assert!(bridged(&links, read(), instead).is_empty());
         assert!(hairpins(&links, read())[0].what.contains("1 of 1 ports"));
         assert!(hairpins(&bridge(true), read()).is_empty());
     }

@@ -125,9 +125,10 @@ fn removed(removal: &Removal, ipvs: shunt_ipvs::Removed) -> String {
 
 /// A table of this or another release of shunt: they all carry such a comment.
 fn is_ours(table: &Table) -> bool {
-    const INET: u8 = 1;
+    // `NFPROTO_INET`, `NFPROTO_BRIDGE`.
+    const FAMILIES: [u8; 2] = [1, 7];
     let maker = TABLE_COMMENT.split(' ').next().unwrap_or(TABLE_COMMENT);
-    table.name.family == INET
+    FAMILIES.contains(&table.name.family)
         && table.name.name.starts_with(maker)
         && table.comment.split(' ').next() == Some(maker)
 }

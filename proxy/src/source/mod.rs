@@ -24,6 +24,7 @@ use shunt_model::object::ObjectKey;
 use shunt_model::problem::Kind;
 use shunt_model::snapshot::Change;
 use shunt_netpolicy::snapshot as policy;
+use shunt_netpolicy_nftables::layout::Switched;
 
 /// What network policy needs beside policies, and is told only while it does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,6 +49,8 @@ pub enum SourceEvent {
     Network {
         /// What, what follows, and what to do.
         problems: Vec<String>,
+        /// There are pods on bridges that hooks of IP do not see, and how policy judges what is switched there.
+        switched: Option<Switched>,
     },
     /// What is wrong with a file (or with the directory itself), in place of what was said about
     /// it before. Nothing: it is good again.

@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use nix::libc;
 use shunt_netlink::Socket;
+use shunt_netpolicy_nftables::layout::Switched;
 use tokio::sync::mpsc::Sender;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
 use crate::cli::BridgeNetfilter as Mode;
-use crate::doctor;
+use crate::doctor::{self, Instead};
 use crate::links::{self, BridgeNetfilter};
 use crate::source::SourceEvent;
 use crate::source::readiness::Readiness;
@@ -31,44 +32,57 @@ const GROUP: u32 = 1;
 #[derive(Debug)]
 pub struct Network {
     mode: Mode,
-    told: Option<Vec<String>>,
+    told: Option<(Vec<String>, Option<Switched>)>,
+    /// What is done where netfilter does not see what is switched, once that was asked.
+    instead: Option<Instead>,
+    has_policy: bool,
     /// Bridges that the kernel has refused to change, and why.
     refused: BTreeMap<String, String>,
 }
 
 impl Network {
-    /// Nothing is known yet.
+    /// Nothing is known yet; `has_policy`: policy is ours to enforce.
     #[must_use]
-    pub const fn new(mode: Mode) -> Self {
-        Self { mode, told: None, refused: BTreeMap::new() }
+    pub const fn new(mode: Mode, has_policy: bool) -> Self {
+        Self { mode, told: None, instead: None, has_policy, refused: BTreeMap::new() }
     }
 
     /// Looks now, sets what may be set, and tells what has changed since it was looked at last; whether anyone listens.
     /// To be called on a thread of the network namespace.
     pub async fn look(&mut self, out: &Sender<SourceEvent>) -> bool {
-        let Some(problems) = self.problems() else {
+        let Some(found) = self.find() else {
             // What cannot be read is as it was.
             return !out.is_closed();
         };
-        if self.told.as_ref() == Some(&problems) {
+        if self.told.as_ref() == Some(&found) {
             return true;
         }
-        self.told = Some(problems.clone());
-        out.send(SourceEvent::Network { problems }).await.is_ok()
+        self.told = Some(found.clone());
+        let (problems, switched) = found;
+        out.send(SourceEvent::Network { problems, switched }).await.is_ok()
     }
 
-    fn problems(&mut self) -> Option<Vec<String>> {
+    /// What is wrong, and how what netfilter does not see is judged, if there is any.
+    fn find(&mut self) -> Option<(Vec<String>, Option<Switched>)> {
         let mut found = links::read()?;
         let netfilter = BridgeNetfilter::read(Path::new("/"));
         if self.mode == Mode::Auto && self.show(&found, netfilter) {
             found = links::read()?;
         }
-        let mut problems = doctor::unseen_pods(&found, netfilter);
+        let mut switched = None;
+        let mut problems = Vec::new();
+        if links::any_unseen(&found, netfilter) {
+            let no_policy = !self.has_policy;
+            let ask = || Instead { no_policy, ..Instead::possible() };
+            let instead = *self.instead.get_or_insert_with(ask);
+            problems = doctor::unseen_pods(&found, netfilter, instead);
+            switched = instead.policy.filter(|_| self.has_policy);
+        }
         let refused = self.refused.iter();
         problems.extend(
             refused.map(|(name, reason)| format!("bridge {name} is left as it is: {reason}")),
         );
-        Some(problems)
+        Some((problems, switched))
     }
 
     /// Has bridges of pods show their packets; whether any was changed.

@@ -73,6 +73,7 @@ impl<S: Display> Expression<S> {
             }
             Self::StateIs(bits) => state_is(message, *bits),
             Self::FamilyIs(_)
+            | Self::SwitchedFamilyIs(_)
             | Self::ProtocolIs(_)
             | Self::IsAnswer
             | Self::OriginalPortIs(_)
@@ -81,7 +82,8 @@ impl<S: Display> Expression<S> {
             | Self::DestinationIsLoopback
             | Self::InputIsNotLoopback => self.condition(message),
             Self::NeighbourDiscovery => neighbour_discovery(message),
-            Self::NotFirstOfTcp => not_first_of_tcp(message),
+            Self::FirstOfTcp => first_of_tcp(message, EQUAL),
+            Self::NotFirstOfTcp => first_of_tcp(message, NOT_EQUAL),
             Self::Random(register, modulus) => element(message, "numgen", |message| {
                 message.u32(1, register.number());
                 message.u32(2, *modulus);
@@ -119,6 +121,10 @@ impl<S: Display> Expression<S> {
             Self::FamilyIs(family) => {
                 meta(message, META_NFPROTO, SCRATCH);
                 compare(message, EQUAL, &[nfproto(*family)]);
+            }
+            Self::SwitchedFamilyIs(family) => {
+                meta(message, META_PROTOCOL, SCRATCH);
+                compare(message, EQUAL, &ether_type(*family).to_be_bytes());
             }
             Self::ProtocolIs(number) => {
                 meta(message, META_L4PROTO, SCRATCH);
@@ -236,6 +242,7 @@ impl<S: Display> Expression<S> {
 /// Register for values that are compared at once.
 const SCRATCH: Register = Register(0);
 const VERDICT_REGISTER: u32 = 0;
+const META_PROTOCOL: u32 = 1;
 const META_PRIORITY: u32 = 2;
 const META_IIF: u32 = 4;
 const META_IIFNAME: u32 = 6;
@@ -293,6 +300,14 @@ const fn nfproto(family: Family) -> u8 {
     match family {
         Family::V4 => 2,
         Family::V6 => 10,
+    }
+}
+
+/// `ETH_P_IP`, `ETH_P_IPV6`.
+const fn ether_type(family: Family) -> u16 {
+    match family {
+        Family::V4 => 0x0800,
+        Family::V6 => 0x86dd,
     }
 }
 
@@ -414,12 +429,12 @@ fn neighbour_discovery(message: &mut Message) {
     compare(message, LESS_OR_EQUAL, &[137]);
 }
 
-fn not_first_of_tcp(message: &mut Message) {
+fn first_of_tcp(message: &mut Message, operator: u32) {
     meta(message, META_L4PROTO, SCRATCH);
     compare(message, EQUAL, &[TCP]);
     payload(message, TRANSPORT, (13, 1), SCRATCH);
     mask(message, SCRATCH, &[SYN | ACK]);
-    compare(message, NOT_EQUAL, &[SYN]);
+    compare(message, operator, &[SYN]);
 }
 
 /// Whether the first byte of the address at an offset of the IPv4 header is this one.
