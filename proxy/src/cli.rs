@@ -193,9 +193,10 @@ impl RunArgs {
 }
 
 /// Whether NetworkPolicies are enforced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum NetworkPolicy {
     /// Where there are any.
+    #[default]
     Auto,
     /// Drop nothing: count and log what would be dropped.
     Audit,
@@ -204,45 +205,50 @@ pub enum NetworkPolicy {
 }
 
 /// What may reach an address of this node's pods whose pod is not known yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum NewPods {
     /// Everyone.
+    #[default]
     Open,
     /// Only the node itself, while a policy is in force.
     Closed,
 }
 
 /// What becomes of live connections that a changed policy does not allow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum LiveConnections {
     /// Their packets are dropped.
+    #[default]
     Cut,
     /// They go on.
     Keep,
 }
 
 /// Whether netfilter is made to see what is switched between pods on a bridge.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum BridgeNetfilter {
     /// On each bridge with veth ports, by an attribute of its own; no module is loaded.
+    #[default]
     Auto,
     /// Bridges and sysctls are left as they are.
     Off,
 }
 
 /// What to do where the kernel lacks what IPVS mode needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum IpvsFallback {
     /// End with what is missing, and how to get it.
+    #[default]
     Exit,
     /// Serve with nftables, and report it as a problem.
     Nftables,
 }
 
 /// What is counted in the kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Counters {
     /// Nothing; IPVS counts what it forwards in any case.
+    #[default]
     Off,
     /// New connections to each frontend.
     Frontends,
@@ -251,9 +257,10 @@ pub enum Counters {
 }
 
 /// Whether to claim the table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum TableOwner {
     /// Where the kernel can.
+    #[default]
     Auto,
     /// Never.
     Off,

@@ -2,22 +2,23 @@
 
 mod kube_proxy;
 mod policy;
+mod process;
 mod requests;
 pub mod services;
 
-use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
+use prometheus_client::encoding::text;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 use shunt_model::problem::Kind;
 
 use self::kube_proxy::KubeProxy;
+use self::process::Process;
+pub use self::process::resident_bytes;
 pub use self::requests::Requests;
 use crate::kernel::{Reason, Swept, Synced};
 use crate::ledger::{Ledger, Origin};
@@ -194,35 +195,6 @@ pub fn print(registry: &Registry) -> String {
     // Writing to a string cannot fail.
     let _ = text::encode(&mut out, registry);
     out
-}
-
-/// Resident memory in bytes; 0 without /proc.
-#[must_use]
-pub fn resident_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kibibytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-    kibibytes.unwrap_or_default() * 1024
-}
-
-/// What is asked of the operating system when metrics are read.
-#[derive(Debug)]
-struct Process;
-
-impl Collector for Process {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let resident = i64::try_from(resident_bytes()).unwrap_or(i64::MAX);
-        let gauge = ConstGauge::new(resident);
-        let unit = Some(&Unit::Bytes);
-        let help = "Resident memory size in bytes.";
-        let descriptor = encoder.encode_descriptor(
-            "process_resident_memory",
-            help,
-            unit,
-            gauge.metric_type(),
-        )?;
-        gauge.encode(descriptor)
-    }
 }
 
 fn unix_seconds() -> f64 {

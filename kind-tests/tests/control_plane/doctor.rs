@@ -89,6 +89,46 @@ fn each_ailment_is_found() -> Result<()> {
     Ok(())
 }
 
+/// The finding that begins with these words.
+fn finding<'a>(found: &'a [Value], start: &str) -> Option<&'a Value> {
+    found.iter().find(|one| one["what"].as_str().is_some_and(|what| what.starts_with(start)))
+}
+
+#[test]
+fn a_second_proxy_is_found() -> Result<()> {
+    let netns = Netns::new("second")?;
+    let scratch = tempfile::tempdir()?;
+    let program = scratch.path().join("kube-proxy");
+    std::fs::copy("/bin/sleep", &program)?;
+    let mut command = Command::new(&program);
+    command.arg("60");
+    let running = netns.spawn(command)?;
+    let start = format!("kube-proxy runs as process {}", running.pid());
+    let (code, found) = doctor(&netns)?;
+    let second = finding(&found, &start).with_context(|| format!("{found:#?}"))?;
+    assert_eq!((code, &second["severity"]), (Some(3), &Value::from("problem")));
+    drop(running);
+    let (_, found) = doctor(&netns)?;
+    ensure!(finding(&found, &start).is_none(), "{found:#?}");
+    Ok(())
+}
+
+#[test]
+fn missing_rights_are_a_problem() -> Result<()> {
+    let netns = Netns::new("rights")?;
+    let binary = shunt_binary()?;
+    let output = netns.run(move || {
+        let mut command = Command::new("setpriv");
+        command.args(["--bounding-set=-all", "--inh-caps=-all"]).arg(binary);
+        command.args(["doctor", "-o", "json"]).output()
+    })?;
+    let found: Vec<Value> = serde_json::from_slice(&output.stdout)?;
+    let rights = finding(&found, "nf_tables cannot be read").context("it is not said")?;
+    ensure!(rights["remedy"].as_str().unwrap_or_default().contains("CAP_NET_ADMIN"), "{rights}");
+    assert_eq!(output.status.code(), Some(3));
+    Ok(())
+}
+
 /// Rules of kube-proxy and of a CNI, as legacy iptables holds them.
 const LEGACY: &[&str] = &[
     "iptables-legacy -t nat -N KUBE-SERVICES",
@@ -104,12 +144,8 @@ fn the_remedy_for_legacy_iptables_works() -> Result<()> {
     let netns = Netns::new("legacy")?;
     LEGACY.iter().try_for_each(|line| run(&netns, line))?;
     let found = doctor(&netns)?.1;
-    let of_legacy = |one: &&Value| {
-        one["what"]
-            .as_str()
-            .is_some_and(|text| text.starts_with("iptables-legacy has tables (nat)"))
-    };
-    let finding = found.iter().find(of_legacy).with_context(|| format!("{found:#?}"))?;
+    let finding = finding(&found, "iptables-legacy has tables (nat)");
+    let finding = finding.with_context(|| format!("{found:#?}"))?;
     let remedy = finding["remedy"].as_str().context("no remedy")?;
     let command = remedy.split('`').nth(1).with_context(|| remedy.to_owned())?.to_owned();
     let save = || netns.run(|| Command::new("iptables-legacy-save").output());

@@ -11,6 +11,7 @@ mod health;
 mod lists;
 mod manifests;
 mod new_pods;
+mod once;
 mod outage;
 mod policy;
 mod services;

@@ -1,6 +1,8 @@
 //! The deployment: rendered by kustomize, validated by a real API server; its configuration, its
 //! queries and its image, tried.
 
+mod helm;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -77,12 +79,26 @@ pub(crate) fn expect_valid(plane: &Plane) -> Result<()> {
         let valid = plane.server().command(&["apply", "--dry-run", &file]);
         valid.with_context(|| format!("{}", directory.display()))?;
     }
+    helm::expect_valid(plane)?;
     let namespace = serde_json::json!({
         "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "smoke"},
     });
     plane.api().create(namespace)?;
     let file = kind().join("smoke.yaml").display().to_string();
     plane.server().command(&["apply", "--dry-run", &file]).context("smoke.yaml")
+}
+
+#[test]
+fn every_container_has_the_image_of_this_version() -> Result<()> {
+    let scratch = tempfile::tempdir()?;
+    let tagged = format!("shunt:{}", env!("CARGO_PKG_VERSION"));
+    for directory in deployments(scratch.path())? {
+        let rendered = String::from_utf8(render(&directory)?)?;
+        let images = rendered.lines().filter_map(|line| line.trim().split_once("image: "));
+        let images: BTreeSet<_> = images.map(|(_, image)| image).collect();
+        assert_eq!(images, BTreeSet::from([tagged.as_str()]), "{}", directory.display());
+    }
+    Ok(())
 }
 
 /// Fails unless the API says this about what an account may do.
@@ -127,13 +143,18 @@ fn the_scripts_for_kind_are_clean() -> Result<()> {
     Ok(())
 }
 
-/// A docker that writes down what it is told, and starts nothing. It answers as one on a machine of today does.
+/// A docker that writes down what it is told, and starts nothing. It answers as one on a machine of today does. The first
+/// start that fails would keep kind from the second, which it makes at the same time: each waits for the other.
 const DOCKER: &str = r#"#!/bin/sh
 echo "$*" >>"$(dirname "$0")/told"
 case "$1 ${2-}" in
 info*) echo '{"SecurityOptions":["name=seccomp"],"CgroupVersion":"2","MemoryLimit":true,"PidsLimit":true,"CPUShares":true}' ;;
 "network ls") echo kind ;;
-run*) exit 1 ;;
+run*)
+  tries=0
+  until [ "$(grep -c '^run ' "$(dirname "$0")/told")" -ge 2 ] || [ $tries = 200 ]; do sleep 0.1; tries=$((tries + 1)); done
+  exit 1
+  ;;
 esac
 "#;
 
@@ -221,12 +242,27 @@ fn the_dashboard_and_the_alerts_ask_for_metrics_that_exist() -> Result<()> {
         let missing: Vec<_> = asked.into_iter().filter(|name| !exists(name)).collect();
         ensure!(missing.is_empty(), "{file}: no such metrics: {missing:?}");
     }
+    let missing: Vec<_> = ASKED_BY_OTHERS.into_iter().filter(|name| !exists(name)).collect();
+    ensure!(missing.is_empty(), "the common dashboard: no such metrics: {missing:?}");
     let dashboard = fs::read_to_string(home().join("monitoring/dashboard.json"))?;
     let _: Value = serde_json::from_str(&dashboard)?;
     let _: Value =
         serde_saphyr::from_str(&fs::read_to_string(home().join("monitoring/alerts.yaml"))?)?;
     Ok(())
 }
+
+/// What the panels of the common dashboard and its alert ask for (kubernetes-mixin,
+/// `dashboards/proxy.libsonnet`); beside these `up`, which is Prometheus' own, `go_goroutines`, and
+/// the requests to the API server, which are there from the first on (`health.rs`).
+const ASKED_BY_OTHERS: [&str; 7] = [
+    "kubeproxy_sync_proxy_rules_duration_seconds_count",
+    "kubeproxy_sync_proxy_rules_duration_seconds_bucket",
+    "kubeproxy_network_programming_duration_seconds_count",
+    "kubeproxy_network_programming_duration_seconds_bucket",
+    "process_resident_memory_bytes",
+    "process_cpu_seconds_total",
+    "process_start_time_seconds",
+];
 
 /// A binary that needs no other file: the one that is tested, or one that is built for this.
 fn static_binary() -> Result<PathBuf> {
@@ -250,6 +286,9 @@ fn capabilities() -> Result<String> {
     let context = &daemonset["spec"]["template"]["spec"]["containers"][0]["securityContext"];
     let (given, taken) = (&context["capabilities"]["add"], &context["capabilities"]["drop"]);
     assert_eq!((given, taken), (&serde_json::json!(["NET_ADMIN"]), &serde_json::json!(["ALL"])));
+    assert_eq!(context["readOnlyRootFilesystem"], true);
+    assert_eq!(context["allowPrivilegeEscalation"], false);
+    assert_eq!(context["seccompProfile"]["type"], "RuntimeDefault");
     Ok(format!("only {given}; root filesystem read-only: {}", context["readOnlyRootFilesystem"]))
 }
 

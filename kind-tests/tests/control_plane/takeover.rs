@@ -9,6 +9,7 @@ mod left;
 mod traffic;
 
 use std::env;
+use std::hint::black_box;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -33,12 +34,14 @@ const SIZE_IN_GUEST: [u32; 2] = [20, 200];
 /// With more Services than this kube-proxy would need half an hour in the guest to come back under
 /// load: the way back is played with these, after the way there with all.
 const MOST_BACK_IN_GUEST: u32 = 500;
+/// Memory of the guest that is used once before a large play.
+const MEMORY_IN_GUEST: usize = 1200 << 20;
 /// How many Services one program makes: it must end within a minute in the guest, where starting it
 /// takes a second.
 const LOADED: u32 = 400;
 /// Patience with kube-proxy's first sync, and with the guest for each Service more: it starts
 /// programs for them.
-const SYNC: Duration = Duration::from_secs(60);
+const SYNC: Duration = Duration::from_mins(5);
 const SYNC_OF_EACH: Duration = Duration::from_millis(300);
 const GUEST: Duration = Duration::from_mins(15);
 const GUEST_OF_EACH: Duration = Duration::from_millis(1200);
@@ -127,6 +130,8 @@ fn take_over(from: &str, to: &str) -> Result<()> {
     let most_back = if in_guest { MOST_BACK_IN_GUEST } else { services };
     let mut play = Play { from, to, services, rate, back: false };
     if services > most_back {
+        // The host gives the guest a page when it is used first: kube-proxy's many programs would wait for that.
+        black_box(vec![1u8; MEMORY_IN_GUEST]);
         play.run()?;
     }
     play.services = services.min(most_back);

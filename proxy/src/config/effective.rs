@@ -5,11 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{anyhow, bail};
+use anyhow::anyhow;
 use shunt_model::compile::Settings;
 
 use super::kube_proxy::{Conntrack, KubeProxyConfiguration, Mode};
 use super::notes::notes;
+use super::own::{self, addresses, choice};
 use super::validate::validate;
 use crate::cli::{
     BridgeNetfilter, Counters, IpvsFallback, LiveConnections, NetworkPolicy, NewPods, TableOwner,
@@ -87,7 +88,8 @@ impl Effective {
     /// # Errors
     /// All that is wrong with it, a line for each field.
     pub fn new(configuration: KubeProxyConfiguration) -> Result<Self, Failure> {
-        let invalid = validate(&configuration);
+        let mut invalid = validate(&configuration);
+        invalid.extend(own::invalid(&configuration.shunt));
         if !invalid.is_empty() {
             let lines: Vec<_> = invalid.iter().map(ToString::to_string).collect();
             return Err(Failure::usage(anyhow!("{}", lines.join("\n"))));
@@ -108,55 +110,19 @@ impl Effective {
             patience: given.periods().0.to_duration() * 2,
             oom_score_adj: given.oom_score_adj.unwrap_or_default(),
             conntrack: given.conntrack.clone(),
-            table_owner: match shunt.table_owner.as_deref() {
-                None | Some("auto") => TableOwner::Auto,
-                Some("off") => TableOwner::Off,
-                Some(other) => bail!("shunt.tableOwner: {other:?} is invalid: auto or off"),
-            },
-            network_policy: match shunt.network_policy.as_deref() {
-                None | Some("auto") => NetworkPolicy::Auto,
-                Some("audit") => NetworkPolicy::Audit,
-                Some("off") => NetworkPolicy::Off,
-                Some(other) => {
-                    bail!("shunt.networkPolicy: {other:?} is invalid: auto, audit or off")
-                }
-            },
+            table_owner: choice(shunt.table_owner.as_deref()),
+            network_policy: choice(shunt.network_policy.as_deref()),
             policy_log: shunt.policy_log.unwrap_or(true),
-            dns_servers: servers(shunt.dns_servers.as_deref().unwrap_or_default())?,
+            dns_servers: addresses(shunt.dns_servers.as_deref()).collect(),
             dns_grace: shunt.dns_grace.map_or(DNS_GRACE, super::GoDuration::to_duration),
-            new_pods: match shunt.new_pods.as_deref() {
-                None | Some("open") => NewPods::Open,
-                Some("closed") => NewPods::Closed,
-                Some(other) => bail!("shunt.newPods: {other:?} is invalid: open or closed"),
-            },
-            nri_socket: match shunt.nri_socket.as_deref().unwrap_or(NRI_SOCKET) {
-                "" => None,
-                path if path.starts_with('/') => Some(path.into()),
-                other => bail!("shunt.nriSocket: {other:?} is invalid: not an absolute path"),
-            },
-            live_connections: match shunt.live_connections.as_deref() {
-                None | Some("cut") => LiveConnections::Cut,
-                Some("keep") => LiveConnections::Keep,
-                Some(other) => bail!("shunt.liveConnections: {other:?} is invalid: cut or keep"),
-            },
-            bridge_netfilter: match shunt.bridge_netfilter.as_deref() {
-                None | Some("auto") => BridgeNetfilter::Auto,
-                Some("off") => BridgeNetfilter::Off,
-                Some(other) => bail!("shunt.bridgeNetfilter: {other:?} is invalid: auto or off"),
-            },
-            ipvs_fallback: match shunt.ipvs_fallback.as_deref() {
-                None | Some("exit") => IpvsFallback::Exit,
-                Some("nftables") => IpvsFallback::Nftables,
-                Some(other) => bail!("shunt.ipvsFallback: {other:?} is invalid: exit or nftables"),
-            },
-            counters: match shunt.counters.as_deref() {
-                None | Some("off") => Counters::Off,
-                Some("frontends") => Counters::Frontends,
-                Some("endpoints") => Counters::Endpoints,
-                Some(other) => {
-                    bail!("shunt.counters: {other:?} is invalid: off, frontends or endpoints")
-                }
-            },
+            new_pods: choice(shunt.new_pods.as_deref()),
+            nri_socket: Some(shunt.nri_socket.as_deref().unwrap_or(NRI_SOCKET))
+                .filter(|path| !path.is_empty())
+                .map(Into::into),
+            live_connections: choice(shunt.live_connections.as_deref()),
+            bridge_netfilter: choice(shunt.bridge_netfilter.as_deref()),
+            ipvs_fallback: choice(shunt.ipvs_fallback.as_deref()),
+            counters: choice(shunt.counters.as_deref()),
             service_metrics: shunt.service_metrics.unwrap_or_default(),
             verify_interval: shunt
                 .verify_interval
@@ -174,13 +140,6 @@ impl Effective {
             configuration: given,
         })
     }
-}
-
-fn servers(given: &[String]) -> anyhow::Result<BTreeSet<IpAddr>> {
-    let parse = |text: &String| {
-        text.parse().map_err(|_| anyhow!("shunt.dnsServers: {text:?} is invalid: not an address"))
-    };
-    given.iter().map(parse).collect()
 }
 
 fn listen(address: &str) -> anyhow::Result<Option<SocketAddr>> {

@@ -13,6 +13,7 @@ pub mod flags;
 pub mod kube_proxy;
 pub mod load;
 mod notes;
+mod own;
 #[cfg(test)]
 mod tests;
 pub mod validate;

@@ -91,6 +91,20 @@ winkernel:
 "#;
 
 #[test]
+fn all_that_is_wrong_with_our_own_settings_is_told_at_once() {
+    let loaded = loaded(
+        "mode: nftables\noomScoreAdj: 5000\nshunt: {networkPolicy: maybe, counters: \"\", dnsServers: [\"::1\", x]}\n",
+    );
+    let failure = Effective::new(loaded.configuration).unwrap_err();
+    expect_test::expect![[r#"
+        oomScoreAdj: 5000 is invalid: must be within the range [-1000, 1000]
+        shunt.networkPolicy: "maybe" is invalid: must be auto, audit or off
+        shunt.counters: "" is invalid: must be off, frontends or endpoints
+        shunt.dnsServers[1]: "x" is invalid: must be an IP address"#]]
+    .assert_eq(&failure.to_string());
+}
+
+#[test]
 fn kubeadms_configuration_is_taken_as_it_is() {
     let loaded = loaded(KUBEADM);
     assert!(loaded.remarks.is_empty(), "{:?}", loaded.remarks);

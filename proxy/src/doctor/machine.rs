@@ -137,6 +137,15 @@ mod tests {
     }
 
     #[test]
+    fn virtual_servers_are_counted() {
+        let text = "IP Virtual Server version 1.2.1 (size=4096)\nProt LocalAddress:Port Scheduler\n\
+                    \x20 -> RemoteAddress:Port\nTCP  0A600001:01BB rr\n  -> 0A4D0115:192B Masq 1 0 0\n\
+                    UDP  0A60000A:0035 rr\n";
+        let found = given(&[GOOD.as_slice(), &[("net/ip_vs", text)]].concat());
+        assert_eq!(found, ["IPVS has 2 virtual servers"]);
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         let mut bad = GOOD;
         bad[0].1 = "0\n";

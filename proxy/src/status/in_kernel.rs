@@ -28,6 +28,9 @@ pub(super) struct InKernel {
 /// If it cannot be read.
 pub(super) fn read() -> anyhow::Result<InKernel> {
     let inventory = inventory()?;
+    let Some(table) = &inventory.table else {
+        return Ok(InKernel { table: "none".into(), rows: Vec::new() });
+    };
     let installed = &inventory.installed;
     let servers = match installed.forwarding {
         Forwarding::Translate | Forwarding::BesideVirtualServers => Servers::default(),
@@ -40,7 +43,7 @@ pub(super) fn read() -> anyhow::Result<InKernel> {
         .keys()
         .filter_map(|place| row(place, installed, &servers, &counted))
         .collect();
-    Ok(InKernel { table: inventory.table.as_ref().map_or("none".into(), describe), rows })
+    Ok(InKernel { table: describe(table), rows })
 }
 
 fn describe(table: &TableState) -> String {
