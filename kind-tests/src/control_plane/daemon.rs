@@ -15,6 +15,7 @@ use shunt_cluster::{Netns, Process, Signal};
 use super::plane::{CLUSTER_CIDR, Plane};
 use super::server::tail;
 use super::wait::wait_for;
+use crate::guest::Clock;
 use crate::scenario::shunt_binary;
 
 /// Where the daemon serves its state, in its node's namespace.
@@ -22,8 +23,13 @@ const METRICS: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 10249);
 /// Patience with the daemon's own answers.
 const ANSWER: Duration = Duration::from_secs(10);
-/// Patience with its start, API server included.
+/// Patience with its start, API server included; and in the guest, where all have one CPU.
 const START: Duration = Duration::from_secs(30);
+const START_IN_GUEST: Duration = Duration::from_mins(5);
+
+fn start_patience() -> Duration {
+    if Clock::of_this_guest().is_some() { START_IN_GUEST } else { START }
+}
 
 /// How to start it.
 #[derive(Clone, Debug, Default)]
@@ -90,7 +96,7 @@ impl Daemon {
 
     /// Waits for a line with this text in its log.
     pub fn wait_for_log(&self, text: &str) -> Result<()> {
-        wait_for(&format!("{text:?} in the log"), START, || {
+        wait_for(&format!("{text:?} in the log"), start_patience(), || {
             Ok(if self.log()?.contains(text) { Ok(()) } else { Err(tail(&self.log)) })
         })
     }
@@ -114,7 +120,7 @@ impl Daemon {
         what: &str,
         condition: impl Fn(&Status) -> bool,
     ) -> Result<Status> {
-        wait_for(what, START, || {
+        wait_for(what, start_patience(), || {
             Ok(self.status()?.and_then(|status| {
                 if condition(&status) { Ok(status) } else { Err(format!("{status:?}")) }
             }))

@@ -31,6 +31,8 @@ const NODE: &str = "node-1";
 /// loads: here, and in the guest. That has one CPU, and kube-proxy starts a program for each Service.
 const SIZE: [u32; 2] = [200, 500];
 const SIZE_IN_GUEST: [u32; 2] = [20, 200];
+/// More connections a second take all of the guest's CPU.
+const MOST_RATE_IN_GUEST: u32 = 400;
 /// With more Services than this kube-proxy would need half an hour in the guest to come back under
 /// load: the way back is played with these, after the way there with all.
 const MOST_BACK_IN_GUEST: u32 = 500;
@@ -94,7 +96,8 @@ fn size() -> Result<[u32; 2]> {
         Ok(text) => text.parse().with_context(|| format!("{variable}: {text}")),
         Err(_) => Ok(or),
     };
-    Ok([read("SHUNT_TAKEOVER_SERVICES", services)?, read("SHUNT_TAKEOVER_RATE", rate)?])
+    let most = if in_guest { MOST_RATE_IN_GUEST } else { u32::MAX };
+    Ok([read("SHUNT_TAKEOVER_SERVICES", services)?, read("SHUNT_TAKEOVER_RATE", rate)?.min(most)])
 }
 
 /// What a program prints in a namespace.
