@@ -101,6 +101,34 @@ fn sysctls_and_timeouts_are_read_back() -> Result<()> {
     Ok(())
 }
 
+/// What the Service's annotations name, over what is set for all; and changed in place, as a connection that goes on
+/// shows.
+#[test]
+#[ignore = "needs IPVS; a test runs it in the guest"]
+fn the_scheduler_is_the_services_own() -> Result<()> {
+    let mut rig = Rig::new()?;
+    rig.write("", &["web-1"])?;
+    rig.start(&["--proxy-mode=ipvs", "--ipvs-scheduler=lc"])?;
+    let mut stream = rig.connect(POD, &format!("{VIP}:80"))?;
+    for (annotation, scheduler) in [
+        ("", "-s lc"),
+        ("shunt.dev/ipvs-scheduler: sed", "-s sed"),
+        ("shunt.dev/ipvs-scheduler: sh", "sh-fallback"),
+        ("shunt.dev/balancing: hash-connection", "mh-port"),
+    ] {
+        rig.write(annotation, &["web-1"])?;
+        until(|| {
+            let saved = rig.on_node(&["ipvsadm", "--save", "--numeric"])?;
+            let mut of_web = saved.lines().filter(|line| line.starts_with("-A -t 10.96.0.11:80 "));
+            let told = of_web.any(|line| line.contains(scheduler));
+            ensure!(told, "{annotation} gives:\n{saved}");
+            Ok(())
+        })?;
+        stream.exchange("on")?;
+    }
+    Ok(())
+}
+
 /// Why source ranges and policies see the node otherwise than with nftables (`ipvs-node-is-the-frontend` in
 /// docs/differences.md).
 #[test]
