@@ -21,6 +21,8 @@ const OURS: u32 = 0x7368_756e;
 /// `struct ifinfomsg` and `struct ifaddrmsg`.
 const LINK_HEADER: [u8; 16] = [0; 16];
 const ADDRESS_HEADER: usize = 8;
+/// How many requests are made and sent at once.
+const PORTION: usize = 100;
 /// `NLM_F_CREATE | NLM_F_EXCL`.
 const NEW: u16 = 0x600;
 /// `NLM_F_CREATE | NLM_F_REPLACE`: where it is there, it gets our mark.
@@ -160,19 +162,20 @@ impl Addresses {
         harmless: Errno,
         message: impl Fn(IpAddr) -> Message,
     ) -> Result<(), Error> {
-        let messages = addresses.iter().map(|address| message(*address)).collect();
-        let refused = self.socket.submit(messages)?;
-        match refused.into_iter().find(|(_, errno)| *errno != harmless) {
-            None => Ok(()),
-            Some((position, errno)) => {
-                let detail = addresses[position].to_string();
-                Err(shunt_netlink::Error::Refused { what, errno, detail }.into())
+        for portion in addresses.chunks(PORTION) {
+            let messages = portion.iter().map(|address| message(*address)).collect();
+            let refused = self.socket.submit(messages)?;
+            if let Some((position, errno)) =
+                refused.into_iter().find(|(_, errno)| *errno != harmless)
+            {
+                let detail = portion[position].to_string();
+                return Err(shunt_netlink::Error::Refused { what, errno, detail }.into());
             }
         }
+        Ok(())
     }
 }
 
-/// An address as we make it.
 fn request(kind: u16, flags: u16, device: u32, address: IpAddr) -> Message {
     let mut message = unmarked(kind, flags, device, address);
     if address.is_ipv6() {

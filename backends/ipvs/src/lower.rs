@@ -14,6 +14,10 @@ use shunt_nftables::lower::portions;
 use crate::installed::Installed;
 use crate::settings::{OURS, Settings};
 
+/// Frontends and endpoints in a portion of a whole plan: so few that what is made of one fits into the memory that the
+/// one before has left, which the allocator keeps at hand, and so many that a send to the kernel is not felt.
+const PORTION: usize = 100;
+
 /// A virtual server as it shall be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Virtual {
@@ -123,7 +127,7 @@ impl Lowering {
     ) -> impl Iterator<Item = Wanted> + use<'a> {
         self.addresses.clear();
         let alone = Plan { node: Arc::clone(&plan.node), ..Plan::default() };
-        let mut deltas = portions(plan);
+        let mut deltas = portions(plan, PORTION);
         let mut rest = Some(Wanted {
             virtuals: installed.virtuals.keys().map(|server| (*server, None)).collect(),
             addresses: installed.addresses.keys().map(|address| (*address, false)).collect(),

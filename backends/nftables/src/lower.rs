@@ -224,10 +224,8 @@ pub fn counts(plan: &Plan, references: &References) -> HashMap<SetId, u32> {
 /// large: memory that is needed once is memory that the process keeps. What every pod needs comes
 /// first: the API server's Service, and those of the cluster's own namespace, DNS among them. The
 /// networks of Services come last: what has no frontend there is dropped, and until all have theirs
-/// another proxy may serve them.
-pub fn portions(plan: &Plan) -> impl Iterator<Item = PlanDelta> + '_ {
-    /// Enough for the fixed cost of a transaction not to be felt.
-    const ELEMENTS: usize = 5000;
+/// another proxy may serve them. A portion is full when it has so many frontends and endpoints.
+pub fn portions(plan: &Plan, elements: usize) -> impl Iterator<Item = PlanDelta> + '_ {
     let is_first = |key: &ObjectKey| {
         &*key.namespace == "kube-system"
             || (&*key.namespace == "default" && &*key.name == "kubernetes")
@@ -240,11 +238,11 @@ pub fn portions(plan: &Plan) -> impl Iterator<Item = PlanDelta> + '_ {
         .then(|| PlanDelta { node: Some(Arc::clone(&plan.node)), ..PlanDelta::default() });
     let portions = std::iter::from_fn(move || {
         let mut delta = PlanDelta { node: node.take(), ..PlanDelta::default() };
-        let mut elements = 0;
-        while elements < ELEMENTS
+        let mut taken = 0;
+        while taken < elements
             && let Some((key, service)) = all.next()
         {
-            elements += service.frontends.iter().map(elements_of).sum::<usize>();
+            taken += service.frontends.iter().map(elements_of).sum::<usize>();
             delta.services.insert(key.clone(), Some(Arc::clone(service)));
         }
         (!delta.is_empty()).then_some(delta)

@@ -15,6 +15,8 @@ use crate::lower::{References, Wanted, portions};
 use crate::session::Session;
 use crate::transaction::{Transaction, chunks};
 
+/// Frontends and endpoints in a portion: enough for the fixed cost of a transaction not to be felt.
+const PORTION: usize = 5000;
 /// Transactions that may wait for the kernel. Each is some 200 KB.
 const WAITING: usize = 2;
 
@@ -56,7 +58,7 @@ fn prepare(
     transactions: &SyncSender<Counted>,
     report: &mut Report,
 ) {
-    for delta in portions(plan) {
+    for delta in portions(plan, PORTION) {
         let started = Instant::now();
         let wanted = Wanted::portion(&delta, references);
         let steps = diff(&wanted, installed);
