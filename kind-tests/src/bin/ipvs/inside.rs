@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use ipvs_rs::{Ipvs, Protocol, ServiceKey};
 use serde::{Deserialize, Serialize};
+use shunt::status::Status;
 use shunt_cluster::Netns;
 use shunt_kind_tests::kube_proxy::{Api, KubeProxy, Mode};
 use shunt_kind_tests::scenario::daemon::{self, Daemon};
@@ -64,6 +65,8 @@ pub(crate) struct Shunt {
     pub(crate) event_p99_ms: f64,
     pub(crate) event_max_ms: f64,
     pub(crate) changes_that_read: usize,
+    /// After the changes.
+    pub(crate) resident_bytes: u64,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -129,7 +132,8 @@ fn measure_shunt(binary: &Path, effort: Effort, files: &Path) -> Result<(Shunt, 
         // On a busy machine it may not have told of this change yet; the first sync has read.
         changes_that_read += usize::from(last.reason != "first" && last.read_ms > 0.0);
     }
-    let latency = daemon.status()?.context("no answer")?.event_to_commit_us;
+    let Status { event_to_commit_us: latency, resident_bytes, .. } =
+        daemon.status()?.context("no answer")?;
     let shunt = Shunt {
         synced_ms: first.synced_ms,
         commit_ms: first.commit_ms,
@@ -139,6 +143,7 @@ fn measure_shunt(binary: &Path, effort: Effort, files: &Path) -> Result<(Shunt, 
         event_p99_ms: f64::from(latency.p99) / 1e3,
         event_max_ms: f64::from(latency.max) / 1e3,
         changes_that_read,
+        resident_bytes,
     };
     daemon.stop()?;
     Ok((shunt, bare))

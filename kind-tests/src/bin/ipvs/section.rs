@@ -60,6 +60,8 @@ pub(crate) fn of(results: &Results) -> String {
         String::new(),
         reads.into(),
     );
+    let resident = format!("{:.1} MB", shunt.resident_bytes as f64 / 1e6);
+    row("resident after the changes", resident, String::new(), String::new());
     format!(
         "### IPVS: {services} x {endpoints} endpoints\n\n| | shunt | kube-proxy, IPVS mode | ratio, goal |\n|---|---:|---:|---|\n{}\n",
         rows.concat()
@@ -112,6 +114,7 @@ mod tests {
             event_p99_ms: 6.0,
             event_max_ms: 7.0,
             changes_that_read: 0,
+            resident_bytes: 35_000_000,
         };
         let start = Started::Synced { ms: 60_000.0 };
         let kube_proxy = Some(KubeProxys { start, changes_ms: vec![500.0] });
