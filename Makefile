@@ -61,8 +61,9 @@ unit: controlplane runtime ## The tests alone; they need root, nft, and the cont
 	cd kind-tests/controlplane && CGO_ENABLED=0 go test -trimpath ./...
 	cd kind-tests/runtime && CGO_ENABLED=0 go vet ./...
 
-controlplane: ## Build the real API server, the controllers and kube-proxy (minutes, once)
+controlplane: ## Build the real API server, the controllers, kube-proxy and flanneld (minutes, once)
 	kind-tests/controlplane/build.sh $(CONTROLPLANE)
+	kind-tests/flannel/build.sh $(CONTROLPLANE)
 
 runtime: ## Build a real containerd, and what asks it for pods (minutes, once)
 	kind-tests/runtime/build.sh

@@ -27,6 +27,7 @@ need xz xz-utils
 need qemu-system-x86_64 qemu-system-x86
 [ -x /usr/lib/qemu/virtiofsd ] || missing="$missing qemu-system-common"
 [ -x /usr/lib/cni/bridge ] || missing="$missing containernetworking-plugins"
+[ -x /usr/sbin/bird ] || missing="$missing bird2"
 need busybox busybox-static
 # Runs the containers of the real containerd.
 need runc runc

@@ -2,7 +2,7 @@
 //! `docs/networks/README.md`, which this test compares with what it has found, or writes.
 //!
 //! A choice of scenarios for each, so that it takes minutes; `SHUNT_NETWORKS=all` plays all of them, and
-//! `SHUNT_SCENARIO=NAME` one.
+//! `SHUNT_SCENARIO=NAME` one. `SHUNT_NETWORK=NAME,NAME` plays some networks, and leaves the others' rows as they are.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -62,6 +62,13 @@ const NOT_ON: &[(Network, &[&str], &str)] = &[
     ),
     (Network::Macvlan, OF_POLICY, "policy does not see what pods say to one another"),
     (Network::Macvlan, &["policy-behind-services"], "nor what their nodes have masqueraded"),
+    (
+        Network::Ipvlan,
+        SAME_LINK,
+        "a client on the endpoint's own link gets the reply past the node",
+    ),
+    (Network::Ipvlan, OF_POLICY, "policy does not see what pods say to one another"),
+    (Network::Ipvlan, &["policy-behind-services"], "nor what their nodes have masqueraded"),
 ];
 
 /// They have traffic policies Local, which are never masqueraded.
@@ -102,6 +109,7 @@ macro_rules! networks {
 networks! {
     routed Routed
     ipip Ipip
+    bgp Bgp
     bridge Bridge
     bridge_unseen BridgeUnseen
     flannel_host_gw FlannelHostGw
@@ -111,6 +119,9 @@ networks! {
     cni_bridge CniBridge
     cni_ptp CniPtp
     macvlan Macvlan
+    ipvlan Ipvlan
+    geneve Geneve
+    flanneld Flanneld
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -264,18 +275,19 @@ fn services_and_policies_on_every_network() -> Result<()> {
     if Clock::of_this_guest().is_some() {
         return Ok(());
     }
+    let chosen = chosen()?;
+    let with_ipvs = chosen.iter().filter(|network| has_ipvs(**network));
+    let mut in_guest: Vec<_> =
+        with_ipvs.map(|network| format!("{}::ipvs", module(*network))).collect();
     // What netfilter does not see on a bridge is judged wholly only where connections are tracked there.
     let tracks = switched()? == Some(Switched::Tracked);
     let is_whole = |network: Network| network != Network::BridgeUnseen || tracks;
-    let (here, elsewhere): (Vec<_>, Vec<_>) = Network::ALL
-        .into_iter()
-        .partition(|network| network.is_possible_here() && is_whole(*network));
-    let mut in_guest: Vec<_> =
-        Network::ALL.iter().map(|network| format!("{}::ipvs", module(*network))).collect();
+    let (here, elsewhere): (Vec<_>, Vec<_>) =
+        chosen.into_iter().partition(|network| network.is_possible_here() && is_whole(*network));
     in_guest.extend(elsewhere.iter().map(|network| format!("{}::nftables", module(*network))));
     // As many guests as there are CPUs wherever this is run.
     let guests: Vec<_> = in_guest
-        .chunks(in_guest.len().div_ceil(2))
+        .chunks(in_guest.len().div_ceil(2).max(1))
         .map(<[String]>::to_vec)
         .map(|tests| thread::spawn(move || play_in_guest(&tests)))
         .collect();
@@ -283,13 +295,13 @@ fn services_and_policies_on_every_network() -> Result<()> {
     for guest in guests {
         table.extend(guest.join().map_err(|_| anyhow!("a panic"))??);
     }
-    let text = page_section(&table)?;
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/networks/README.md");
+    let old = fs::read_to_string(&page)?;
+    let text = page_section(&table, &old)?;
     println!("{text}");
     if env::var("SHUNT_NETWORKS").is_ok() || env::var("SHUNT_SCENARIO").is_ok() {
         return Ok(());
     }
-    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/networks/README.md");
-    let old = fs::read_to_string(&page)?;
     let new = splice(&old, &text).context("docs/networks/README.md has no markers")?;
     if env::var("SHUNT_WRITE_DOCS").is_ok() {
         fs::write(&page, new)?;
@@ -302,6 +314,18 @@ fn services_and_policies_on_every_network() -> Result<()> {
     Ok(())
 }
 
+/// Whether a network is played with IPVS, which takes a guest: an API server for each scenario is too much for its one CPU.
+const fn has_ipvs(network: Network) -> bool {
+    !network.takes_daemons()
+}
+
+/// The networks to play: all, or those that are named.
+fn chosen() -> Result<Vec<Network>> {
+    let Ok(names) = env::var("SHUNT_NETWORK") else { return Ok(Network::ALL.to_vec()) };
+    let named = |name| Network::named(name).with_context(|| format!("no network is named {name}"));
+    names.split(',').map(named).collect()
+}
+
 fn module(network: Network) -> String {
     network.name().replace('-', "_")
 }
@@ -309,10 +333,18 @@ fn module(network: Network) -> String {
 const BEGIN: &str = "<!-- matrix:begin, written by SHUNT_WRITE_DOCS=1 cargo test -p shunt-kind-tests --test networks -->";
 const END: &str = "<!-- matrix:end -->";
 
-/// The table as it stands in the page; every network has its row.
-fn page_section(table: &Table) -> Result<String> {
+/// The table as it stands in the page; every network has its row, the old one if it was not played.
+fn page_section(table: &Table, old: &str) -> Result<String> {
     let mut out = String::from("| network | nftables | IPVS | |\n|---|---|---|---|\n");
+    let played = chosen()?;
+    let old = old.split_once(BEGIN).map_or("", |(_, rest)| rest);
     for network in Network::ALL {
+        if !played.contains(&network) {
+            let start = format!("| `{}` |", network.name());
+            let row = old.lines().find(|line| line.starts_with(&start));
+            out += &row.map(|row| format!("{row}\n")).unwrap_or_default();
+            continue;
+        }
         let cell = |backend: Backend| {
             let key = (network.name().to_owned(), backend.name().to_owned());
             let cell = table.get(&key);
@@ -323,7 +355,8 @@ fn page_section(table: &Table) -> Result<String> {
         let notes = NOT_ON.iter().filter(|(on, ..)| *on == network);
         let notes: Vec<_> =
             notes.map(|(_, names, why)| format!("without {}: {why}", names.join(", "))).collect();
-        let (nftables, ipvs) = (cell(Backend::Nftables)?, cell(Backend::Ipvs)?);
+        let nftables = cell(Backend::Nftables)?;
+        let ipvs = if has_ipvs(network) { cell(Backend::Ipvs)? } else { "not played".to_owned() };
         out += &format!("| `{}` | {nftables} | {ipvs} | {} |\n", network.name(), notes.join("; "));
     }
     Ok(out)

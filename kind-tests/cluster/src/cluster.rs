@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use ipnet::IpNet;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::fabric::Fabric;
 use crate::host::{Families, Host, Role};
 use crate::netns::Netns;
 use crate::network::Network;
+use crate::network::cni::Settings;
 use crate::numbering;
 
 /// The name of the API server's machine.
@@ -175,6 +177,21 @@ impl Cluster {
         self.attach(name, number, Role::Client)?;
         self.clients.push(name.to_owned());
         self.host(name)
+    }
+
+    /// Tells how a node's pods are connected, where the network's daemon decides that ([`Network::takes_daemons`]).
+    pub fn configure(&mut self, node: &str, settings: Settings) {
+        self.fabric.configure(node, settings);
+    }
+
+    /// On the network [`Network::Bgp`]: has a node announce these networks in place of those it does. What becomes of that
+    /// at other nodes, [`Host::has_route`] tells.
+    pub fn announce(&self, node: &str, networks: &[IpNet]) -> Result<()> {
+        ensure!(self.network == Network::Bgp, "{} has no BGP daemons", self.network.name());
+        let index = self.nodes.iter().position(|n| n.name == node).map(|index| index + 1);
+        let number = index.and_then(numbering::node_number);
+        let number = number.with_context(|| format!("the cluster has no node named {node}"))?;
+        self.fabric.announce(self.host(node)?, number, networks)
     }
 
     /// Starts a pod on a node, with the node's next free address.

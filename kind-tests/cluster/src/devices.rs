@@ -20,6 +20,11 @@ const IFLA_INFO_SLAVE_DATA: u16 = 5;
 const IFLA_BRPORT_MODE: u16 = 4;
 const IFLA_MACVLAN_MODE: u16 = 1;
 const MACVLAN_MODE_BRIDGE: u32 = 4;
+const IFLA_IPVLAN_MODE: u16 = 1;
+const IPVLAN_MODE_L2: u16 = 0;
+const IFLA_GENEVE_ID: u16 = 1;
+const IFLA_GENEVE_REMOTE: u16 = 2;
+const IFLA_GENEVE_REMOTE6: u16 = 7;
 const IFLA_VXLAN_ID: u16 = 1;
 const IFLA_VXLAN_LOCAL: u16 = 4;
 const IFLA_VXLAN_LEARNING: u16 = 7;
@@ -30,6 +35,15 @@ const NDA_DST: u16 = 1;
 const NDA_LLADDR: u16 = 2;
 const NUD_PERMANENT: u16 = 0x80;
 const NTF_SELF: u8 = 2;
+
+/// How a device shares the one below it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    /// With a hardware address of its own, in bridge mode.
+    Macvlan,
+    /// With the same hardware address, told apart by IP addresses (mode L2).
+    Ipvlan,
+}
 
 impl Links {
     /// Sets how long a packet may be, in bytes.
@@ -52,20 +66,51 @@ impl Links {
         self.tell(set, || format!("setting {port} to hairpin mode"))
     }
 
-    /// Creates a macvlan device in bridge mode: `name` in a namespace, on the device `lower` of this one.
-    pub fn add_macvlan(&mut self, name: &str, lower: &str, netns: BorrowedFd<'_>) -> Result<()> {
+    /// Creates a device that shares another: `name` in a namespace, on the device `lower` of this one.
+    pub fn add_sharing(
+        &mut self,
+        kind: Sharing,
+        name: &str,
+        lower: &str,
+        netns: BorrowedFd<'_>,
+    ) -> Result<()> {
         let index = self.index(lower)?;
+        let (text, key, mode) = match kind {
+            Sharing::Macvlan => {
+                ("macvlan", IFLA_MACVLAN_MODE, &MACVLAN_MODE_BRIDGE.to_ne_bytes()[..])
+            }
+            Sharing::Ipvlan => ("ipvlan", IFLA_IPVLAN_MODE, &IPVLAN_MODE_L2.to_ne_bytes()[..]),
+        };
         let new = Message::new(libc::RTM_NEWLINK, CREATE)
             .raw(&ifinfo(0, 0))
             .text(IFLA_IFNAME, name)
             .attr(IFLA_LINK, &index.to_ne_bytes())
             .attr(IFLA_NET_NS_FD, &netns.as_raw_fd().to_ne_bytes())
             .nest(IFLA_LINKINFO, |m| {
-                m.text(IFLA_INFO_KIND, "macvlan").nest(IFLA_INFO_DATA, |m| {
-                    m.attr(IFLA_MACVLAN_MODE, &MACVLAN_MODE_BRIDGE.to_ne_bytes())
+                m.text(IFLA_INFO_KIND, text).nest(IFLA_INFO_DATA, |m| m.attr(key, mode))
+            });
+        self.tell(new, || format!("creating the {text} device {name}"))
+    }
+
+    /// Creates a GENEVE device with one other end on the underlay, and this hardware address.
+    pub fn add_geneve(
+        &mut self,
+        name: &str,
+        id: u32,
+        remote: IpAddr,
+        hardware: [u8; 6],
+    ) -> Result<()> {
+        let kind = if remote.is_ipv4() { IFLA_GENEVE_REMOTE } else { IFLA_GENEVE_REMOTE6 };
+        let new = Message::new(libc::RTM_NEWLINK, CREATE)
+            .raw(&ifinfo(0, 0))
+            .text(IFLA_IFNAME, name)
+            .attr(IFLA_ADDRESS, &hardware)
+            .nest(IFLA_LINKINFO, |m| {
+                m.text(IFLA_INFO_KIND, "geneve").nest(IFLA_INFO_DATA, |m| {
+                    m.attr(IFLA_GENEVE_ID, &id.to_ne_bytes()).attr(kind, &octets(remote))
                 })
             });
-        self.tell(new, || format!("creating the macvlan device {name}"))
+        self.tell(new, || format!("creating the GENEVE device {name}"))
     }
 
     /// Creates a VXLAN device that learns nothing, with this address on the underlay and this hardware address.

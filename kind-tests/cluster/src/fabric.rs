@@ -2,11 +2,9 @@
 //! its own that nobody else is in. How pods are connected to their nodes and nodes to one another is the subject of
 //! `network`.
 
-#[cfg(feature = "tun")]
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
-#[cfg(feature = "tun")]
 use std::sync::Mutex;
 
 use anyhow::{Context, Result, ensure};
@@ -14,15 +12,15 @@ use ipnet::IpNet;
 
 use crate::host::{DEVICE, Families, Family, Host, Role};
 use crate::link::{Peer, everything};
-#[cfg(feature = "tun")]
-use crate::netns::lock;
-use crate::netns::{Netns, write_sysctl};
+use crate::netns::{Netns, lock, write_sysctl};
+use crate::network::cni::Settings;
 #[cfg(feature = "tun")]
 use crate::network::udp::Forwarder;
 use crate::network::{
-    Between, Network, Pods, bridge, cni, ipip, macvlan, masquerade, ptp, routed, vxlan,
+    Between, Network, Pods, bgp, bridge, cni, geneve, ipip, macvlan, masquerade, ptp, routed, vxlan,
 };
 use crate::numbering;
+use crate::process::Process;
 
 /// The bridge that is the underlay.
 const BRIDGE: &str = "underlay";
@@ -68,6 +66,10 @@ pub(crate) struct Fabric {
     families: Families,
     network: Network,
     netns: Netns,
+    /// By the node's name: what the network's daemon has written down there.
+    settings: BTreeMap<String, Settings>,
+    /// By the node's name, and one without: the BGP daemons.
+    speakers: Mutex<BTreeMap<String, Process>>,
     /// By the node's name.
     #[cfg(feature = "tun")]
     forwarders: Mutex<BTreeMap<String, Forwarder>>,
@@ -90,10 +92,16 @@ impl Fabric {
             }
             links.set_up(BRIDGE)?;
         }
+        let mut speakers = BTreeMap::new();
+        if network.between() == Between::Bgp {
+            speakers.insert(String::new(), bgp::reflect(&netns, families)?);
+        }
         Ok(Self {
             families,
             network,
             netns,
+            settings: BTreeMap::new(),
+            speakers: Mutex::new(speakers),
             #[cfg(feature = "tun")]
             forwarders: Mutex::default(),
         })
@@ -101,11 +109,12 @@ impl Fabric {
 
     /// Connects a node, a client or the control plane to the underlay.
     pub(crate) fn connect(&self, host: &Host, number: u8) -> Result<()> {
-        self.try_connect(host, &format!("port{number}"))
+        self.try_connect(host, number)
             .with_context(|| format!("connecting {} to the underlay", host.name))
     }
 
-    fn try_connect(&self, host: &Host, port: &str) -> Result<()> {
+    fn try_connect(&self, host: &Host, number: u8) -> Result<()> {
+        let port = &format!("port{number}");
         prepare(&host.netns, self.families)?;
         let is_node = matches!(host.role, Role::Node { .. });
         if is_node {
@@ -132,11 +141,11 @@ impl Fabric {
                 host.add_route(everything(gateway), gateway)?;
             }
         }
-        self.prepare_node(host)
+        self.prepare_node(host, number)
     }
 
     /// Gives a node the devices of its network.
-    fn prepare_node(&self, host: &Host) -> Result<()> {
+    fn prepare_node(&self, host: &Host, number: u8) -> Result<()> {
         let Role::Node { pod_networks } = &host.role else { return Ok(()) };
         let numbered = |number: u8| -> Vec<_> {
             let of_node = |network: &IpNet| numbering::in_network(*network, number);
@@ -145,18 +154,19 @@ impl Fabric {
         let gateways = numbered(numbering::GATEWAY);
         match self.network.pods() {
             Pods::Bridge { seen } => bridge::prepare(host, &gateways, seen)?,
-            Pods::Macvlan => macvlan::prepare(host, &gateways)?,
-            Pods::Plugin("bridge") => bridge::watch(host, true)?,
+            Pods::OnLink(kind) => macvlan::prepare(host, &gateways, kind)?,
+            Pods::Plugin("bridge") | Pods::Configured => bridge::watch(host, true)?,
             Pods::Routed | Pods::Ptp | Pods::Plugin(_) => {}
         }
         let mtu = self.network.mtu();
         match self.network.between() {
+            Between::Bgp => self.announce(host, number, pod_networks)?,
             Between::Ipip => ipip::prepare(host, &gateways, mtu)?,
             Between::Vxlan => vxlan::prepare(host, &numbered(numbering::VTEP), mtu)?,
             Between::Udp => self.start_forwarder(host, &numbered(numbering::VTEP), mtu)?,
-            Between::Routes | Between::Nothing => {}
+            Between::Routes | Between::Geneve | Between::Nothing | Between::Daemon => {}
         }
-        if self.network.masquerades() {
+        if self.network.masquerades() && !self.network.takes_daemons() {
             masquerade::prepare(host, pod_networks)?;
         }
         Ok(())
@@ -170,13 +180,38 @@ impl Fabric {
         for (network, via) in pod_networks.iter().zip(&other.addresses) {
             match self.network.between() {
                 Between::Routes => node.add_route(*network, *via)?,
+                Between::Bgp => bgp::wait_for(node, *network)?,
                 Between::Ipip => ipip::introduce(node, *network, *via)?,
                 Between::Vxlan => vxlan::introduce(node, *network, *via)?,
+                Between::Geneve => {
+                    let Role::Node { pod_networks: own } = &node.role else { continue };
+                    geneve::introduce(node, own, *network, *via, self.network.mtu())?;
+                }
                 Between::Udp => self.introduce_forwarder(node, *network, *via)?,
-                Between::Nothing => {}
+                Between::Nothing | Between::Daemon => {}
             }
         }
         Ok(())
+    }
+
+    /// Has a node's BGP daemon announce these networks and no others, by starting another one.
+    pub(crate) fn announce(&self, node: &Host, number: u8, networks: &[IpNet]) -> Result<()> {
+        // Its predecessor must be gone: there is one port.
+        lock(&self.speakers).remove(&node.name);
+        let speaker = bgp::speak(node, number, networks)?;
+        lock(&self.speakers).insert(node.name.clone(), speaker);
+        Ok(())
+    }
+
+    /// Takes down what the network's daemon has written on a node.
+    pub(crate) fn configure(&mut self, node: &str, settings: Settings) {
+        self.settings.insert(node.to_owned(), settings);
+    }
+
+    fn settings(&self, node: &Host) -> Result<&Settings> {
+        let settings = self.settings.get(&node.name);
+        settings
+            .with_context(|| format!("the network's daemon has written nothing on {}", node.name))
     }
 
     /// Connects a pod to its node.
@@ -190,12 +225,13 @@ impl Fabric {
                 Pods::Bridge { .. } => bridge::connect(node, pod, device)?,
                 Pods::Ptp => ptp::connect(node, pod, device)?,
                 Pods::Plugin(plugin) => return cni::add(node, pod, plugin, self.network.mtu()),
-                Pods::Macvlan => macvlan::connect(node, pod)?,
+                Pods::OnLink(kind) => macvlan::connect(node, pod, kind)?,
+                Pods::Configured => return cni::add_configured(node, pod, self.settings(node)?),
             }
             let mtu = self.network.mtu();
             pod.netns.links().set_mtu(DEVICE, mtu)?;
             match self.network.pods() {
-                Pods::Macvlan => Ok(()),
+                Pods::OnLink(_) => Ok(()),
                 _ => node.netns.links().set_mtu(device, mtu),
             }
         });
@@ -208,8 +244,9 @@ impl Fabric {
             return Ok(());
         };
         match self.network.pods() {
-            Pods::Macvlan => pod.netns.links().remove(DEVICE),
+            Pods::OnLink(_) => pod.netns.links().remove(DEVICE),
             Pods::Plugin(plugin) => cni::delete(node, pod, plugin, self.network.mtu()),
+            Pods::Configured => cni::delete_configured(node, pod, self.settings(node)?),
             _ => node.netns.links().remove(device),
         }
     }

@@ -1,8 +1,9 @@
 //! What a cluster is made of: nodes, pods, clients, the control plane.
 
-use std::net::IpAddr;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use ipnet::IpNet;
 
 use crate::link::{Hop, Route, alone};
@@ -129,6 +130,30 @@ impl Host {
     /// external IPs of a cluster through one of its nodes. Replaces the route to the same network.
     pub fn add_route(&self, network: IpNet, via: IpAddr) -> Result<()> {
         self.netns.links().set_route(&Route { destination: network, hop: Hop::Gateway(via) })
+    }
+
+    /// Whether it has a route of its own to just this network, through whatever device or gateway.
+    pub fn has_route(&self, network: IpNet) -> Result<bool> {
+        let (file, wanted) = match network {
+            // IPv4: device, destination, gateway, flags, three numbers, mask, in the machine's order of bytes.
+            IpNet::V4(network) => {
+                let hex = |ip: Ipv4Addr| format!("{:08X}", u32::from_ne_bytes(ip.octets()));
+                let (destination, mask) = (hex(network.network()), hex(network.netmask()));
+                ("/proc/thread-self/net/route", [(1, destination), (7, mask)])
+            }
+            // IPv6: destination, the length of its prefix; the device is the tenth word.
+            IpNet::V6(network) => {
+                let destination = format!("{:032x}", u128::from(network.network()));
+                let length = format!("{:02x}", network.prefix_len());
+                ("/proc/thread-self/net/ipv6_route", [(0, destination), (1, length)])
+            }
+        };
+        let table = self.netns.run(move || fs::read_to_string(file)).context(file)?;
+        Ok(table.lines().any(|line| {
+            let words: Vec<_> = line.split_whitespace().collect();
+            wanted.iter().all(|(place, word)| words.get(*place).is_some_and(|found| found == word))
+                && words.last() != Some(&"lo")
+        }))
     }
 
     /// Takes back [`Host::add_route`].

@@ -2,7 +2,7 @@
 //! servers to ask and traffic to count.
 //!
 //! Everything is done by this process over netlink and system calls; no program is run (but for Flannel's rules, which
-//! `nft` writes, and CNI plugins) and nothing is written to the file system. Namespaces have no names: they end with their handles, also when the process is killed. All traffic
+//! `nft` writes, CNI plugins and BGP daemons) and nothing is written to the file system. Namespaces have no names: they end with their handles, also when the process is killed. All traffic
 //! stays between them.
 //!
 //! # Addresses
@@ -69,6 +69,7 @@ mod volley;
 
 pub use cluster::{CONTROL_PLANE, Cluster, ClusterSpec, ControlPlane, NodeSpec};
 pub use connection::Connection;
+pub use devices::Sharing;
 pub use dns::{DnsServer, Record, resolve};
 pub use echo::EchoServer;
 pub use host::{Families, Family, Host, Role};
@@ -77,6 +78,7 @@ pub use link::{Hop, Links, Peer, Route};
 pub use load::{Load, LoadSpec, Report};
 pub use netns::Netns;
 pub use network::Network;
+pub use network::cni::Settings;
 pub use probe::{Outcome, ProbeOptions, Protocol, UdpFlow, probe};
 pub use process::{Process, Signal, die_with_parent};
 pub use socket::has_sctp;

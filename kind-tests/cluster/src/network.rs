@@ -2,8 +2,10 @@
 //!
 //! Each is made of the kernel's own devices, as the CNI it is named for makes them.
 
+pub(crate) mod bgp;
 pub(crate) mod bridge;
 pub(crate) mod cni;
+pub(crate) mod geneve;
 pub(crate) mod ipip;
 pub(crate) mod macvlan;
 pub(crate) mod masquerade;
@@ -16,7 +18,11 @@ pub(crate) mod vxlan;
 use std::net::IpAddr;
 use std::path::Path;
 
+use anyhow::Result;
+
+use crate::devices::Sharing;
 use crate::host::{Families, Family};
+use crate::link::Links;
 use crate::netns::Netns;
 use crate::numbering;
 
@@ -28,6 +34,8 @@ pub enum Network {
     Routed,
     /// As Calico with IPIP: the same, and IPv4 between nodes through `tunl0`.
     Ipip,
+    /// As Calico with BGP: routed veth pairs, and routes between nodes that a BGP daemon learns.
+    Bgp,
     /// As Docker: pods on a bridge; netfilter sees what is switched (`br_netfilter`).
     Bridge,
     /// The same, and netfilter does not see it.
@@ -46,6 +54,13 @@ pub enum Network {
     CniPtp,
     /// Pods are macvlan devices on the underlay, and so is the node's `shim0`, their gateway.
     Macvlan,
+    /// The same with ipvlan in mode L2.
+    Ipvlan,
+    /// As Antrea or Cilium with GENEVE: routed veth pairs, a tunnel to each other node.
+    Geneve,
+    /// Whatever Flannel's own daemon makes of it, on an API server; the stock CNI plugins bridge and host-local do what
+    /// it leaves for them ([`crate::Cluster::configure`]).
+    Flanneld,
 }
 
 /// How a pod is connected to its node.
@@ -58,7 +73,10 @@ pub(crate) enum Pods {
     Ptp,
     /// What a stock CNI plugin makes.
     Plugin(&'static str),
-    Macvlan,
+    /// Devices that share the node's own.
+    OnLink(Sharing),
+    /// What the stock CNI plugin bridge makes of what its network's daemon has written down.
+    Configured,
 }
 
 /// How packets get from node to node.
@@ -66,17 +84,22 @@ pub(crate) enum Pods {
 pub(crate) enum Between {
     Routes,
     Ipip,
+    Bgp,
     Vxlan,
+    Geneve,
     Udp,
     /// The pods are on one link.
     Nothing,
+    /// A daemon sees to it.
+    Daemon,
 }
 
 impl Network {
     /// All.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Routed,
         Self::Ipip,
+        Self::Bgp,
         Self::Bridge,
         Self::BridgeUnseen,
         Self::FlannelHostGw,
@@ -86,6 +109,7 @@ impl Network {
         Self::CniBridge,
         Self::CniPtp,
         Self::Macvlan,
+        Self::Flanneld,
     ];
 
     /// Its name, for people and for tests.
@@ -94,6 +118,7 @@ impl Network {
         match self {
             Self::Routed => "routed",
             Self::Ipip => "ipip",
+            Self::Bgp => "bgp",
             Self::Bridge => "bridge",
             Self::BridgeUnseen => "bridge-unseen",
             Self::FlannelHostGw => "flannel-host-gw",
@@ -103,6 +128,9 @@ impl Network {
             Self::CniBridge => "cni-bridge",
             Self::CniPtp => "cni-ptp",
             Self::Macvlan => "macvlan",
+            Self::Ipvlan => "ipvlan",
+            Self::Geneve => "geneve",
+            Self::Flanneld => "flanneld",
         }
     }
 
@@ -116,19 +144,34 @@ impl Network {
     #[must_use]
     pub fn is_possible_here(self) -> bool {
         let netfilter_sees = || Path::new("/proc/sys/net/bridge").exists();
-        let has_ipip = || {
-            let netns = Netns::new("tunnels");
-            netns.is_ok_and(|netns| netns.links().add("ipip", "probe").is_ok())
+        let has = |add: &dyn Fn(&mut Links, &Netns) -> Result<()>| {
+            Netns::new("devices").is_ok_and(|netns| add(&mut netns.links(), &netns).is_ok())
         };
-        let sees = matches!(self.pods(), Pods::Bridge { seen: true } | Pods::Plugin("bridge"));
+        let has_devices = match (self.pods(), self.between()) {
+            (_, Between::Ipip) => has(&|links, _| links.add("ipip", "probe")),
+            (_, Between::Geneve) => {
+                let remote = numbering::POD_GATEWAY_V4.into();
+                has(&|links, _| links.add_geneve("probe", 1, remote, [2, 0, 0, 0, 0, 1]))
+            }
+            (Pods::OnLink(Sharing::Ipvlan), _) => has(&|links, netns| {
+                links.add("bridge", "lower")?;
+                links.add_sharing(Sharing::Ipvlan, "probe", "lower", netns.fd())
+            }),
+            _ => true,
+        };
+        let sees = matches!(
+            self.pods(),
+            Pods::Bridge { seen: true } | Pods::Plugin("bridge") | Pods::Configured
+        );
         (!sees || netfilter_sees())
-            && (!matches!(self.pods(), Pods::Plugin(_)) || cni::is_installed())
-            && (self.between() != Between::Ipip || has_ipip())
+            && (!matches!(self.pods(), Pods::Plugin(_) | Pods::Configured) || cni::is_installed())
+            && has_devices
+            && (self.between() != Between::Bgp || bgp::is_installed())
     }
 
     pub(crate) const fn pods(self) -> Pods {
         match self {
-            Self::Routed | Self::Ipip => Pods::Routed,
+            Self::Routed | Self::Ipip | Self::Bgp | Self::Geneve => Pods::Routed,
             Self::BridgeUnseen => Pods::Bridge { seen: false },
             Self::Bridge | Self::FlannelHostGw | Self::FlannelVxlan | Self::FlannelUdp => {
                 Pods::Bridge { seen: true }
@@ -136,7 +179,9 @@ impl Network {
             Self::Ptp => Pods::Ptp,
             Self::CniBridge => Pods::Plugin("bridge"),
             Self::CniPtp => Pods::Plugin("ptp"),
-            Self::Macvlan => Pods::Macvlan,
+            Self::Macvlan => Pods::OnLink(Sharing::Macvlan),
+            Self::Ipvlan => Pods::OnLink(Sharing::Ipvlan),
+            Self::Flanneld => Pods::Configured,
         }
     }
 
@@ -150,22 +195,31 @@ impl Network {
             | Self::CniBridge
             | Self::CniPtp => Between::Routes,
             Self::Ipip => Between::Ipip,
+            Self::Bgp => Between::Bgp,
             Self::FlannelVxlan => Between::Vxlan,
             Self::FlannelUdp => Between::Udp,
-            Self::Macvlan => Between::Nothing,
+            Self::Macvlan | Self::Ipvlan => Between::Nothing,
+            Self::Geneve => Between::Geneve,
+            Self::Flanneld => Between::Daemon,
         }
+    }
+
+    /// Whether a daemon makes it, which takes an API server: a cluster cannot have it by itself.
+    #[must_use]
+    pub const fn takes_daemons(self) -> bool {
+        matches!(self.between(), Between::Daemon)
     }
 
     /// Whether the network itself gives packets of pods to anyone but pods their node's address.
     #[must_use]
     pub const fn masquerades(self) -> bool {
-        matches!(self, Self::FlannelHostGw | Self::FlannelVxlan | Self::FlannelUdp)
+        matches!(self, Self::FlannelHostGw | Self::FlannelVxlan | Self::FlannelUdp | Self::Flanneld)
     }
 
     /// Whether packets between two pods that are on one link pass no netfilter hook of their nodes.
     #[must_use]
     pub const fn is_blind(self) -> bool {
-        matches!(self.pods(), Pods::Bridge { seen: false } | Pods::Macvlan)
+        matches!(self.pods(), Pods::Bridge { seen: false } | Pods::OnLink(_))
     }
 
     /// The addresses that node `index` (from 1) has in this network besides those on the underlay.
@@ -180,10 +234,10 @@ impl Network {
                 let own = numbering::pod(families, index, numbering::GATEWAY).into_iter();
                 addresses.extend(own.filter(|own| Family::of(*own) == Family::V4));
             }
-            Between::Vxlan | Between::Udp => {
+            Between::Vxlan | Between::Geneve | Between::Udp | Between::Daemon => {
                 addresses.extend(numbering::pod(families, index, numbering::VTEP));
             }
-            Between::Routes | Between::Nothing => {}
+            Between::Routes | Between::Bgp | Between::Nothing => {}
         }
         addresses
     }
@@ -193,11 +247,11 @@ impl Network {
     #[must_use]
     pub const fn mtu(self) -> u32 {
         match self.between() {
-            Between::Routes | Between::Nothing => 1500,
+            Between::Routes | Between::Bgp | Between::Nothing => 1500,
             // An IPv4 header.
             Between::Ipip => 1480,
-            // IPv6, UDP, VXLAN and Ethernet headers.
-            Between::Vxlan => 1430,
+            // IPv6, UDP, VXLAN or GENEVE, and Ethernet headers.
+            Between::Vxlan | Between::Geneve | Between::Daemon => 1430,
             // IPv6 and UDP headers.
             Between::Udp => 1452,
         }

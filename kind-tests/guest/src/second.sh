@@ -14,6 +14,8 @@ mount -t devpts devpts /dev/pts
 mount -t tmpfs tmpfs /dev/shm
 mount -t tmpfs tmpfs /run
 ip link set lo up
+# «(none)» is no name that an API server may have.
+echo guest >/proc/sys/kernel/hostname
 for output in "$2" "$3"; do
 	# A terminal would write CR LF.
 	if [ -c "$output" ]; then stty -F "$output" raw -echo; fi

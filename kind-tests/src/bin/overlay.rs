@@ -51,7 +51,8 @@ fn run(arguments: &Arguments) -> Result<()> {
         networks.push(Network::named(name).with_context(|| format!("no network is named {name}"))?);
     }
     if networks.is_empty() {
-        networks.extend(Network::ALL.into_iter().filter(|network| network.is_possible_here()));
+        let by_itself = |network: &Network| !network.takes_daemons() && network.is_possible_here();
+        networks.extend(Network::ALL.into_iter().filter(by_itself));
     }
     let pairs = if arguments.quick { 9 } else { arguments.pairs };
     let mut results = Vec::new();

@@ -32,7 +32,11 @@ impl Plane {
             anyhow::bail!("{} is no node", node.name());
         };
         self.api().create(json!({
-            "apiVersion": "v1", "kind": "Node", "metadata": {"name": node.name()},
+            "apiVersion": "v1", "kind": "Node",
+            // Every kubelet writes this one, and Flannel does not start on a node without any.
+            "metadata": {"name": node.name(), "annotations": {
+                "volumes.kubernetes.io/controller-managed-attach-detach": "true",
+            }},
             "spec": {"podCIDR": pod_networks[0], "podCIDRs": pod_networks},
         }))?;
         let addresses = node.addresses().iter();

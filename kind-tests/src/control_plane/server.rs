@@ -78,6 +78,10 @@ impl ApiServer {
         let mut command = Command::new(program()?);
         command.args(["serve", "--die-with-parent", "--dir"]).arg(&self.dir);
         command.args(["--address", &self.address.to_string()]);
+        if self.address.is_ipv6() {
+            // The first range must be of the server's own family.
+            command.args(["--service-cidrs", "fd00:10:96::/112,10.96.0.0/12"]);
+        }
         command.args(self.flags.iter().map(|flag| format!("--apiserver-flag={flag}")));
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         command.stderr(OpenOptions::new().create(true).append(true).open(&log)?);

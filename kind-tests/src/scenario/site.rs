@@ -5,12 +5,13 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
-use shunt_cluster::{Cluster, EchoServer};
+use shunt_cluster::{Cluster, ClusterSpec, EchoServer, Host, Role};
 
 use super::need::Need;
 use super::probe::{Held, Prober, Same};
 use super::setup::Setup;
 use super::step::{Act, Hold};
+use crate::control_plane::{Flannel, Plane, Rules};
 
 /// The cluster and all that is in it but proxies. Dropping it ends every namespace.
 pub(super) struct Site<'a> {
@@ -18,14 +19,43 @@ pub(super) struct Site<'a> {
     held: BTreeMap<String, (Hold, Held)>,
     same: RefCell<Same>,
     _servers: Vec<EchoServer>,
-    cluster: Cluster,
+    ground: Ground,
+}
+
+/// Where the namespaces come from.
+enum Ground {
+    /// A cluster is all.
+    Bare(Box<Cluster>),
+    /// The cluster's network takes Flannel's daemons and their API server.
+    Flannel { _daemons: Flannel, plane: Box<Plane> },
+}
+
+impl Ground {
+    fn build(spec: &ClusterSpec) -> Result<Self> {
+        Ok(if spec.network.takes_daemons() {
+            // `nft` complains of the rules of `iptables` when it lists a node's ruleset, as every step has it do.
+            let (daemons, plane) = Flannel::start(spec, Rules::Nftables)?;
+            Self::Flannel { _daemons: daemons, plane: Box::new(plane) }
+        } else {
+            Self::Bare(Box::new(Cluster::build(spec)?))
+        })
+    }
+
+    const fn cluster(&self) -> &Cluster {
+        match self {
+            Self::Bare(cluster) => cluster,
+            Self::Flannel { plane, .. } => plane.cluster(),
+        }
+    }
 }
 
 impl<'a> Site<'a> {
     /// Builds it.
     pub(super) fn build(setup: &'a Setup) -> Result<Self> {
-        let cluster = Cluster::build(&setup.cluster)?;
-        for host in cluster.hosts() {
+        let ground = Ground::build(&setup.cluster)?;
+        let cluster = ground.cluster();
+        let is_named = |host: &&Host| *host.role() != Role::ControlPlane;
+        for host in cluster.hosts().filter(is_named) {
             let known = setup.names.resolve(host.name())?;
             ensure!(host.addresses() == known, "{} is not numbered as documented", host.name());
         }
@@ -57,18 +87,18 @@ impl<'a> Site<'a> {
             held: BTreeMap::new(),
             same: RefCell::default(),
             _servers: servers,
-            cluster,
+            ground,
         })
     }
 
     /// The namespaces.
     pub(super) const fn cluster(&self) -> &Cluster {
-        &self.cluster
+        self.ground.cluster()
     }
 
     /// What sends probes.
     pub(super) fn prober(&self) -> Prober<'_> {
-        Prober { cluster: &self.cluster, setup: self.setup, same: &self.same }
+        Prober { cluster: self.cluster(), setup: self.setup, same: &self.same }
     }
 
     /// Opens a connection and keeps it.

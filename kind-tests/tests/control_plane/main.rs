@@ -7,6 +7,7 @@ mod cluster_policies;
 mod doctor;
 mod events;
 mod failures;
+mod flannel;
 mod health;
 mod lists;
 mod manifests;

@@ -16,18 +16,23 @@ const BALANCED: [&str; 2] = ["203.0.113.20", "2001:db8:113::20"];
 
 #[test]
 fn services_of_each_type_over_real_slices() -> Result<()> {
-    let mut site = Site::build()?;
+    play(&mut Site::build()?)
+}
+
+/// Plays all of it on a site without Services.
+pub(crate) fn play(site: &mut Site) -> Result<()> {
     for daemon in &mut site.daemons {
         daemon.wait_until_synced()?;
     }
-    lead_outsiders_to_external_addresses(&site)?;
-    let web = cluster_ip(&site)?;
-    node_ports(&site)?;
-    external_ips(&site)?;
-    load_balancer(&site)?;
-    single_family_and_number(&site)?;
-    readiness(&site, &web)?;
-    terminating_and_gone(&site, &web)?;
+    let site = &*site;
+    lead_outsiders_to_external_addresses(site)?;
+    let web = cluster_ip(site)?;
+    node_ports(site)?;
+    external_ips(site)?;
+    load_balancer(site)?;
+    single_family_and_number(site)?;
+    readiness(site, &web)?;
+    terminating_and_gone(site, &web)?;
     site.expect_clean_logs()
 }
 

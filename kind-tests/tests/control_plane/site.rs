@@ -10,7 +10,9 @@ use shunt_cluster::{
     ClusterSpec, EchoServer, Families, Family, Host, NodeSpec, Outcome, ProbeOptions, Protocol,
     probe,
 };
-use shunt_kind_tests::control_plane::{Daemon, DaemonSpec, Id, Plane, PlaneSpec, PodPort, expect};
+use shunt_kind_tests::control_plane::{
+    Daemon, DaemonSpec, Flannel, Id, Plane, PlaneSpec, PodPort, Rules, expect,
+};
 
 pub(crate) const NODES: [&str; 2] = ["node-1", "node-2"];
 pub(crate) const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
@@ -31,6 +33,7 @@ pub(crate) const WEB_2: [PodPort; 2] = [
 pub(crate) struct Site {
     pub(crate) daemons: Vec<Daemon>,
     _servers: Vec<EchoServer>,
+    _network: Option<Flannel>,
     pub(crate) plane: Plane,
 }
 
@@ -50,7 +53,17 @@ pub(crate) fn cluster() -> ClusterSpec {
 impl Site {
     /// Builds it; no Service is there yet.
     pub(crate) fn build() -> Result<Self> {
-        let mut site = Self::without_shunt()?;
+        Self::without_shunt()?.with_shunt()
+    }
+
+    /// The same on a network that Flannel's own daemon makes.
+    pub(crate) fn on_flannel(rules: Rules) -> Result<Self> {
+        let (flannel, plane) = Flannel::start(&cluster(), rules)?;
+        Self::with_servers(Some(flannel), plane)?.with_shunt()
+    }
+
+    fn with_shunt(self) -> Result<Self> {
+        let mut site = self;
         let start = |node: &&str| Daemon::start(&site.plane, node, &DaemonSpec::default());
         site.daemons = NODES.iter().map(start).collect::<Result<_>>()?;
         Ok(site)
@@ -59,6 +72,10 @@ impl Site {
     /// Builds it without a service proxy.
     pub(crate) fn without_shunt() -> Result<Self> {
         let plane = Plane::start(&PlaneSpec { cluster: cluster(), ..PlaneSpec::default() })?;
+        Self::with_servers(None, plane)
+    }
+
+    fn with_servers(network: Option<Flannel>, plane: Plane) -> Result<Self> {
         let mut servers = Vec::new();
         for (name, ports) in [("web-1", &WEB_1), ("web-2", &WEB_2)] {
             let host = plane.cluster().host(name)?;
@@ -66,7 +83,7 @@ impl Site {
             servers.push(EchoServer::start(host.netns(), name, &numbers)?);
             plane.run_pod(host, "web", ports)?;
         }
-        Ok(Self { daemons: Vec::new(), _servers: servers, plane })
+        Ok(Self { daemons: Vec::new(), _servers: servers, _network: network, plane })
     }
 
     /// The host of this name.

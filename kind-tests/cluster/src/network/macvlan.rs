@@ -1,27 +1,34 @@
-//! Pods that are on the underlay themselves, as macvlan devices on their node's `eth0`. A node cannot talk with those
-//! through `eth0`, so it has such a device, too: `shim0`, which is the pods' gateway.
+//! Pods that are on the underlay themselves, as macvlan or ipvlan devices on their node's `eth0`. A node cannot talk with
+//! those through `eth0`, so it has such a device, too: `shim0`, which is the pods' gateway.
 
 use std::net::IpAddr;
 
 use anyhow::Result;
 
+use crate::devices::Sharing;
 use crate::host::{DEVICE, Host};
 use crate::link::everything;
 use crate::numbering;
 
 const SHIM: &str = "shim0";
 
-pub(crate) fn prepare(node: &Host, gateways: &[IpAddr]) -> Result<()> {
+pub(crate) fn prepare(node: &Host, gateways: &[IpAddr], kind: Sharing) -> Result<()> {
     let mut links = node.netns.links();
-    links.add_macvlan(SHIM, DEVICE, node.netns.fd())?;
+    links.add_sharing(kind, SHIM, DEVICE, node.netns.fd())?;
     for gateway in gateways {
         links.add_address(SHIM, numbering::in_all_pods(*gateway))?;
     }
-    links.set_up(SHIM)
+    links.set_up(SHIM)?;
+    drop(links);
+    if kind == Sharing::Ipvlan && gateways.iter().any(IpAddr::is_ipv4) {
+        // Were it to ask who has a pod's address in the name of `eth0`, `eth0` would get the answer.
+        node.netns.sysctl(&format!("net.ipv4.conf.{SHIM}.arp_announce"), "2")?;
+    }
+    Ok(())
 }
 
-pub(crate) fn connect(node: &Host, pod: &Host) -> Result<()> {
-    node.netns.links().add_macvlan(DEVICE, DEVICE, pod.netns.fd())?;
+pub(crate) fn connect(node: &Host, pod: &Host, kind: Sharing) -> Result<()> {
+    node.netns.links().add_sharing(kind, DEVICE, DEVICE, pod.netns.fd())?;
     let mut links = pod.netns.links();
     for address in &pod.addresses {
         links.add_address(DEVICE, numbering::in_all_pods(*address))?;
