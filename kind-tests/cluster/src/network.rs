@@ -96,7 +96,7 @@ pub(crate) enum Between {
 
 impl Network {
     /// All.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Routed,
         Self::Ipip,
         Self::Bgp,
@@ -109,6 +109,8 @@ impl Network {
         Self::CniBridge,
         Self::CniPtp,
         Self::Macvlan,
+        Self::Ipvlan,
+        Self::Geneve,
         Self::Flanneld,
     ];
 
