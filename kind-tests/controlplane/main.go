@@ -54,6 +54,7 @@ func newRootCommand() *cobra.Command {
 		newLoadCommand(),
 		newServiceAccountCommand(),
 		newApplyCommand(),
+		newReplaceCommand(),
 	)
 	return root
 }
