@@ -52,6 +52,7 @@ spec:
 ";
 
 struct Rig {
+    mode: &'static str,
     daemon: Option<Daemon>,
     binary: PathBuf,
     files: TempDir,
@@ -63,7 +64,7 @@ struct Rig {
 }
 
 impl Rig {
-    fn new() -> Result<Self> {
+    fn new(mode: &'static str) -> Result<Self> {
         let cluster = Cluster::build(&ClusterSpec {
             nodes: vec![NodeSpec::new(NODE, &["asks", "rogue"]), NodeSpec::new("node-2", &["dns"])],
             clients: vec!["outside".to_owned()],
@@ -99,6 +100,7 @@ impl Rig {
         }
         fs::write(files.path().join("manifests/all.yaml"), text)?;
         Ok(Self {
+            mode,
             daemon: None,
             binary: shunt_binary()?,
             files,
@@ -112,7 +114,8 @@ impl Rig {
     fn start(&mut self) -> Result<()> {
         let manifests = self.files.path().join("manifests").display().to_string();
         let words = ["run", "--manifests", &manifests, "--node-name", NODE, "--dns-grace", "0s"];
-        let words: Vec<_> = words.map(str::to_owned).into();
+        let mode = ["--proxy-mode", self.mode];
+        let words: Vec<_> = words.into_iter().chain(mode).map(str::to_owned).collect();
         let netns = self.cluster.host(NODE)?.netns();
         let log = self.files.path().join("log");
         self.daemon = Some(Daemon::start(&self.binary, &words, netns, &log)?);
@@ -178,15 +181,21 @@ impl Rig {
 
 #[test]
 fn copies_where_the_kernel_has_no_queue() -> Result<()> {
-    play(SECOND_PACKET)
+    play("nftables", SECOND_PACKET)
 }
 
 #[test]
 fn in_the_guest() -> Result<()> {
-    let printed = guest::run_tests(
-        Clock::Running,
-        &["--ignored", "--exact", "answers_wait_until_they_are_known"],
-    )?;
+    run_in_guest("answers_wait_until_they_are_known")
+}
+
+#[test]
+fn in_the_guest_in_ipvs_mode() -> Result<()> {
+    run_in_guest("answers_wait_in_ipvs_mode_too")
+}
+
+fn run_in_guest(test: &str) -> Result<()> {
+    let printed = guest::run_tests(Clock::Running, &["--ignored", "--exact", test])?;
     println!("{printed}");
     ensure!(printed.contains("1 passed"), "no test was run");
     Ok(())
@@ -195,16 +204,23 @@ fn in_the_guest() -> Result<()> {
 #[test]
 #[ignore = "needs nft_queue; in_the_guest runs it there"]
 fn answers_wait_until_they_are_known() -> Result<()> {
-    play(FIRST_PACKET)
+    play("nftables", FIRST_PACKET)
+}
+
+#[test]
+#[ignore = "needs nft_queue and IPVS; in_the_guest_in_ipvs_mode runs it there"]
+fn answers_wait_in_ipvs_mode_too() -> Result<()> {
+    play("ipvs", FIRST_PACKET)
 }
 
 /// `within`: how long a connection may take after its name was asked for.
-fn play(within: Duration) -> Result<()> {
-    let mut rig = Rig::new()?;
+fn play(mode: &'static str, within: Duration) -> Result<()> {
+    let mut rig = Rig::new(mode)?;
     rig.start()?;
     if let Err(error) = allowed_once_asked(&rig, within) {
         bail!("{error:#}\n{}\n{:?}\n{}", rig.log(), rig.status()?, rig.nft(&["list", "ruleset"])?);
     }
+    from_an_untracked_cache(&rig, within)?;
     only_what_is_asked(&rig)?;
     expires(&rig, within)?;
     if let Err(error) = outlives_the_daemon(&mut rig, within) {
@@ -234,6 +250,27 @@ fn allowed_once_asked(rig: &Rig, within: Duration) -> Result<()> {
     ensure!(rig.resolve("six.example.com", DNS[1])? == [v6], "six.example.com");
     ensure!(rig.reaches(v6, 80, within)?, "six.example.com is not reached\n{}", rig.log());
     Ok(())
+}
+
+/// A cache on the node, whose connections are not tracked (as NodeLocal DNSCache has it), is believed.
+fn from_an_untracked_cache(rig: &Rig, within: Duration) -> Result<()> {
+    let node = rig.cluster.host(NODE)?;
+    let (cache, ip) = (DnsServer::start(node.netns())?, node.ip());
+    let rules = format!(
+        "add table ip cache; add chain ip cache in {{ type filter hook prerouting priority -300; }}; \
+         add rule ip cache in ip daddr {ip} udp dport 53 notrack; \
+         add chain ip cache out {{ type filter hook output priority -300; }}; \
+         add rule ip cache out ip saddr {ip} udp sport 53 counter notrack"
+    );
+    rig.nft(&[&rules])?;
+    let address = rig.add_address(170)?;
+    cache.set("cached.example.com", vec![Record::Address(address, 300)]);
+    let server = SocketAddr::new(ip, 53).to_string();
+    ensure!(rig.resolve("cached.example.com", &server)? == [address], "cached.example.com");
+    ensure!(rig.reaches(address, 80, within)?, "it is not reached\n{}", rig.log());
+    let counted = rig.nft(&["list", "table", "ip", "cache"])?;
+    ensure!(counted.contains("packets 1 "), "the answer is tracked: {counted}");
+    rig.nft(&["delete", "table", "ip", "cache"]).map(drop)
 }
 
 /// Names that no policy speaks of, and servers that are not the cluster's, open nothing.
