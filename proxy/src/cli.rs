@@ -90,6 +90,9 @@ pub struct OwnArgs {
     /// Log what network policy drops, with the names of pods and policies [default: true]
     #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub policy_log: Option<bool>,
+    /// Count in the kernel which connections each policy accepts and denies [default: false]
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub policy_counters: Option<bool>,
     /// DNS servers whose answers tell policy which addresses a domain name has, beside the cluster's and this node's own
     #[arg(long, value_name = "IP,...", value_delimiter = ',')]
     pub dns_servers: Option<Vec<String>>,
@@ -169,6 +172,7 @@ impl RunArgs {
         shunt.dns_servers = self.own.dns_servers.clone().or_else(|| shunt.dns_servers.take());
         shunt.dns_grace = self.own.dns_grace.or(shunt.dns_grace);
         shunt.nri_socket = self.own.nri_socket.clone().or_else(|| shunt.nri_socket.take());
+        shunt.policy_counters = self.own.policy_counters.or(shunt.policy_counters);
         shunt.policy_log = self.own.policy_log.or(shunt.policy_log);
         let word = |value: clap::builder::PossibleValue| value.get_name().to_owned();
         if let Some(mode) = self.own.new_pods {

@@ -1,6 +1,8 @@
-//! The thread that learns what network policy drops: packets from the kernel's log, and counters.
+//! The thread that learns what network policy drops: packets from the kernel's log, and counters; and what each policy
+//! has decided.
 
 use std::os::fd::AsFd;
+use std::sync::mpsc::Receiver;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -9,7 +11,7 @@ use nix::libc::NETLINK_NETFILTER;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use shunt_netlink::Socket;
 use shunt_netpolicy_nftables::drop_log::{DropLog, DroppedPacket};
-use shunt_netpolicy_nftables::kernel::{Dropped, dropped};
+use shunt_netpolicy_nftables::kernel::{Dropped, PolicyCounts, dropped};
 use tokio::sync::mpsc::Sender;
 use tracing::{debug, warn};
 
@@ -20,21 +22,27 @@ pub const QUEUE: usize = 256;
 const COUNT_EVERY: Duration = Duration::from_secs(10);
 
 /// What was learnt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DropEvent {
     /// A packet was dropped; in an audit, it would have been.
     Packet(DroppedPacket),
     /// So many were since the table was made.
     Counted(Dropped),
+    /// What each policy has decided since the daemon began, if that is counted.
+    Decided(PolicyCounts),
 }
 
 /// Starts the thread. It ends when nobody listens any more.
 ///
 /// # Errors
 /// If there can be no thread, or no netlink socket.
-pub fn start(log: Option<DropLog>, out: Sender<DropEvent>) -> anyhow::Result<()> {
+pub fn start(
+    log: Option<DropLog>,
+    decided: Receiver<PolicyCounts>,
+    out: Sender<DropEvent>,
+) -> anyhow::Result<()> {
     let counters = Socket::open(NETLINK_NETFILTER)?;
-    let reader = Reader { log, counters, counted: Dropped::default(), out };
+    let reader = Reader { log, counters, counted: Dropped::default(), decided, out };
     thread::Builder::new()
         .name("drops".into())
         .spawn(move || reader.run())
@@ -46,6 +54,7 @@ struct Reader {
     log: Option<DropLog>,
     counters: Socket,
     counted: Dropped,
+    decided: Receiver<PolicyCounts>,
     out: Sender<DropEvent>,
 }
 
@@ -84,6 +93,10 @@ impl Reader {
     }
 
     fn count(&mut self) {
+        if let Some(counts) = self.decided.try_iter().last() {
+            // They are sums: what is left out here is in the next.
+            let _ = self.out.try_send(DropEvent::Decided(counts));
+        }
         match dropped(&mut self.counters) {
             Ok(counted) if counted != self.counted => {
                 if self.out.try_send(DropEvent::Counted(counted)).is_ok() {

@@ -19,7 +19,7 @@ use shunt_netpolicy::compile::Compiler;
 use shunt_netpolicy::snapshot::{Change, Snapshot};
 use shunt_netpolicy::store::{Dirty, Store};
 use shunt_netpolicy_nftables::drop_log::DroppedPacket;
-use shunt_netpolicy_nftables::kernel::{self, Dropped};
+use shunt_netpolicy_nftables::kernel::{self, Count, Dropped, PolicyCounts};
 use shunt_netpolicy_nftables::layout::Switched;
 use tokio::sync::{mpsc, watch};
 
@@ -117,6 +117,12 @@ impl PolicyPlanner {
     #[must_use]
     pub fn with_modes(self, audit: bool, closed: bool) -> Self {
         Self { audit, closed: closed.then(Closed::default), ..self }
+    }
+
+    /// The same, and it is counted what each policy decides.
+    #[must_use]
+    pub fn counting(self, counting: bool) -> Self {
+        Self { compiler: self.compiler.counting(counting), ..self }
     }
 
     /// The same, and domain names are learnt from DNS answers; `out`: where they come from.
@@ -217,6 +223,17 @@ impl PolicyPlanner {
     /// Takes in what the kernel has counted.
     pub const fn count_drops(&mut self, counted: Dropped) {
         self.drops.counted = counted;
+    }
+
+    /// What each policy has decided, if that is counted.
+    #[must_use]
+    pub const fn decided(&self) -> &BTreeMap<String, Count> {
+        &self.drops.decided
+    }
+
+    /// Takes in what each policy has decided.
+    pub fn count_decided(&mut self, counts: &PolicyCounts) {
+        self.drops.decide(counts);
     }
 
     /// Finds out who and why a packet was dropped, and counts it.
@@ -394,6 +411,7 @@ impl PolicyPlanner {
             closed: self.closed.is_some(),
             dropped: DroppedStatus { ingress, egress, unknown },
             logged_by_policy: self.drops.by_policy.clone(),
+            decided_by_policy: self.drops.decided_status(),
             synced: self.ordered > 0 && self.synced == self.ordered,
             policies: store.policies().len() + store.cluster_policies().len(),
             pods: store.pods().len(),

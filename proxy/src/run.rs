@@ -8,7 +8,9 @@ use anyhow::{Context, anyhow};
 use jiff::Timestamp;
 use shunt_netpolicy_nftables::answers::{self, Answers};
 use shunt_netpolicy_nftables::drop_log::DropLog;
-use shunt_netpolicy_nftables::kernel::{Change as PolicyChange, Options, PolicyTable, learnt};
+use shunt_netpolicy_nftables::kernel::{
+    Change as PolicyChange, Options, PolicyCounts, PolicyTable, learnt,
+};
 use shunt_netpolicy_nftables::layout::Variant;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -91,6 +93,7 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
 struct PolicyKernel {
     table: PolicyTable,
     log: Option<DropLog>,
+    decided: std::sync::mpsc::Receiver<PolicyCounts>,
     /// Why there is no log, if there should be one.
     no_log: Option<String>,
     names: NameOptions,
@@ -112,9 +115,11 @@ fn open_policy(effective: &Effective) -> Result<Option<PolicyKernel>, Failure> {
                 audit: mode == NetworkPolicy::Audit,
                 closed: effective.new_pods == NewPods::Closed,
                 switched: None,
+                counting: effective.policy_counters,
             };
             let keep_connections = effective.live_connections == LiveConnections::Keep;
-            let table = table.with(Options { variant, keep_connections });
+            let (counts, decided) = std::sync::mpsc::channel();
+            let table = table.with(Options { variant, keep_connections }).telling(counts);
             let names = NameOptions {
                 servers: effective.dns_servers.clone(),
                 grace: effective.dns_grace,
@@ -122,7 +127,7 @@ fn open_policy(effective: &Effective) -> Result<Option<PolicyKernel>, Failure> {
                 learnt: learnt().map_err(Failure::machine)?,
                 left: answers::is_there().map_err(Failure::machine)?,
             };
-            Ok(Some(PolicyKernel { table, log, no_log, names }))
+            Ok(Some(PolicyKernel { table, log, decided, no_log, names }))
         }
         NetworkPolicy::Off => {
             // What an earlier run enforced would stay as it was then for ever.
@@ -190,10 +195,10 @@ async fn work(
     let (nri_events, new_pods) = mpsc::channel(nri::QUEUE);
     let mut policy_kernel = None;
     let mut name_options = NameOptions::default();
-    if let Some(PolicyKernel { table, log, no_log, names }) = policy {
+    if let Some(PolicyKernel { table, log, decided, no_log, names }) = policy {
         name_options = names;
         unset.extend(no_log);
-        drops::start(log, drop_events)?;
+        drops::start(log, decided, drop_events)?;
         let started = Kernel::start("policy", table, None, Policy { verify_every }, reports);
         let context = "the kernel thread of network policy cannot be started";
         policy_kernel = Some(started.context(context)?);
@@ -253,7 +258,8 @@ async fn work(
         let audit = effective.network_policy == NetworkPolicy::Audit;
         let closed = effective.new_pods == NewPods::Closed;
         let planner = PolicyPlanner::new(&effective.settings.node_name, demand);
-        let planner = planner.with_modes(audit, closed).with_names(name_options, name_events);
+        let planner = planner.counting(effective.policy_counters).with_modes(audit, closed);
+        let planner = planner.with_names(name_options, name_events);
         event_loop.enforce(planner);
         if let Some(socket) = &effective.nri_socket {
             let node = Arc::clone(&effective.settings.node_name);

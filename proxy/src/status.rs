@@ -104,6 +104,18 @@ pub struct PolicyStatus {
     /// Logged drops by policy; at most 200 are named.
     #[serde(default)]
     pub logged_by_policy: BTreeMap<String, u64>,
+    /// What each policy has decided, with `--policy-counters`; at most 200 are named.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub decided_by_policy: BTreeMap<String, DecidedStatus>,
+}
+
+/// First packets of connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DecidedStatus {
+    /// That a policy accepts.
+    pub accepted: u64,
+    /// That it denies.
+    pub denied: u64,
 }
 
 /// New pods whose policies are in the kernel before their containers start.

@@ -103,7 +103,7 @@ pub struct RawSet {
     /// How many elements it has, if the kernel is new enough to say (`NFTA_SET_COUNT`).
     pub count: Option<u32>,
     /// Whether every element has a counter (`NFTA_SET_EXPR`).
-    counts: bool,
+    pub counts: bool,
 }
 
 impl RawSet {
@@ -175,6 +175,8 @@ pub struct RawElement<'a> {
     pub ends_interval: bool,
     /// In how many milliseconds the kernel forgets it, if it does.
     pub expires: Option<u64>,
+    /// What it has counted, if it has a counter.
+    pub count: Option<Count>,
 }
 
 /// The elements in one answer of a dump of a set.
@@ -192,6 +194,7 @@ pub fn read_raw_elements(payload: &[u8], mut each: impl FnMut(RawElement<'_>)) {
             expires: element
                 .find(5)
                 .and_then(|expires| expires.payload.try_into().ok().map(u64::from_be_bytes)),
+            count: element.find(7).and_then(|expression| read_count(&expression)),
         });
     }
 }

@@ -232,7 +232,16 @@ impl Table {
 
     /// Makes a set; `id` is one of the transaction's own.
     #[must_use]
-    pub fn new_set(self, name: &str, described: &SetType, capacity: u32, id: u32) -> Message {
+    pub fn new_set(
+        self,
+        name: &str,
+        described: &SetType,
+        counting: bool,
+        capacity: u32,
+        id: u32,
+    ) -> Message {
+        /// `NFTA_SET_EXPR`: what every element begins with.
+        const EXPRESSION: u16 = 17;
         let mut out = self.message(kind::NEWSET, CREATE);
         out.text(2, name);
         if let Some((data, length)) = described.data {
@@ -254,6 +263,9 @@ impl Table {
             }
         });
         out.bytes(13, &described.userdata);
+        if counting {
+            write_counter(&mut out, EXPRESSION, Count::default());
+        }
         out
     }
 
@@ -328,13 +340,7 @@ pub(crate) fn new_rule(chain: &str, rule: &Rule, ids: &mut u32) -> Vec<Message> 
 }
 
 pub(crate) fn new_set(set: SetId, counting: Counting, capacity: u32, id: u32) -> Message {
-    /// `NFTA_SET_EXPR`: what every element begins with.
-    const EXPRESSION: u16 = 17;
-    let mut out = OURS.new_set(&set.to_string(), &set_type(set), capacity, id);
-    if counting.counts(set) {
-        write_counter(&mut out, EXPRESSION, Count::default());
-    }
-    out
+    OURS.new_set(&set.to_string(), &set_type(set), counting.counts(set), capacity, id)
 }
 
 /// A counter that goes on from there.

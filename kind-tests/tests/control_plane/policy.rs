@@ -122,7 +122,7 @@ fn health_is_red_while_the_kernel_refuses_network_policy() -> Result<()> {
 
 #[test]
 fn a_policy_holds_from_its_creation_to_its_deletion_and_drops_are_told_with_names() -> Result<()> {
-    let mut node = Node::start(&[], &[])?;
+    let mut node = Node::start(&["--policy-counters"], &[])?;
     node.wait_for_policy("no pods without a policy", |policy| policy.pods == 0)?;
     ensure!(node.reaches("shop", "web")?, "there is no policy");
 
@@ -144,12 +144,15 @@ fn a_policy_holds_from_its_creation_to_its_deletion_and_drops_are_told_with_name
         ensure!(line.contains(part), "{part} is not in {line}");
     }
     node.wait_for_policy("the counters", |policy| {
-        policy.dropped.ingress > 0 && policy.logged_by_policy.contains_key("default/web")
+        policy.dropped.ingress > 0
+            && policy.logged_by_policy.contains_key("default/web")
+            && policy.decided_by_policy.get("default/web").is_some_and(|count| count.denied > 0)
     })?;
     let (_, metrics) = node.daemon.get("127.0.0.1:10249".parse()?, "/metrics")?;
     for metric in [
         "shunt_policy_dropped_packets_total{denied=\"ingress\"}",
         "shunt_policy_logged_drops_total{denied=\"ingress\",policy=\"default/web\"}",
+        "shunt_policy_connections_total{policy=\"default/web\",verdict=\"denied\"}",
     ] {
         ensure!(metrics.contains(metric), "{metric} is not in {metrics}");
     }

@@ -47,6 +47,8 @@ pub struct Compiler {
     locals: BTreeMap<IpAddr, LocalPrograms>,
     /// Nothing has been compiled yet: what was accepted before is not known.
     fresh: bool,
+    /// Rows say which policies decide.
+    counting: bool,
 }
 
 /// The programs of a local address.
@@ -80,7 +82,14 @@ impl Compiler {
             here: BTreeSet::new(),
             locals: BTreeMap::new(),
             fresh: true,
+            counting: false,
         }
+    }
+
+    /// The same, with rows that say which policies decide, so that connections can be counted by policy.
+    #[must_use]
+    pub fn counting(self, counting: bool) -> Self {
+        Self { counting, ..self }
     }
 
     /// The table.
@@ -345,7 +354,7 @@ impl Compiler {
             return LocalPrograms::default();
         }
         let mut program = |direction| {
-            let program = Program::of(store, pod, direction)?;
+            let program = Program::of(store, pod, direction, self.counting)?;
             if let Some(held) = self.programs.get(&program) {
                 return Some(Arc::clone(held));
             }

@@ -7,6 +7,7 @@
 pub mod address_map;
 pub mod cluster;
 pub mod compile;
+pub mod deciders;
 pub mod dns;
 pub mod domain;
 pub mod object;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use shunt_model::address::{Family, Protocol};
 
 use crate::address_map::AddressMap;
+use crate::deciders::{Deciders, Decision};
 use crate::object::Direction;
 use crate::ports::Ports;
 
@@ -40,13 +41,15 @@ pub struct Row {
     pub sctp: Ports,
     /// All other protocols.
     pub others: bool,
+    /// By whom that is decided, where connections are counted by policy: rows are told apart by it then.
+    pub by: Option<Arc<Deciders>>,
 }
 
 impl Row {
     /// Everything.
     #[must_use]
     pub fn everything() -> Self {
-        Self { tcp: Ports::all(), udp: Ports::all(), sctp: Ports::all(), others: true }
+        Self { tcp: Ports::all(), udp: Ports::all(), sctp: Ports::all(), others: true, by: None }
     }
 
     /// The ports of a protocol.
@@ -99,7 +102,7 @@ impl Row {
         let [tcp, udp, sctp] =
             [(&self.tcp, &other.tcp), (&self.udp, &other.udp), (&self.sctp, &other.sctp)]
                 .map(|(a, b)| ports(a, b));
-        Self { tcp, udp, sctp, others }
+        Self { tcp, udp, sctp, others, by: None }
     }
 
     /// Whether it accepts all that another does.
@@ -213,6 +216,18 @@ impl Table {
             return *atom;
         }
         network_atom(&self.networks, address)
+    }
+
+    /// What the policies of one direction decide about a packet, and which, where connections are counted by policy.
+    #[must_use]
+    pub fn decision(&self, direction: Direction, packet: &Packet) -> Option<&Decision> {
+        let (local, atom) = match direction {
+            Direction::Egress => (packet.source, self.destination_atom(packet.destination)),
+            Direction::Ingress => (packet.destination, self.atom(packet.source)),
+        };
+        let decisions = self.locals.get(&local)?.decisions(direction)?;
+        let deciders = self.rows.get(&decisions.row(atom))?.by.as_ref()?;
+        deciders.decision(packet.protocol, packet.port)
     }
 
     /// What this node does with a packet that it forwards, or that a pod sends to it. The node at

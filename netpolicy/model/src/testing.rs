@@ -2,14 +2,16 @@
 
 mod strategies;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use proptest::prelude::*;
+use shunt_model::object::ObjectKey;
 
 use self::strategies::{ADDRESSES, Edit, HOSTS, NODES, STRANGERS, edits};
 use crate::compile::{Compiler, full};
 use crate::object::Direction;
-use crate::oracle;
+use crate::oracle::{self, Ruling};
 use crate::store::{Dirty, Store};
 use crate::table::{Packet, Table, Verdict};
 
@@ -73,6 +75,42 @@ fn apply(store: &mut Store, edit: Edit) -> Dirty {
     }
 }
 
+/// Each NetworkPolicy with nothing but the ClusterNetworkPolicies beside it.
+fn alone(store: &Store) -> Vec<(ObjectKey, Store)> {
+    let keys: Vec<_> = store.policies().map(|policy| policy.key.clone()).collect();
+    let others = |key: &ObjectKey| {
+        let mut alone = store.clone();
+        keys.iter()
+            .filter(|other| *other != key)
+            .for_each(|other| drop(alone.remove_policy(other)));
+        (key.clone(), alone)
+    };
+    keys.iter().map(others).collect()
+}
+
+/// The policies behind a ruling: all that allow it, not the first alone.
+fn deciding(
+    alone: &[(ObjectKey, Store)],
+    packet: &Packet,
+    direction: Direction,
+    ruling: &Ruling,
+) -> BTreeSet<String> {
+    match ruling {
+        Ruling::Decided { policy, .. } => BTreeSet::from([policy.to_string()]),
+        Ruling::Denied { policies } => policies.iter().map(ToString::to_string).collect(),
+        Ruling::Allowed { .. } => {
+            let allows = |(key, store): &&(ObjectKey, Store)| {
+                oracle::explain(store, packet).iter().any(|(of, ruling)| {
+                    let by = matches!(ruling, Ruling::Allowed { policy, .. } if policy == key);
+                    *of == direction && by
+                })
+            };
+            alone.iter().filter(allows).map(|(key, _)| key.to_string()).collect()
+        }
+        _ => BTreeSet::new(),
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(192))]
 
@@ -116,6 +154,34 @@ proptest! {
                     };
                     prop_assert!(delta.tightened.contains(&local), "{:?}", packet);
                 }
+            }
+        }
+    }
+
+    /// Counted by policy, a packet is of those that decide.
+    #[test]
+    fn who_decides_is_who_the_oracle_names(edits in edits(6..30)) {
+        let (mut store, node) = (Store::new(), NODES[0]);
+        let (mut compiler, mut plain) = (Compiler::new(node).counting(true), Compiler::new(node));
+        for edit in edits {
+            let dirty = apply(&mut store, edit);
+            compiler.update(&store, &dirty);
+            plain.update(&store, &dirty);
+        }
+        let table = compiler.table();
+        prop_assert_eq!(table.peers.len(), plain.table().peers.len());
+        let alone = alone(&store);
+        for packet in packets_at(&store, node).filter(|packet| !packet.from_node) {
+            prop_assert_eq!(table.verdict(&packet), plain.table().verdict(&packet));
+            for (direction, ruling) in oracle::explain(&store, &packet) {
+                let Some(decision) = table.decision(direction, &packet) else { continue };
+                if matches!(ruling, Ruling::Itself | Ruling::NoPod) {
+                    continue;
+                }
+                let expected = deciding(&alone, &packet, direction, &ruling);
+                let found: BTreeSet<String> = decision.by.iter().map(ToString::to_string).collect();
+                prop_assert_eq!(decision.accepts, ruling.accepts(), "{:?}", packet);
+                prop_assert_eq!(found, expected, "{:?} {:?}", packet, ruling);
             }
         }
     }

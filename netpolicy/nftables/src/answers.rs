@@ -292,7 +292,7 @@ fn create(way: Way, replace: bool, owned: bool, wanted: &Wanted) -> Vec<Message>
     let mut ids = 0;
     for set in sets() {
         ids += 1;
-        messages.push(OURS.new_set(&set.to_string(), &set_type(set), 0, ids));
+        messages.push(OURS.new_set(&set.to_string(), &set_type(set), false, 0, ids));
     }
     let chain = chain(way);
     messages.push(OURS.new_chain(&chain));

@@ -83,16 +83,20 @@ pub fn decode_value(bytes: &[u8]) -> Option<u32> {
 pub fn decode(set: SetId, bytes: &[u8], end: Option<&[u8]>) -> Option<Key> {
     let mut reader = Reader(bytes);
     let key = match set {
-        SetId::Protocols => Key::Protocol(reader.row()?, reader.protocol()?),
-        SetId::Ports => Key::Port(reader.row()?, reader.protocol()?, reader.port()?),
-        SetId::Ranges => {
+        SetId::Protocols | SetId::DeniedProtocols => {
+            Key::Protocol(reader.row()?, reader.protocol()?)
+        }
+        SetId::Ports | SetId::DeniedPorts => {
+            Key::Port(reader.row()?, reader.protocol()?, reader.port()?)
+        }
+        SetId::Ranges | SetId::DeniedRanges => {
             let mut last = Reader(end.unwrap_or(bytes));
             let (row, protocol) = (reader.row_of_range()?, reader.protocol()?);
             let same = last.row_of_range()? == row && last.protocol()? == protocol;
             let key = Key::Range(row, protocol, reader.port()?, last.port()?);
             same.then_some(key)?
         }
-        SetId::Others => Key::Row(reader.row()?),
+        SetId::Others | SetId::DeniedOthers => Key::Row(reader.row()?),
         SetId::Peers(family)
         | SetId::Named(family)
         | SetId::Networks(family)

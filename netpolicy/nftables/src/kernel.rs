@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
@@ -14,6 +16,8 @@ use shunt_netpolicy::table::{Delta, Packet, Table, Verdict};
 pub use shunt_nftables::codec::{Error, Report};
 use shunt_nftables::codec::{Session, Table as NftTable, accepts, rejected};
 
+pub use crate::counting::{Count, PolicyCounts};
+use crate::counting::{Kept, Teller};
 use crate::element::Key;
 use crate::installed::{Counts, Installed, Steps};
 use crate::layout::{self, Denial, Switched, Variant};
@@ -88,6 +92,8 @@ pub struct PolicyTable {
     /// For how long pods are watched.
     watch: Watch,
     walker: Walker,
+    kept: Kept,
+    teller: Option<Teller>,
     /// The kernel is known to hold what is wanted: in a table with so many elements, or in none. After any error it
     /// is not, until it was read.
     installed: Option<Option<Counts>>,
@@ -108,6 +114,8 @@ impl PolicyTable {
             beside: Beside::default(),
             watch: Watch::default(),
             walker: Walker::open(),
+            kept: Kept::default(),
+            teller: None,
             installed: None,
         })
     }
@@ -117,6 +125,13 @@ impl PolicyTable {
     pub const fn with(mut self, options: Options) -> Self {
         self.options = options;
         self
+    }
+
+    /// The same, and what each policy has decided is told now and then, if it is counted.
+    #[must_use]
+    pub fn telling(self, out: Sender<PolicyCounts>) -> Self {
+        let teller = self.options.variant.counting.then(|| Teller::new(out));
+        Self { teller, ..self }
     }
 
     /// Whether drops are logged: not, if the kernel has refused it.
@@ -144,8 +159,8 @@ impl PolicyTable {
     /// When [`tend`](Self::tend) has something to do.
     #[must_use]
     pub fn tend_at(&self) -> Option<Instant> {
-        self.counts()?;
-        self.walker.due(self.watch.look_at())
+        let look_at = self.counts().and_then(|_| self.walker.due(self.watch.look_at()));
+        look_at.into_iter().chain(self.teller.as_ref().map(|teller| teller.at)).min()
     }
 
     /// Looks, beside this thread, whether pods whose live connections are judged packet by packet
@@ -155,6 +170,10 @@ impl PolicyTable {
     /// # Errors
     /// If the kernel refuses to stop watching; what is installed is to be read anew then.
     pub fn tend(&mut self, now: Instant) -> Result<usize, Error> {
+        if self.teller.as_ref().is_some_and(|teller| teller.at <= now) {
+            let counted = self.counted().ok();
+            self.teller.iter_mut().for_each(|teller| teller.tell(counted.clone(), now));
+        }
         if self.counts().is_none() {
             return Ok(0);
         }
@@ -176,6 +195,19 @@ impl PolicyTable {
                 Ok(0)
             }
         }
+    }
+
+    /// What each policy has accepted and denied since this was opened, and before that what the table already had
+    /// counted; nothing, if that is not counted.
+    ///
+    /// # Errors
+    /// If nftables cannot be read.
+    pub fn counted(&mut self) -> Result<PolicyCounts, Error> {
+        if !self.options.variant.counting || self.counts().is_none() {
+            return Ok(self.kept.with(&BTreeMap::new(), &BTreeMap::new()));
+        }
+        let counted = readback::counted(&mut self.session.socket, self.options.variant)?;
+        Ok(self.kept.with(&self.table.rows, &counted))
     }
 
     /// Makes the next sync read the kernel, compare and repair.
@@ -243,6 +275,11 @@ impl PolicyTable {
             wanted.learnt(&before, &self.beside, |address| table.name_atom(&self.table, address));
             Steps::between(&Planned { table: &self.table, beside: &before }, &wanted)
         });
+        if self.options.variant.counting {
+            let gone = table.rows.iter().filter(|(_, row)| row.is_none());
+            let rows = gone.filter_map(|(id, _)| Some((*id, Arc::clone(self.table.rows.get(id)?))));
+            self.kept.leave(rows);
+        }
         self.table.apply(&table);
         let needed = self.is_needed();
         report.diff += started.elapsed();
@@ -450,6 +487,11 @@ impl PolicyTable {
 
     fn remove(&mut self, tables: &[NftTable], report: &mut Report) -> Result<(), Error> {
         let started = Instant::now();
+        if self.options.variant.counting {
+            let counted = readback::counted(&mut self.session.socket, self.options.variant)
+                .unwrap_or_default();
+            self.kept.gone(&self.table.rows, &counted);
+        }
         let delete: Vec<_> = tables.iter().map(|table| table.delete()).collect();
         self.session.commit(&delete, |_| Ok(true))?.map_err(|rejections| rejected(&rejections))?;
         report.commit += started.elapsed();
@@ -460,10 +502,24 @@ impl PolicyTable {
         Ok(())
     }
 
+    /// Rows go last, when nothing leads there any more: what they have counted by then is all.
+    fn keep_counts(&mut self, operations: &[Operation]) -> Result<(), Error> {
+        let goes = |operation: &Operation| match operation {
+            Operation::Delete(set, _) => set.is_of_rows(),
+            _ => false,
+        };
+        if self.options.variant.counting && operations.iter().any(goes) {
+            let counted = readback::counted(&mut self.session.socket, self.options.variant)?;
+            self.kept.gone(&self.table.rows, &counted);
+        }
+        Ok(())
+    }
+
     fn commit_steps(&mut self, steps: &Steps, report: &mut Report) -> Result<(), Error> {
         let started = Instant::now();
         let variant = self.options.variant;
         for operations in steps.in_order() {
+            self.keep_counts(operations)?;
             let counts = self.installed.as_ref().and_then(Option::as_ref);
             self.session
                 .commit(&transaction::change(variant, operations), |socket| {
@@ -493,7 +549,7 @@ pub fn switched() -> Result<Option<Switched>, Error> {
         for (table, chains) in layout::tables(variant) {
             // There may be a table of ours.
             if table == BRIDGE {
-                messages.extend(transaction::make(PROBE, &chains, false, &mut ids));
+                messages.extend(transaction::make(PROBE, &chains, false, false, &mut ids));
             }
         }
         if accepts(PROBE, messages)? {

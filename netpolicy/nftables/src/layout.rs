@@ -46,6 +46,8 @@ pub struct Variant {
     pub audit: bool,
     /// Drop what goes to or comes from addresses of this node's pods that are not known.
     pub closed: bool,
+    /// Count by policy what is accepted and denied: the elements of rows have counters.
+    pub counting: bool,
     /// There is a second table, for what is switched on bridges and passes no hook of IP.
     pub switched: Option<Switched>,
 }
@@ -63,10 +65,11 @@ impl Variant {
     /// All of them.
     pub fn all() -> impl Iterator<Item = Self> {
         let chosen = |switched| {
-            (0..8u8).map(move |bits| Self {
+            (0..16u8).map(move |bits| Self {
                 log: bits & 1 != 0,
                 audit: bits & 2 != 0,
                 closed: bits & 4 != 0,
+                counting: bits & 8 != 0,
                 switched,
             })
         };
@@ -207,7 +210,7 @@ fn judging(variant: Variant, keys: &[Keys]) -> Vec<PolicyChain> {
     chains.extend(Denial::ALL.map(|denial| denied(denial, variant)));
     for keys in keys.iter().copied() {
         for direction in Direction::ALL {
-            chains.extend([judge_ports(keys, direction), judge(keys, direction)]);
+            chains.extend([judge_ports(keys, direction, variant), judge(keys, direction, variant)]);
         }
         for family in Family::ALL {
             for direction in Direction::ALL {
@@ -232,17 +235,19 @@ pub(crate) fn set_type(set: SetId) -> SetType {
     let row = (CLASSID, "classid", 4);
     let address = |family| address_type(family);
     match set {
-        SetId::Protocols => concat(&[row, (INET_PROTO, "inet_proto", 4)]),
-        SetId::Ports | SetId::Ranges => {
+        SetId::Protocols | SetId::DeniedProtocols => concat(&[row, (INET_PROTO, "inet_proto", 4)]),
+        SetId::Ports | SetId::Ranges | SetId::DeniedPorts | SetId::DeniedRanges => {
             let parts = [row, (INET_PROTO, "inet_proto", 4), (INET_SERVICE, "inet_service", 4)];
             let mut described = concat(&parts);
-            if set == SetId::Ranges {
+            if set.has_port_ranges() {
                 described.interval = true;
                 described.fields = vec![4, 1, 2];
             }
             described
         }
-        SetId::Others => SetType { userdata: number_set(), ..plain((CLASSID, "classid", 4)) },
+        SetId::Others | SetId::DeniedOthers => {
+            SetType { userdata: number_set(), ..plain((CLASSID, "classid", 4)) }
+        }
         SetId::Named(family) => SetType { timeouts: true, ..map(plain(address(family))) },
         SetId::Learnt(family) => SetType { timeouts: true, ..concat(&[address(family), row]) },
         SetId::Peers(family) | SetId::Isolated(_, family) => map(plain(address(family))),
@@ -324,18 +329,24 @@ fn denied(denial: Denial, variant: Variant) -> PolicyChain {
 }
 
 /// Whether the row in the register accepts the packet.
-fn judge(keys: Keys, direction: Direction) -> PolicyChain {
+fn judge(keys: Keys, direction: Direction, variant: Variant) -> PolicyChain {
     let (name, ports) = judges(keys, direction);
     let denied = Denial::Policy(direction).chain();
-    let others = [Expression::LoadPriority(Register(0)), within(SetId::Others), goto(ALLOWED)];
-    let rules = vec![
+    let others = |set, to: &str| {
+        let expressions = [Expression::LoadPriority(Register(0)), within(set), goto(to)];
+        Rule::new(format!("meta priority @{set} goto {to}"), expressions)
+    };
+    let mut rules = vec![
         Rule::new(
             format!("meta l4proto {{ tcp, udp, sctp }} goto {ports}"),
             [Expression::ServiceProtocol, goto(&ports)],
         ),
-        Rule::new(format!("meta priority @others goto {ALLOWED}"), others),
-        Rule::new(format!("goto {denied}"), [goto(&denied)]),
+        others(SetId::Others, ALLOWED),
     ];
+    if variant.counting {
+        rules.push(others(SetId::DeniedOthers, &denied));
+    }
+    rules.push(Rule::new(format!("goto {denied}"), [goto(&denied)]));
     chain(name, rules)
 }
 
@@ -346,37 +357,55 @@ fn judges(keys: Keys, direction: Direction) -> (String, String) {
     (name, ports)
 }
 
-fn judge_ports(keys: Keys, direction: Direction) -> PolicyChain {
+/// Where connections are counted the protocol alone is asked for last: who decides about most ports stands there.
+fn judge_ports(keys: Keys, direction: Direction, variant: Variant) -> PolicyChain {
     let denied = Denial::Policy(direction).chain();
-    let protocols = [
-        Expression::LoadPriority(Register(0)),
-        Expression::LoadProtocol(Register(1)),
-        within(SetId::Protocols),
-        goto(ALLOWED),
-    ];
-    let text = format!("meta priority . meta l4proto @protocols goto {ALLOWED}");
-    let mut rules = vec![Rule::new(text, protocols)];
-    for set in [SetId::Ports, SetId::Ranges] {
-        let port = keys.port();
-        // nft reads a port of a connection only after its protocol.
-        let text = format!(
-            "meta l4proto {{ tcp, udp, sctp }} meta priority . meta l4proto . {port} @{set} goto {ALLOWED}"
-        );
-        let mut expressions =
-            vec![Expression::ServiceProtocol, Expression::LoadPriority(Register(0))];
-        if set == SetId::Ranges {
-            expressions.push(Expression::ToNetworkOrder(Register(0)));
-        }
-        expressions.extend([
-            Expression::LoadProtocol(Register(1)),
-            keys.load_port(Register(2)),
-            within(set),
-            goto(ALLOWED),
-        ]);
-        rules.push(Rule::new(text, expressions));
-    }
+    let mut rules = match variant.counting {
+        false => vec![
+            protocol_in(SetId::Protocols, ALLOWED),
+            port_in(SetId::Ports, keys, ALLOWED),
+            port_in(SetId::Ranges, keys, ALLOWED),
+        ],
+        true => vec![
+            port_in(SetId::Ports, keys, ALLOWED),
+            port_in(SetId::Ranges, keys, ALLOWED),
+            port_in(SetId::DeniedPorts, keys, &denied),
+            port_in(SetId::DeniedRanges, keys, &denied),
+            protocol_in(SetId::Protocols, ALLOWED),
+            protocol_in(SetId::DeniedProtocols, &denied),
+        ],
+    };
     rules.push(Rule::new(format!("goto {denied}"), [goto(&denied)]));
     chain(judges(keys, direction).1, rules)
+}
+
+fn protocol_in(set: SetId, to: &str) -> PolicyRule {
+    let expressions = [
+        Expression::LoadPriority(Register(0)),
+        Expression::LoadProtocol(Register(1)),
+        within(set),
+        goto(to),
+    ];
+    Rule::new(format!("meta priority . meta l4proto @{set} goto {to}"), expressions)
+}
+
+fn port_in(set: SetId, keys: Keys, to: &str) -> PolicyRule {
+    let port = keys.port();
+    // nft reads a port of a connection only after its protocol.
+    let text = format!(
+        "meta l4proto {{ tcp, udp, sctp }} meta priority . meta l4proto . {port} @{set} goto {to}"
+    );
+    let mut expressions = vec![Expression::ServiceProtocol, Expression::LoadPriority(Register(0))];
+    if set.has_port_ranges() {
+        expressions.push(Expression::ToNetworkOrder(Register(0)));
+    }
+    expressions.extend([
+        Expression::LoadProtocol(Register(1)),
+        keys.load_port(Register(2)),
+        within(set),
+        goto(to),
+    ]);
+    Rule::new(text, expressions)
 }
 
 /// From peer to atom, from pod and atom to row.

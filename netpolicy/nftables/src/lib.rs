@@ -4,6 +4,7 @@
 //! Everything but [`kernel`], [`live`]'s walks, [`drop_log`] and [`answers`] is pure. The layout and its reasons stand in `netpolicy/README.md`; names are made in [`name`] alone.
 
 pub mod answers;
+mod counting;
 pub mod drop_log;
 pub mod element;
 pub mod installed;
@@ -15,5 +16,6 @@ pub mod name;
 mod packet;
 mod planned;
 mod readback;
+mod rows;
 pub mod text;
 mod transaction;

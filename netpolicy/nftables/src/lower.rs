@@ -5,17 +5,14 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use ipnet::IpNet;
-use shunt_model::address::{Family, Protocol};
+use shunt_model::address::Family;
 use shunt_netpolicy::object::Direction;
 use shunt_netpolicy::table::{Atom, Delta, Local, Range, Row, RowId, Table};
 
 use crate::element::{Key, Value};
 use crate::installed::Installed;
 use crate::name::SetId;
-
-/// Ranges of more ports than this are ranges for the kernel too; smaller ones are written out, as a
-/// port is found faster than a range.
-pub(crate) const WRITTEN_OUT: u16 = 64;
+use crate::rows;
 
 /// One change of the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,14 +38,6 @@ pub struct Wanted {
     pub until: BTreeMap<(SetId, Key), Instant>,
     /// Elements that are written again if they are there, as they hold for longer now.
     pub renewed: BTreeSet<(SetId, Key)>,
-}
-
-impl SetId {
-    /// Whether it tells what a row accepts.
-    #[must_use]
-    pub const fn is_of_rows(self) -> bool {
-        matches!(self, Self::Protocols | Self::Ports | Self::Ranges | Self::Others)
-    }
 }
 
 /// What is installed beside the decision table.
@@ -252,23 +241,5 @@ fn each_of_local(address: IpAddr, local: &Local, mut each: impl FnMut((SetId, Ke
 }
 
 fn each_of_row(id: RowId, row: &Row, mut each: impl FnMut((SetId, Key), Value)) {
-    for protocol in Protocol::ALL {
-        let ports = row.ports(protocol);
-        if ports.is_all() {
-            each((SetId::Protocols, Key::Protocol(id, protocol)), None);
-            continue;
-        }
-        for (first, last) in ports.ranges() {
-            if last - first >= WRITTEN_OUT {
-                each((SetId::Ranges, Key::Range(id, protocol, *first, *last)), None);
-                continue;
-            }
-            for port in *first..=*last {
-                each((SetId::Ports, Key::Port(id, protocol, port)), None);
-            }
-        }
-    }
-    if row.others {
-        each((SetId::Others, Key::Row(id)), None);
-    }
+    rows::elements(id, row).into_iter().for_each(|(place, _)| each(place, None));
 }

@@ -19,6 +19,14 @@ pub enum SetId {
     Ranges,
     /// Set: rows that accept other protocols than TCP, UDP and SCTP.
     Others,
+    /// The same four of what is denied, where connections are counted by policy; otherwise nothing asks for them.
+    DeniedProtocols,
+    /// See there.
+    DeniedPorts,
+    /// See there.
+    DeniedRanges,
+    /// See there.
+    DeniedOthers,
     /// Map: address of a pod to its atom.
     Peers(Family),
     /// Map: address that has names by DNS to its atom, for whoever sends to it; for as long as the names hold.
@@ -50,7 +58,16 @@ pub enum SetId {
 impl SetId {
     /// All of them, in the order of the listing.
     pub fn all() -> impl Iterator<Item = Self> {
-        let fixed = [Self::Protocols, Self::Ports, Self::Ranges, Self::Others];
+        let fixed = [
+            Self::Protocols,
+            Self::Ports,
+            Self::Ranges,
+            Self::Others,
+            Self::DeniedProtocols,
+            Self::DeniedPorts,
+            Self::DeniedRanges,
+            Self::DeniedOthers,
+        ];
         let of_family = |family| {
             [
                 Self::Peers(family),
@@ -72,6 +89,28 @@ impl SetId {
         fixed.into_iter().chain(Family::ALL.into_iter().flat_map(of_family))
     }
 
+    /// Whether it tells what a row decides.
+    #[must_use]
+    pub const fn is_of_rows(self) -> bool {
+        matches!(
+            self,
+            Self::Protocols
+                | Self::Ports
+                | Self::Ranges
+                | Self::Others
+                | Self::DeniedProtocols
+                | Self::DeniedPorts
+                | Self::DeniedRanges
+                | Self::DeniedOthers
+        )
+    }
+
+    /// Whether it holds ranges of ports.
+    #[must_use]
+    pub const fn has_port_ranges(self) -> bool {
+        matches!(self, Self::Ranges | Self::DeniedRanges)
+    }
+
     /// The set with this name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
@@ -86,6 +125,10 @@ impl fmt::Display for SetId {
             Self::Ports => return f.write_str("ports"),
             Self::Ranges => return f.write_str("ranges"),
             Self::Others => return f.write_str("others"),
+            Self::DeniedProtocols => return f.write_str("denied_protocols"),
+            Self::DeniedPorts => return f.write_str("denied_ports"),
+            Self::DeniedRanges => return f.write_str("denied_ranges"),
+            Self::DeniedOthers => return f.write_str("denied_others"),
             Self::Peers(family) => ("peers", family),
             Self::Named(family) => ("named", family),
             Self::Learnt(family) => ("learnt", family),

@@ -1,12 +1,13 @@
 //! What the plan has in a place. Whenever the kernel is known to hold the plan, this is what it holds: so nothing is
 //! recorded of it a second time.
 
-use shunt_netpolicy::table::{Atom, Range, Row, Table};
+use shunt_netpolicy::table::{Atom, Range, Table};
 
 use crate::element::{Key, Value};
 use crate::installed::Held;
-use crate::lower::{Beside, WRITTEN_OUT, ranges_of};
+use crate::lower::{Beside, ranges_of};
 use crate::name::SetId;
+use crate::rows;
 
 /// All that the kernel holds when it is in step.
 #[derive(Clone, Copy, Debug)]
@@ -28,7 +29,8 @@ impl Held for Planned<'_> {
             },
             Key::Row(id) | Key::Protocol(id, _) | Key::Port(id, ..) | Key::Range(id, ..) => {
                 let row = self.table.rows.get(&id)?;
-                is_written(row, key).then_some(None)
+                let there = rows::elements(id, row).iter().any(|(place, _)| *place == (set, *key));
+                there.then_some(None)
             }
         }
     }
@@ -56,26 +58,5 @@ impl Planned<'_> {
             _ => false,
         };
         is_there.then_some(None)
-    }
-}
-
-/// Whether a row is written out with this element.
-fn is_written(row: &Row, key: &Key) -> bool {
-    match *key {
-        Key::Row(_) => row.others,
-        Key::Protocol(_, protocol) => row.ports(protocol).is_all(),
-        Key::Port(_, protocol, port) => {
-            let ports = row.ports(protocol);
-            let holds = |(first, last): &(u16, u16)| {
-                (*first..=*last).contains(&port) && last - first < WRITTEN_OUT
-            };
-            ports.ranges().iter().any(holds)
-        }
-        Key::Range(_, protocol, first, last) => {
-            let ports = row.ports(protocol);
-            let is_range = last - first >= WRITTEN_OUT && !ports.is_all();
-            is_range && ports.ranges().contains(&(first, last))
-        }
-        Key::Address(_) | Key::Pair(..) => false,
     }
 }

@@ -60,7 +60,7 @@ fn contents(
     }
     let mut held: Option<Installed> = None;
     for ((table, chains), (_, info)) in made.iter().zip(found) {
-        if let Err(reason) = frame(socket, *table, info, chains)? {
+        if let Err(reason) = frame(socket, *table, info, chains, variant.counting)? {
             return Ok(Err(reason));
         }
         let mut installed = Installed::default();
@@ -86,7 +86,9 @@ pub(crate) fn still_holds(
 ) -> Result<bool, Error> {
     for (ours, chains) in layout::tables(variant) {
         let Some(info) = table(socket, ours)? else { return Ok(false) };
-        let Ok(counted) = frame(socket, ours, &info, &chains)? else { return Ok(false) };
+        let Ok(counted) = frame(socket, ours, &info, &chains, variant.counting)? else {
+            return Ok(false);
+        };
         let as_recorded = counted.iter().all(|(set, count)| {
             let recorded = recorded.count(*set);
             layout::has_ranges(*set) || usize::try_from(*count).is_ok_and(|n| n == recorded)
@@ -106,6 +108,7 @@ fn frame(
     ours: Table,
     info: &TableInfo,
     expected: &[Chain<SetId>],
+    counting: bool,
 ) -> Result<Frame, Error> {
     if info.comment != table_comment(expected) {
         return Ok(Err("it has another layout"));
@@ -119,7 +122,7 @@ fn frame(
     let as_made = sets.iter().all(|set| {
         SetId::parse(&set.name).is_some_and(|id| {
             counts.extend(set.count.map(|count| (id, count)));
-            set.is(&layout::set_type(id))
+            set.is(&layout::set_type(id)) && set.counts == (counting && id.is_of_rows())
         })
     });
     if !as_made || sets.len() != SetId::all().count() {
@@ -241,6 +244,28 @@ fn before(address: IpAddr) -> IpAddr {
         IpAddr::V4(address) => IpAddr::V4(u32::from(address).saturating_sub(1).into()),
         IpAddr::V6(address) => IpAddr::V6(u128::from(address).saturating_sub(1).into()),
     }
+}
+
+/// What the elements of rows have counted, in all tables: packets.
+pub(crate) fn counted(
+    socket: &mut Socket,
+    variant: Variant,
+) -> Result<BTreeMap<(SetId, Key), u64>, Error> {
+    let mut counted: BTreeMap<_, u64> = BTreeMap::new();
+    let tables = [Some(OURS), variant.switched.map(|_| BRIDGE)];
+    let sets = || SetId::all().filter(|set| set.is_of_rows());
+    for (table, set) in tables.into_iter().flatten().flat_map(|t| sets().map(move |s| (t, s))) {
+        let request = table.get_elements(&set.to_string());
+        let read = socket.dump("list elements", &request, |read: &mut Vec<_>, payload| {
+            read_raw_elements(payload, |element| {
+                let count = element.count.filter(|count| count.packets > 0);
+                let key = decode(set, element.key, element.end);
+                read.extend(key.zip(count).map(|(key, count)| ((set, key), count.packets)));
+            });
+        })?;
+        read.into_iter().for_each(|(place, packets)| *counted.entry(place).or_default() += packets);
+    }
+    Ok(counted)
 }
 
 /// How many packets each chain that ends in one counter has seen, in all tables.

@@ -47,6 +47,9 @@ pub fn render_variant(installed: &Installed, variant: Variant) -> String {
         if described.interval {
             out.push_str("\t\tflags interval\n");
         }
+        if variant.counting && set.is_of_rows() {
+            out.push_str("\t\tcounter\n");
+        }
         if described.timeouts {
             out.push_str("\t\tflags timeout\n");
         }

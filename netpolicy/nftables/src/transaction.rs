@@ -41,16 +41,17 @@ pub(crate) fn create(
     let mut messages: Vec<_> = replaced.iter().map(|table| table.delete()).collect();
     let mut ids = 0;
     for (table, chains) in layout::tables(variant) {
-        messages.extend(make(table, &chains, owned, &mut ids));
+        messages.extend(make(table, &chains, variant.counting, owned, &mut ids));
     }
     messages.extend(change(variant, operations));
     messages
 }
 
-/// Makes a table without elements. `ids` counts the sets of the transaction.
+/// Makes a table without elements. `counting`: those that rows have will count. `ids` counts the sets of the transaction.
 pub(crate) fn make(
     table: Table,
     chains: &[Chain<SetId>],
+    counting: bool,
     owned: bool,
     ids: &mut u32,
 ) -> Vec<Message> {
@@ -58,7 +59,8 @@ pub(crate) fn make(
     for set in SetId::all() {
         *ids += 1;
         // Without a size the kernel lets them grow.
-        messages.push(table.new_set(&set.to_string(), &layout::set_type(set), 0, *ids));
+        let counting = counting && set.is_of_rows();
+        messages.push(table.new_set(&set.to_string(), &layout::set_type(set), counting, 0, *ids));
     }
     messages.extend(chains.iter().map(|chain| table.new_chain(chain)));
     for chain in chains {

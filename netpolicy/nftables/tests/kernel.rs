@@ -141,7 +141,7 @@ fn every_choice_of_an_operator_is_printed_by_nft_as_we_do() {
     let networks: BTreeSet<IpNet> =
         ["10.77.1.0/24", "fd00:10:77:1::/64"].map(|net| net.parse().expect("a network")).into();
     for (log, audit) in [(true, false), (true, true)] {
-        let variant = Variant { log, audit, closed: true, ..Variant::default() };
+        let variant = Variant { log, audit, closed: true, counting: audit, ..Variant::default() };
         let store = busy_store();
         let mut compiler = Compiler::new("node-1");
         let node = netns();

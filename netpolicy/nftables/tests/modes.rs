@@ -1,6 +1,8 @@
 //! What an operator chooses, on real packets: the log of drops, the audit, closed addresses, and
 //! connections that are kept.
 
+#[path = "../../../backends/nftables/tests/reader/mod.rs"]
+mod reader;
 #[expect(dead_code, reason = "what other tests need of it")]
 mod world;
 
@@ -11,6 +13,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use nix::libc::NETLINK_NETFILTER;
+use reader::{nft, open_when_free};
 use shunt_cluster::{
     Cluster, ClusterSpec, Connection, EchoServer, Families, Network, NodeSpec, Outcome,
     ProbeOptions, Protocol, probe,
@@ -23,7 +26,7 @@ use shunt_netpolicy::object::{Direction, PortNumber, Rule};
 use shunt_netpolicy::store::{Dirty, Store};
 use shunt_netpolicy_nftables::drop_log::{DropLog, DroppedPacket};
 use shunt_netpolicy_nftables::kernel::{
-    Change, Dropped, Options, PolicyTable, Report, dropped, switched,
+    Change, Count, Dropped, Options, PolicyTable, Report, dropped, switched,
 };
 use shunt_netpolicy_nftables::layout::{Denial, Switched, Variant};
 use world::{block, pod, pods, policy, port};
@@ -58,8 +61,8 @@ impl World {
         };
         let servers = cluster.pods().map(serve).collect();
         let netns = cluster.host("node-1").expect("a node").netns();
-        let table = netns.run(|| PolicyTable::open(false)).expect("nftables").with(options);
-        let compiler = Compiler::new("node-1");
+        let table = netns.run(|| open_when_free(|| PolicyTable::open(false))).with(options);
+        let compiler = Compiler::new("node-1").counting(options.variant.counting);
         let mut world = Self { cluster, _servers: servers, store: Store::new(), compiler, table };
         let mut dirty = world.know("a");
         dirty.merge(world.know("b"));
@@ -190,6 +193,43 @@ fn the_log_is_limited_in_the_kernel_and_the_counter_is_not() {
     let packets = logged(&mut log).len();
     assert!((20..60).contains(&packets), "{packets} of {sent} packets are logged");
     assert_eq!(world.dropped().ingress, sent);
+}
+
+#[test]
+fn what_policies_decide_is_counted_and_kept_when_they_change_and_nft_reads_it() {
+    let counting = Variant { counting: true, ..Variant::default() };
+    let mut world = World::new(Options { keep_connections: true, ..options(counting) });
+    assert!(world.reaches("b", "a"));
+    assert!(!world.reaches("c", "a") && !world.reaches("a", "c"));
+    let of = |world: &mut World| {
+        let counted = world.table.counted().expect("counters");
+        counted.iter().map(|(policy, count)| (policy.to_string(), *count)).collect::<Vec<_>>()
+    };
+    // Of both families: in from `b`; in from `c`, and out to it.
+    let first = Count { accepted: 2, denied: 4 };
+    assert_eq!(of(&mut world), [("x/p".to_owned(), first)]);
+    let netns = world.cluster.host("node-1").expect("a node").netns();
+    let held = nft(netns, &["list", "set", "inet", "shunt-policy", "denied_protocols"]);
+    // Both directions deny the same by the same policy, so they share a row.
+    assert!(held.contains("udp counter packets 4 bytes"), "{held}");
+
+    // What it has decided stays counted when it decides otherwise, and with another policy beside it.
+    let from_c = Rule { peers: Some(vec![pods(&[("app", "c")], true)]), ports: None };
+    let q = policy("x", "q", &[("app", "a")], Some(vec![from_c]), None);
+    let mut dirty = world.store.put_policy(q);
+    dirty.merge(world.know("c"));
+    world.sync(&dirty, Change::default());
+    assert_eq!(of(&mut world), [("x/p".to_owned(), first)]);
+    assert!(world.reaches("c", "a") && world.reaches("b", "a"));
+    let more = Count { accepted: 4, denied: 4 };
+    let other = Count { accepted: 2, denied: 0 };
+    assert_eq!(of(&mut world), [("x/p".to_owned(), more), ("x/q".to_owned(), other)]);
+    for name in ["p", "q"] {
+        let dirty = world.store.remove_policy(&ObjectKey::new("x", name));
+        world.sync(&dirty, Change::default());
+    }
+    // There is no table any more.
+    assert_eq!(of(&mut world), [("x/p".to_owned(), more), ("x/q".to_owned(), other)]);
 }
 
 #[test]

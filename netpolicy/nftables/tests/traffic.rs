@@ -5,6 +5,7 @@ mod world;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,12 +18,13 @@ use shunt_model::address;
 use shunt_model::object::ObjectKey;
 use shunt_netpolicy::cluster::{Action, ClusterNetworkPolicy, PeerNode, Tier};
 use shunt_netpolicy::compile::Compiler;
-use shunt_netpolicy::object::{NetworkPolicy, Peer, PortNumber, Rule};
+use shunt_netpolicy::object::{Direction, NetworkPolicy, Peer, PortNumber, Rule};
 use shunt_netpolicy::oracle;
 use shunt_netpolicy::selector::Selector;
 use shunt_netpolicy::store::{Dirty, Store};
 use shunt_netpolicy::table::{Packet, Verdict};
-use shunt_netpolicy_nftables::kernel::{Change, PolicyTable};
+use shunt_netpolicy_nftables::kernel::{Change, Count, Options, PolicyCounts, PolicyTable};
+use shunt_netpolicy_nftables::layout::Variant;
 use shunt_netpolicy_nftables::live::SETTLE;
 use shunt_netpolicy_nftables::name::SetId;
 use world::{block, cluster_policy, pod, pods, policy, port, selector};
@@ -42,6 +44,10 @@ struct World {
 
 impl World {
     fn new() -> Self {
+        Self::with(Options::default())
+    }
+
+    fn with(options: Options) -> Self {
         let cluster = Cluster::build(&ClusterSpec {
             families: Families::Dual,
             nodes: PODS.iter().map(|(node, pods)| NodeSpec::new(node, pods)).collect(),
@@ -68,8 +74,8 @@ impl World {
         let servers = cluster.pods().chain(nodes).map(serve).collect();
         let open = |node: &'static str| {
             let netns = cluster.host(node).expect("a node").netns();
-            let table = netns.run(|| PolicyTable::open(true)).expect("nftables");
-            (node, (Compiler::new(node), table))
+            let table = netns.run(|| PolicyTable::open(true)).expect("nftables").with(options);
+            (node, (Compiler::new(node).counting(options.variant.counting), table))
         };
         let nodes = NODES.map(open).into();
         let mut store = Store::new();
@@ -139,8 +145,57 @@ impl World {
         })
     }
 
+    /// What each node counts for each policy when these packets are sent.
+    fn decided<'a>(
+        &self,
+        packets: impl Iterator<Item = &'a Packet>,
+    ) -> BTreeMap<&'static str, PolicyCounts> {
+        let mut counts: BTreeMap<&str, PolicyCounts> =
+            NODES.map(|node| (node, PolicyCounts::new())).into();
+        for packet in packets.filter(|packet| packet.source != packet.destination) {
+            for direction in [Direction::Egress, Direction::Ingress] {
+                let of = |(node, (compiler, _)): (&&'static str, &(Compiler, PolicyTable))| {
+                    let own = self.store.machine(node).expect("a machine");
+                    let table = compiler.table();
+                    let to_node = own.contains(&packet.destination)
+                        && !table.locals.get(&packet.source).is_some_and(|local| local.to_node);
+                    let decision = table.decision(direction, packet).filter(|_| !to_node)?;
+                    Some((*node, decision.clone()))
+                };
+                let Some((node, decision)) = self.nodes.iter().find_map(of) else { continue };
+                for policy in decision.by.iter() {
+                    let count = match decision.accepts {
+                        true => Count { accepted: 1, denied: 0 },
+                        false => Count { accepted: 0, denied: 1 },
+                    };
+                    let of_node = counts.get_mut(node).expect("a node");
+                    *of_node.entry(Arc::clone(policy)).or_default() += count;
+                }
+                if !decision.accepts {
+                    break;
+                }
+            }
+        }
+        counts
+    }
+
     /// Tries every pair of hosts, protocol and port; returns how many passed and how many did not.
     fn check(&self) -> (usize, usize) {
+        let (mut passed, mut dropped) = (0, 0);
+        for (packet, outcome) in self.probed() {
+            let expected = self.expected(&packet);
+            let fits = match &outcome {
+                Outcome::Answer { .. } => expected,
+                Outcome::TimedOut => !expected,
+                _ => false,
+            };
+            assert!(fits, "{packet:?}: {outcome}, expected to pass: {expected}\n{:#?}", self.store);
+            if expected { passed += 1 } else { dropped += 1 }
+        }
+        (passed, dropped)
+    }
+
+    fn probed(&self) -> Vec<(Packet, Outcome)> {
         let pods = || PODS.iter().flat_map(|(_, pods)| pods.iter().copied());
         let mut probes = Vec::new();
         for (from, to) in pods()
@@ -155,7 +210,7 @@ impl World {
                 }
             }
         }
-        let results = thread::scope(|scope| {
+        thread::scope(|scope| {
             let ask = |(from, source, destination, protocol, port)| {
                 scope.spawn(move || {
                     let netns = self.cluster.host(from).expect("a host").netns();
@@ -177,20 +232,8 @@ impl World {
                 })
             };
             let threads: Vec<_> = probes.into_iter().map(ask).collect();
-            threads.into_iter().map(|thread| thread.join().expect("a probe")).collect::<Vec<_>>()
-        });
-        let (mut passed, mut dropped) = (0, 0);
-        for (packet, outcome) in results {
-            let expected = self.expected(&packet);
-            let fits = match &outcome {
-                Outcome::Answer { .. } => expected,
-                Outcome::TimedOut => !expected,
-                _ => false,
-            };
-            assert!(fits, "{packet:?}: {outcome}, expected to pass: {expected}\n{:#?}", self.store);
-            if expected { passed += 1 } else { dropped += 1 }
-        }
-        (passed, dropped)
+            threads.into_iter().map(|thread| thread.join().expect("a probe")).collect()
+        })
     }
 }
 
@@ -291,31 +334,61 @@ impl Dice {
     }
 }
 
+/// Changes something of everything.
+fn change(world: &mut World, dice: &mut Dice, first: bool) {
+    let mut dirty = Dirty::default();
+    for (node, pods) in PODS {
+        for name in pods {
+            if first || dice.roll(3) == 0 {
+                let (namespace, labels) = (dice.pick(&["x", "y"]), dice.labels());
+                dirty.merge(world.label(node, name, namespace, &labels));
+            }
+        }
+    }
+    for _ in 0..2 {
+        dirty.merge(world.store.put_policy(dice.policy()));
+    }
+    let key = ObjectKey::new(dice.pick(&["x", "y"]), dice.pick(&["p", "q", "r"]));
+    dirty.merge(world.store.remove_policy(&key));
+    dirty.merge(world.store.put_cluster_policy(dice.cluster_policy()));
+    if dice.roll(3) == 0 {
+        dirty.merge(world.store.remove_cluster_policy(dice.pick(&["p", "q", "r"])));
+    }
+    world.sync(&dirty);
+}
+
+/// Each probe is one connection. Worlds of their own, as in one of them a port may be that of an earlier connection.
+#[test]
+fn the_kernel_counts_for_each_policy_what_the_oracle_says_it_decides() {
+    let mut dice = Dice(0x5eed_4321);
+    let (mut accepted, mut denied) = (0, 0);
+    for _ in 0..6 {
+        let variant = Variant { counting: true, ..Variant::default() };
+        let mut world = World::with(Options { variant, keep_connections: true });
+        for first in [true, false] {
+            change(&mut world, &mut dice, first);
+        }
+        let probed = world.probed();
+        let expected = world.decided(probed.iter().map(|(packet, _)| packet));
+        for (node, (_, table)) in &mut world.nodes {
+            let mut counted = table.counted().expect("counters");
+            counted.retain(|_, count| *count != Count::default());
+            assert_eq!(Some(&counted), expected.get(node), "{node}: {:#?}", world.store);
+            accepted += counted.values().map(|count| count.accepted).sum::<u64>();
+            denied += counted.values().map(|count| count.denied).sum::<u64>();
+        }
+    }
+    println!("{accepted} accepted, {denied} denied, as expected");
+    assert!(accepted > 50 && denied > 100, "{accepted} accepted, {denied} denied");
+}
+
 #[test]
 fn random_policies_do_to_packets_what_the_oracle_says() {
     let mut world = World::new();
     let mut dice = Dice(0x5eed_1234);
     let (mut passed, mut dropped) = (0, 0);
     for round in 0..12 {
-        let mut dirty = Dirty::default();
-        for (node, pods) in PODS {
-            for name in pods {
-                if round == 0 || dice.roll(3) == 0 {
-                    let (namespace, labels) = (dice.pick(&["x", "y"]), dice.labels());
-                    dirty.merge(world.label(node, name, namespace, &labels));
-                }
-            }
-        }
-        for _ in 0..2 {
-            dirty.merge(world.store.put_policy(dice.policy()));
-        }
-        let key = ObjectKey::new(dice.pick(&["x", "y"]), dice.pick(&["p", "q", "r"]));
-        dirty.merge(world.store.remove_policy(&key));
-        dirty.merge(world.store.put_cluster_policy(dice.cluster_policy()));
-        if dice.roll(3) == 0 {
-            dirty.merge(world.store.remove_cluster_policy(dice.pick(&["p", "q", "r"])));
-        }
-        world.sync(&dirty);
+        change(&mut world, &mut dice, round == 0);
         let found = world.check();
         passed += found.0;
         dropped += found.1;

@@ -59,6 +59,7 @@ pub fn explain(effective: &Effective, remarks: &[String]) -> String {
     line("counters", format!("{:?}", effective.counters).to_lowercase());
     line("network policy", format!("{:?}", effective.network_policy).to_lowercase());
     line("policy's log", if effective.policy_log { "on".into() } else { "off".into() });
+    line("policy's counters", if effective.policy_counters { "on".into() } else { "off".into() });
     line("new pods", format!("{:?}", effective.new_pods).to_lowercase());
     let nri = effective.nri_socket.as_ref();
     line(

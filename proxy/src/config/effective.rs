@@ -54,6 +54,8 @@ pub struct Effective {
     pub network_policy: NetworkPolicy,
     /// Whether what policy drops is logged.
     pub policy_log: bool,
+    /// Whether it is counted which connections each policy accepts and denies.
+    pub policy_counters: bool,
     /// DNS servers that are believed beside the cluster's.
     pub dns_servers: BTreeSet<IpAddr>,
     /// How much longer than DNS says an address has a name.
@@ -112,6 +114,7 @@ impl Effective {
             conntrack: given.conntrack.clone(),
             table_owner: choice(shunt.table_owner.as_deref()),
             network_policy: choice(shunt.network_policy.as_deref()),
+            policy_counters: shunt.policy_counters.unwrap_or_default(),
             policy_log: shunt.policy_log.unwrap_or(true),
             dns_servers: addresses(shunt.dns_servers.as_deref()).collect(),
             dns_grace: shunt.dns_grace.map_or(DNS_GRACE, super::GoDuration::to_duration),

@@ -75,6 +75,9 @@ pub struct Shunt {
     /// As `--policy-log`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub policy_log: Option<bool>,
+    /// As `--policy-counters`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy_counters: Option<bool>,
     /// As `--dns-servers`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dns_servers: Option<Vec<String>>,

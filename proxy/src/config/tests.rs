@@ -192,6 +192,7 @@ fn a_file_is_explained() {
         counters:          off
         network policy:    auto
         policy's log:      on
+        policy's counters: off
         new pods:          open
         NRI socket:        /var/run/nri/nri.sock
         live connections:  cut

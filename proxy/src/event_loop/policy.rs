@@ -79,6 +79,11 @@ impl EventLoop {
                 self.metrics.policy_dropped(policy.dropped(), dropped);
                 policy.count_drops(*dropped);
             }
+            DropEvent::Decided(counts) => {
+                let before = policy.decided().clone();
+                policy.count_decided(counts);
+                self.metrics.policy_decided(&before, policy.decided());
+            }
             DropEvent::Packet(packet) => {
                 let record = policy.record_drop(packet);
                 self.metrics.policy_logged(&record);

@@ -1,11 +1,13 @@
 //! What is counted and measured of network policy.
 
+use std::collections::BTreeMap;
+
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
-use shunt_netpolicy_nftables::kernel::Dropped;
+use shunt_netpolicy_nftables::kernel::{Count, Dropped};
 
 use std::time::Duration;
 
@@ -27,6 +29,7 @@ pub(super) struct OfPolicy {
     nri_connected: Gauge,
     nri_sandboxes: Family<Label, Counter>,
     nri_wait: Seconds<200>,
+    decided: Family<Vec<(&'static str, String)>, Counter>,
 }
 
 impl OfPolicy {
@@ -37,6 +40,9 @@ impl OfPolicy {
         own.register("policy_sync_operations", help, self.operations.clone());
         let help = "Syncs of network policy that failed";
         own.register("policy_sync_failures", help, self.failures.clone());
+        let help = "New connections by the policy that decides and what it does; with --policy-counters, and at most \
+                    200 policies are named";
+        own.register("policy_connections", help, self.decided.clone());
         let help =
             "Packets that network policy dropped (in an audit: would have), by what denied them";
         own.register("policy_dropped_packets", help, self.dropped.clone());
@@ -93,6 +99,22 @@ impl Metrics {
         for (denied, before, now) in counts {
             let more = if now < before { now } else { now - before };
             self.of_policy.dropped.get_or_create(&[("denied", denied)]).inc_by(more);
+        }
+    }
+
+    /// What each policy has decided.
+    pub fn policy_decided(&self, before: &BTreeMap<String, Count>, now: &BTreeMap<String, Count>) {
+        for (policy, count) in now {
+            let before = before.get(policy).copied().unwrap_or_default();
+            let verdicts = [
+                ("accepted", before.accepted, count.accepted),
+                ("denied", before.denied, count.denied),
+            ];
+            for (verdict, before, now) in verdicts {
+                let labels = vec![("policy", policy.clone()), ("verdict", verdict.to_owned())];
+                let counter = self.of_policy.decided.get_or_create(&labels);
+                counter.inc_by(now.saturating_sub(before));
+            }
         }
     }
 

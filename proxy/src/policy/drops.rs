@@ -1,16 +1,17 @@
 //! What was dropped, with the names of pods and policies.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use shunt_netpolicy::oracle::{Ruling, explain};
 use shunt_netpolicy::store::Store;
 use shunt_netpolicy::table::Packet;
 use shunt_netpolicy_nftables::drop_log::DroppedPacket;
-use shunt_netpolicy_nftables::kernel::Dropped;
+use shunt_netpolicy_nftables::kernel::{Count, Dropped, PolicyCounts};
 use shunt_netpolicy_nftables::layout::Denial;
 
 use crate::ask::why;
+use crate::status::DecidedStatus;
 
 /// How many policies are counted by name; what others drop is counted together.
 const NAMED: usize = 200;
@@ -43,6 +44,8 @@ pub(super) struct Drops {
     pub(super) counted: Dropped,
     /// Logged drops by policy.
     pub(super) by_policy: BTreeMap<String, u64>,
+    /// What each policy has decided, if that is counted.
+    pub(super) decided: BTreeMap<String, Count>,
 }
 
 impl Drops {
@@ -54,6 +57,28 @@ impl Drops {
             }
             *self.by_policy.entry(policy.clone()).or_default() += 1;
         }
+    }
+}
+
+impl Drops {
+    /// Takes in what each policy has decided. Who has a name of its own keeps it.
+    pub(super) fn decide(&mut self, counts: &PolicyCounts) {
+        let before = std::mem::take(&mut self.decided);
+        let room = NAMED.saturating_sub(before.len());
+        let new = counts.keys().filter(|name| !before.contains_key(name.as_ref()));
+        let new: BTreeSet<&str> = new.take(room).map(AsRef::as_ref).collect();
+        for (policy, count) in counts {
+            let has_name = before.contains_key(policy.as_ref()) || new.contains(policy.as_ref());
+            let name = if has_name { policy.as_ref() } else { OTHERS };
+            *self.decided.entry(name.to_owned()).or_default() += *count;
+        }
+    }
+
+    /// The same for people.
+    pub(super) fn decided_status(&self) -> BTreeMap<String, DecidedStatus> {
+        let status =
+            |count: &Count| DecidedStatus { accepted: count.accepted, denied: count.denied };
+        self.decided.iter().map(|(name, count)| (name.clone(), status(count))).collect()
     }
 }
 

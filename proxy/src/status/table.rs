@@ -1,5 +1,6 @@
 //! The status as aligned columns.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
@@ -180,10 +181,19 @@ fn of_policy(policy: &PolicyStatus) -> Vec<(&'static str, String)> {
     ];
     lines.extend(policy.new_pods.as_ref().map(|pods| ("new pods", new_pods(pods))));
     let mut most: Vec<_> = policy.logged_by_policy.iter().collect();
-    most.sort_by_key(|(name, count)| (std::cmp::Reverse(**count), (*name).clone()));
+    most.sort_by_key(|(name, count)| (Reverse(**count), (*name).clone()));
     let most: Vec<_> = most.iter().take(5).map(|(name, count)| format!("{name} {count}")).collect();
     if !most.is_empty() {
         lines.push(("logged", most.join(", ")));
+    }
+    let mut decided: Vec<_> = policy.decided_by_policy.iter().collect();
+    decided.sort_by_key(|(name, count)| (Reverse((count.denied, count.accepted)), (*name).clone()));
+    let decided = decided.iter().take(5).map(|(name, count)| {
+        format!("{name} accepts {} and denies {}", count.accepted, count.denied)
+    });
+    let decided: Vec<_> = decided.collect();
+    if !decided.is_empty() {
+        lines.push(("decided", decided.join(", ")));
     }
     lines
 }

@@ -4,10 +4,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use shunt_model::address::Protocol;
+use shunt_model::object::ObjectKey;
 
 use super::feature::{Feature, NamespaceMatch, Signature};
 use crate::cluster::{Action, Tier};
-use crate::object::{Direction, Peer, Pod, PortNumber, Rule};
+use crate::deciders::{Deciders, Decision, Policies};
+use crate::object::{Direction, NetworkPolicy, Peer, Pod, PortNumber, Rule};
 use crate::store::Store;
 use crate::table::Row;
 
@@ -20,6 +22,8 @@ pub(super) struct Program {
     allowed: Option<BTreeSet<Match>>,
     /// Of ClusterNetworkPolicies after NetworkPolicy; none if that decides.
     baseline: Vec<Step>,
+    /// The NetworkPolicies that isolate the pod, where connections are counted by policy.
+    isolating: Option<Policies>,
 }
 
 /// One rule of a ClusterNetworkPolicy.
@@ -36,6 +40,8 @@ pub(super) struct Match {
     pub(super) peers: Option<Box<[Arc<Feature>]>>,
     /// `None`: everything.
     pub(super) ports: Option<Box<[(Protocol, Port)]>>,
+    /// Whose rule it is, where connections are counted by policy.
+    of: Option<Arc<str>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,15 +53,22 @@ pub(super) enum Port {
 
 impl Program {
     /// The program of a pod; `None` if no policy speaks of it in this direction.
-    pub(super) fn of(store: &Store, pod: &Pod, direction: Direction) -> Option<Self> {
-        let allowed = allowed(store, pod, direction);
-        let admin = steps(store, pod, direction, Tier::Admin);
+    pub(super) fn of(
+        store: &Store,
+        pod: &Pod,
+        direction: Direction,
+        counting: bool,
+    ) -> Option<Self> {
+        let asked = Asked { store, pod, direction, counting };
+        let allowed = asked.allowed();
+        let admin = asked.steps(Tier::Admin);
         let baseline = match allowed {
-            None => steps(store, pod, direction, Tier::Baseline),
+            None => asked.steps(Tier::Baseline),
             Some(_) => Vec::new(),
         };
         let speaks = allowed.is_some() || !admin.is_empty() || !baseline.is_empty();
-        speaks.then_some(Self { admin, allowed, baseline })
+        let isolating = counting.then(|| asked.isolating());
+        speaks.then_some(Self { admin, allowed, baseline, isolating })
     }
 
     /// Whether ClusterNetworkPolicies have a say.
@@ -80,7 +93,76 @@ impl Program {
             None => ask(&self.baseline, signature, left, &mut accepted),
         };
         accepted.extend(&left);
+        accepted.by = self.isolating.as_ref().map(|by| Arc::new(self.deciders(by, signature)));
         accepted
+    }
+
+    /// Who decides about a peer with these features; `isolating`: who isolates the pod.
+    fn deciders(&self, isolating: &Policies, signature: &Signature) -> Deciders {
+        let steps = |steps: &[Step]| -> Vec<Told> {
+            let told = |step: &Step| Told::of(&step.on, Some(step.action), signature);
+            steps.iter().filter_map(told).collect()
+        };
+        let (admin, baseline) = (steps(&self.admin), steps(&self.baseline));
+        let allowed = self.allowed.as_ref().filter(|_| !signature.is_own_node()).map(|rules| {
+            let told = |rule: &Match| Told::of(rule, None, signature);
+            rules.iter().filter_map(told).collect::<Vec<_>>()
+        });
+        let starts = |protocol| {
+            let all = admin.iter().chain(&baseline).chain(allowed.iter().flatten());
+            let ranges = all.flat_map(|told| told.row.ports(protocol).ranges().iter());
+            let mut starts = BTreeSet::from([0]);
+            for (first, last) in ranges {
+                starts.insert(*first);
+                starts.extend(last.checked_add(1));
+            }
+            starts.into_iter().collect()
+        };
+        Deciders::new(starts, |port| {
+            first(&admin, port)
+                .or_else(|| allowed.as_ref().map(|rules| any(rules, isolating, port)))
+                .or_else(|| first(&baseline, port))
+                .unwrap_or_else(|| Decision { accepts: true, by: Policies::default() })
+        })
+    }
+}
+
+/// A rule that matches something of a peer.
+struct Told {
+    row: Row,
+    /// Of a ClusterNetworkPolicy.
+    action: Option<Action>,
+    of: Option<Arc<str>>,
+}
+
+impl Told {
+    fn of(on: &Match, action: Option<Action>, signature: &Signature) -> Option<Self> {
+        Some(Self { row: on.row(signature)?, action, of: on.of.clone() })
+    }
+
+    fn matches(&self, port: Option<(Protocol, u16)>) -> bool {
+        port.map_or(self.row.others, |(protocol, port)| self.row.ports(protocol).contains(port))
+    }
+}
+
+/// What a tier decides about a port; `None`: nothing.
+fn first(tier: &[Told], port: Option<(Protocol, u16)>) -> Option<Decision> {
+    let told = tier.iter().find(|told| told.matches(port))?;
+    let accepts = match told.action? {
+        Action::Pass => return None,
+        Action::Accept => true,
+        Action::Deny => false,
+    };
+    Some(Decision { accepts, by: told.of.iter().cloned().collect() })
+}
+
+/// What NetworkPolicies decide about a port.
+fn any(rules: &[Told], isolating: &Policies, port: Option<(Protocol, u16)>) -> Decision {
+    let matching = rules.iter().filter(|told| told.matches(port));
+    let by: BTreeSet<_> = matching.filter_map(|told| told.of.clone()).collect();
+    match by.is_empty() {
+        true => Decision { accepts: false, by: Arc::clone(isolating) },
+        false => Decision { accepts: true, by: by.into_iter().collect() },
     }
 }
 
@@ -135,37 +217,70 @@ impl Match {
     }
 }
 
-fn allowed(store: &Store, pod: &Pod, direction: Direction) -> Option<BTreeSet<Match>> {
-    let mut rules = None;
-    for policy in store.policies_of(&pod.key.namespace) {
-        let Some(of_policy) = policy.rules(direction) else { continue };
-        if policy.pods.selects(&pod.labels) {
-            let rules = rules.get_or_insert_with(BTreeSet::new);
-            let own = &policy.key.namespace;
-            rules.extend(of_policy.iter().map(|rule| resolve(rule, own, pod, direction)));
-        }
-    }
-    rules
+/// The pod and the direction that a program is made for.
+struct Asked<'a> {
+    store: &'a Store,
+    pod: &'a Pod,
+    direction: Direction,
+    counting: bool,
 }
 
-fn steps(store: &Store, pod: &Pod, direction: Direction, tier: Tier) -> Vec<Step> {
-    let mut steps = Vec::new();
-    let mut policies = store.cluster_policies_of(tier).peekable();
-    if policies.peek().is_none() {
-        return steps;
+impl<'a> Asked<'a> {
+    /// The NetworkPolicies that isolate the pod, with their rules.
+    fn policies(&self) -> impl Iterator<Item = (&'a Arc<NetworkPolicy>, &'a [Rule])> {
+        let Self { store, pod, direction, .. } = *self;
+        let policies = store.policies_of(&pod.key.namespace);
+        policies
+            .filter_map(move |policy| Some((policy, policy.rules(direction)?)))
+            .filter(|(policy, _)| policy.pods.selects(&pod.labels))
     }
-    let labels = store.namespace_labels(&pod.key.namespace);
-    for policy in policies.filter(|policy| policy.selects(&labels, pod)) {
-        steps.extend(policy.rules(direction).iter().map(|rule| Step {
-            action: rule.action,
-            on: resolve(&rule.on, &pod.key.namespace, pod, direction),
-        }));
+
+    fn allowed(&self) -> Option<BTreeSet<Match>> {
+        let mut rules = None;
+        for (policy, of_policy) in self.policies() {
+            let rules = rules.get_or_insert_with(BTreeSet::new);
+            let (own, of) = (&policy.key.namespace, self.name(&policy.key));
+            let resolve = |rule| resolve(rule, own, self.pod, self.direction, of.clone());
+            rules.extend(of_policy.iter().map(resolve));
+        }
+        rules
     }
-    steps
+
+    fn isolating(&self) -> Policies {
+        self.policies().filter_map(|(policy, _)| self.name(&policy.key)).collect()
+    }
+
+    fn name(&self, key: &ObjectKey) -> Option<Arc<str>> {
+        self.counting.then(|| key.to_string().into())
+    }
+
+    fn steps(&self, tier: Tier) -> Vec<Step> {
+        let Self { store, pod, direction, counting } = *self;
+        let mut steps = Vec::new();
+        let mut policies = store.cluster_policies_of(tier).peekable();
+        if policies.peek().is_none() {
+            return steps;
+        }
+        let labels = store.namespace_labels(&pod.key.namespace);
+        for policy in policies.filter(|policy| policy.selects(&labels, pod)) {
+            let of = counting.then(|| Arc::clone(&policy.name));
+            steps.extend(policy.rules(direction).iter().map(|rule| Step {
+                action: rule.action,
+                on: resolve(&rule.on, &pod.key.namespace, pod, direction, of.clone()),
+            }));
+        }
+        steps
+    }
 }
 
 /// `own` is the namespace of a policy that has one.
-fn resolve(rule: &Rule, own: &Arc<str>, pod: &Pod, direction: Direction) -> Match {
+fn resolve(
+    rule: &Rule,
+    own: &Arc<str>,
+    pod: &Pod,
+    direction: Direction,
+    of: Option<Arc<str>>,
+) -> Match {
     let feature = |peer: &Peer| {
         Arc::new(match peer {
             Peer::Block(block) => Feature::Block(block.clone()),
@@ -195,7 +310,7 @@ fn resolve(rule: &Rule, own: &Arc<str>, pod: &Pod, direction: Direction) -> Matc
         Some((port.protocol, resolved))
     };
     let ports = rule.ports.as_ref().map(|ports| sorted(ports.iter().filter_map(port)));
-    Match { peers, ports }
+    Match { peers, ports, of }
 }
 
 /// Each once and in order, so that two rules that say the same are equal.

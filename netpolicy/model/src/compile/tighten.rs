@@ -124,7 +124,7 @@ impl After<'_> {
         moves.any(|(from, to)| {
             let new = after.row(to);
             let Some(before) = before else {
-                return self.row(new).is_none_or(|row| **row != Row::everything());
+                return self.row(new).is_none_or(|row| !row.covers(&Row::everything()));
             };
             let old = before.row(from);
             if old == new {
