@@ -150,6 +150,12 @@ impl Id {
         Self::new("v1", "Pod", namespace, name)
     }
 
+    /// A Namespace.
+    #[must_use]
+    pub fn namespace(name: &str) -> Self {
+        Self::new("v1", "Namespace", "", name)
+    }
+
     /// A NetworkPolicy.
     #[must_use]
     pub fn network_policy(namespace: &str, name: &str) -> Self {

@@ -56,6 +56,8 @@ pub struct Compiler {
 struct LocalPrograms {
     ingress: Option<Arc<Program>>,
     egress: Option<Arc<Program>>,
+    /// They drop nothing.
+    audit: bool,
 }
 
 /// The whole table of a node at once.
@@ -362,7 +364,9 @@ impl Compiler {
             self.programs.insert(Arc::clone(&program));
             Some(program)
         };
-        LocalPrograms { ingress: program(Direction::Ingress), egress: program(Direction::Egress) }
+        let (ingress, egress) = (program(Direction::Ingress), program(Direction::Egress));
+        let speaks = ingress.is_some() || egress.is_some();
+        LocalPrograms { ingress, egress, audit: speaks && store.audits(&pod.key.namespace) }
     }
 
     /// Brings the decisions for local addresses up to date.
@@ -389,7 +393,7 @@ impl Compiler {
             let ingress = of.ingress.as_ref().map(&mut decide);
             let egress = of.egress.as_ref().map(&mut decide);
             let to_node = of.egress.as_ref().is_some_and(|program| program.has_tiers());
-            locals.insert(*address, Local { ingress, egress, to_node });
+            locals.insert(*address, Local { ingress, egress, to_node, audit: of.audit });
         }
         delta.locals = changes(&self.table.locals, &locals);
         let is_former = |(place, decisions): (&usize, &Arc<Decisions>)| {

@@ -91,6 +91,8 @@ pub struct Namespace {
     pub name: Arc<str>,
     /// `metadata.labels`, with `kubernetes.io/metadata.name`, which the API server always sets.
     pub labels: Labels,
+    /// Nothing is dropped by the policies of its pods, only logged (`shunt.dev/network-policy: audit`).
+    pub audit: bool,
 }
 
 /// The label that every namespace has.

@@ -72,18 +72,21 @@ pub fn explain(store: &Store, packet: &Packet) -> [(Direction, Ruling); 2] {
     [(Direction::Egress, egress), (Direction::Ingress, ingress)]
 }
 
-/// What the node of that name does with a packet that it forwards.
+/// What the node of that name does with a packet that it forwards; nothing is dropped by policies of a pod whose namespace
+/// is audited.
 #[must_use]
 pub fn verdict(store: &Store, node: &str, packet: &Packet) -> Verdict {
-    let is_here = |address| {
-        store.pod_at(address).is_some_and(|pod| pod.node.as_deref().is_some_and(|on| on == node))
+    let decides = |address| {
+        store
+            .pod_at(address)
+            .is_some_and(|pod| pod.is_on(node) && !store.audits(&pod.key.namespace))
     };
     for (direction, ruling) in explain(store, packet) {
         let subject = match direction {
             Direction::Egress => packet.source,
             Direction::Ingress => packet.destination,
         };
-        if is_here(subject) && !ruling.accepts() {
+        if decides(subject) && !ruling.accepts() {
             return Verdict::Drop(direction);
         }
     }

@@ -387,6 +387,12 @@ impl Store {
         )
     }
 
+    /// Whether nothing is dropped by the policies of a namespace's pods.
+    #[must_use]
+    pub fn audits(&self, namespace: &str) -> bool {
+        self.namespaces.get(namespace).is_some_and(|namespace| namespace.audit)
+    }
+
     /// All policies, sorted by key.
     pub fn policies(&self) -> impl ExactSizeIterator<Item = &Arc<NetworkPolicy>> {
         self.policies.values()

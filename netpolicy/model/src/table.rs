@@ -140,6 +140,8 @@ pub struct Local {
     /// Connections from it to its own node are judged, too, as ClusterNetworkPolicies speak of what
     /// it sends; NetworkPolicies never forbid them.
     pub to_node: bool,
+    /// What is not accepted is logged and passes all the same.
+    pub audit: bool,
 }
 
 impl Local {
@@ -239,14 +241,16 @@ impl Table {
         }
         let accepted = |direction, local: IpAddr, peer: IpAddr| {
             let decisions = self.locals.get(&local).and_then(|local| local.decisions(direction));
-            decisions.is_none_or(|decisions| {
-                let atom = match direction {
-                    Direction::Egress => self.destination_atom(peer),
-                    Direction::Ingress => self.atom(peer),
-                };
-                let row = self.rows.get(&decisions.row(atom));
-                row.is_some_and(|row| row.accepts(packet.protocol, packet.port))
-            })
+            let audit = self.locals.get(&local).is_some_and(|local| local.audit);
+            audit
+                || decisions.is_none_or(|decisions| {
+                    let atom = match direction {
+                        Direction::Egress => self.destination_atom(peer),
+                        Direction::Ingress => self.atom(peer),
+                    };
+                    let row = self.rows.get(&decisions.row(atom));
+                    row.is_some_and(|row| row.accepts(packet.protocol, packet.port))
+                })
         };
         if !accepted(Direction::Egress, packet.source, packet.destination) {
             return Verdict::Drop(Direction::Egress);

@@ -64,7 +64,7 @@ impl Scene {
             let team = format!("team-{}", number % 10);
             let labels =
                 [(NAMESPACE_NAME.into(), Arc::clone(&name)), ("team".into(), team.into())].into();
-            drop(store.put_namespace(Namespace { name, labels }));
+            drop(store.put_namespace(Namespace { name, labels, audit: false }));
             for of_namespace in 0..POLICIES_OF_A_NAMESPACE {
                 let from = format!("app-{}", (number + of_namespace) % APPS);
                 drop(store.put_policy(network_policy(number, of_namespace, from, 80)));

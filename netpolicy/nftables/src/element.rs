@@ -104,6 +104,7 @@ pub fn decode(set: SetId, bytes: &[u8], end: Option<&[u8]>) -> Option<Key> {
         | SetId::Own(family)
         | SetId::ToNode(family)
         | SetId::Watched(family)
+        | SetId::Audited(family)
         | SetId::PodNetworks(family)
         | SetId::Known(family) => Key::Address(reader.address(family)?),
         SetId::Rows(_, family) | SetId::Learnt(family) => {

@@ -616,8 +616,15 @@ pub fn learnt() -> Result<Vec<Learnt>, Error> {
 /// The local pods whose decisions a change touches.
 fn concerned(steps: &Steps) -> BTreeSet<IpAddr> {
     let local = |operation: &Operation| match operation {
-        Operation::Add(SetId::Isolated(..) | SetId::ToNode(_), Key::Address(address), _)
-        | Operation::Delete(SetId::Isolated(..) | SetId::ToNode(_), Key::Address(address))
+        Operation::Add(
+            SetId::Isolated(..) | SetId::ToNode(_) | SetId::Audited(_),
+            Key::Address(address),
+            _,
+        )
+        | Operation::Delete(
+            SetId::Isolated(..) | SetId::ToNode(_) | SetId::Audited(_),
+            Key::Address(address),
+        )
         | Operation::Add(SetId::Rows(..), Key::Pair(address, _), _)
         | Operation::Delete(SetId::Rows(..), Key::Pair(address, _)) => Some(*address),
         _ => None,

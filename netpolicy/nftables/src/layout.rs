@@ -29,6 +29,8 @@ const INPUT_PRIORITY: i32 = 110;
 const ESTABLISHED: u32 = 1 << 1;
 const RELATED: u32 = 1 << 2;
 const NEW: u32 = 1 << 3;
+/// Invalid and untracked: those of which conntrack knows nothing.
+const UNKNOWN: u32 = 1 | 1 << 6;
 /// Where a packet goes that one direction accepts.
 const ALLOWED: &str = "allowed";
 /// How often a second each kind of drop is logged, and how many at once.
@@ -207,7 +209,7 @@ pub(crate) fn chains(variant: Variant) -> Vec<PolicyChain> {
 /// The chains that judge, by one of these.
 fn judging(variant: Variant, keys: &[Keys]) -> Vec<PolicyChain> {
     let mut chains = vec![allowed()];
-    chains.extend(Denial::ALL.map(|denial| denied(denial, variant)));
+    chains.extend(Denial::ALL.map(|denial| denied(denial, variant, keys)));
     for keys in keys.iter().copied() {
         for direction in Direction::ALL {
             chains.extend([judge_ports(keys, direction, variant), judge(keys, direction, variant)]);
@@ -257,6 +259,7 @@ pub(crate) fn set_type(set: SetId) -> SetType {
         SetId::Own(family)
         | SetId::ToNode(family)
         | SetId::Watched(family)
+        | SetId::Audited(family)
         | SetId::Known(family) => plain(address(family)),
         SetId::PodNetworks(family) => SetType { interval: true, ..plain(address(family)) },
     }
@@ -309,7 +312,7 @@ fn allowed() -> PolicyChain {
 }
 
 /// Where a packet ends that is not allowed; in an audit it goes on.
-fn denied(denial: Denial, variant: Variant) -> PolicyChain {
+fn denied(denial: Denial, variant: Variant, keys: &[Keys]) -> PolicyChain {
     let mut rules = Vec::new();
     if variant.log {
         let (prefix, group, length) = (denial.prefix(), GROUP, LOG_LENGTH);
@@ -320,12 +323,35 @@ fn denied(denial: Denial, variant: Variant) -> PolicyChain {
         let limit = Expression::Limit { rate: LOG_RATE, burst: LOG_BURST };
         rules.push(Rule::new(text, [limit, Expression::Log { prefix, group, length }]));
     }
+    if let (Denial::Policy(direction), false) = (denial, variant.audit) {
+        let tracked = keys.contains(&Keys::Connection);
+        let each = keys.iter().flat_map(|keys| Family::ALL.map(|family| (*keys, family)));
+        rules.extend(each.map(|(keys, family)| audited(keys, tracked, direction, family)));
+    }
     let (word, end) = match variant.audit {
         true => (format!("goto {ALLOWED}"), goto(ALLOWED)),
         false => ("drop".to_owned(), Expression::End(Verdict::Drop)),
     };
     rules.push(Rule::new(format!("counter packets 0 bytes 0 {word}"), [Expression::Counter, end]));
     chain(denial.chain(), rules)
+}
+
+/// What is not allowed goes on if the pod's namespace is audited. `tracked`: some are known by their connections.
+fn audited(keys: Keys, tracked: bool, direction: Direction, family: Family) -> PolicyRule {
+    let set = SetId::Audited(family);
+    let local = match direction {
+        Direction::Ingress => keys.destination(family),
+        Direction::Egress => keys.source(family),
+    };
+    let (text, mut expressions) = match keys {
+        Keys::Header if tracked => {
+            ("ct state invalid,untracked ", vec![Expression::StateIs(UNKNOWN)])
+        }
+        Keys::Header | Keys::Connection => ("", Vec::new()),
+    };
+    expressions.extend(load(keys, direction == Direction::Egress, family));
+    expressions.extend([within(set), goto(ALLOWED)]);
+    Rule::new(format!("{text}{local} @{set} goto {ALLOWED}"), expressions)
 }
 
 /// Whether the row in the register accepts the packet.

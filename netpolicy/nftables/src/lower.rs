@@ -238,6 +238,9 @@ fn each_of_local(address: IpAddr, local: &Local, mut each: impl FnMut((SetId, Ke
     if local.to_node {
         each((SetId::ToNode(family), Key::Address(address)), None);
     }
+    if local.audit {
+        each((SetId::Audited(family), Key::Address(address)), None);
+    }
 }
 
 fn each_of_row(id: RowId, row: &Row, mut each: impl FnMut((SetId, Key), Value)) {

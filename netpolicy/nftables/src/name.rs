@@ -49,6 +49,8 @@ pub enum SetId {
     /// Set: isolated local pods whose live connections are judged packet by packet, as policy has
     /// taken something from them.
     Watched(Family),
+    /// Set: isolated local pods of whom nothing is dropped, only logged.
+    Audited(Family),
     /// Set: ranges that this node gives its pods addresses out of.
     PodNetworks(Family),
     /// Set: addresses of this node's pods that are known.
@@ -82,6 +84,7 @@ impl SetId {
                 Self::Own(family),
                 Self::ToNode(family),
                 Self::Watched(family),
+                Self::Audited(family),
                 Self::PodNetworks(family),
                 Self::Known(family),
             ]
@@ -140,6 +143,7 @@ impl fmt::Display for SetId {
             Self::Own(family) => ("own", family),
             Self::ToNode(family) => ("to_node", family),
             Self::Watched(family) => ("watched", family),
+            Self::Audited(family) => ("audited", family),
             Self::PodNetworks(family) => ("pod_networks", family),
             Self::Known(family) => ("known", family),
         };

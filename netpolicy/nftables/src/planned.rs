@@ -52,6 +52,7 @@ impl Planned<'_> {
             }
             SetId::Itself(_) => table.locals.contains_key(&address),
             SetId::ToNode(_) => table.locals.get(&address).is_some_and(|local| local.to_node),
+            SetId::Audited(_) => table.locals.get(&address).is_some_and(|local| local.audit),
             SetId::Own(_) => beside.own.contains(&address),
             SetId::Watched(_) => beside.watched.contains(&address),
             SetId::Known(_) => beside.known.contains(&address),

@@ -22,7 +22,8 @@ use shunt_model::address;
 use shunt_model::object::ObjectKey;
 use shunt_netlink::Socket;
 use shunt_netpolicy::compile::Compiler;
-use shunt_netpolicy::object::{Direction, PortNumber, Rule};
+use shunt_netpolicy::object::{Direction, Namespace, PortNumber, Rule};
+use shunt_netpolicy::selector::Labels;
 use shunt_netpolicy::store::{Dirty, Store};
 use shunt_netpolicy_nftables::drop_log::{DropLog, DroppedPacket};
 use shunt_netpolicy_nftables::kernel::{
@@ -230,6 +231,37 @@ fn what_policies_decide_is_counted_and_kept_when_they_change_and_nft_reads_it() 
     }
     // There is no table any more.
     assert_eq!(of(&mut world), [("x/p".to_owned(), more), ("x/q".to_owned(), other)]);
+}
+
+#[test]
+fn in_an_audited_namespace_what_would_be_dropped_is_told_and_in_others_it_is() {
+    let mut world = World::new(options(Variant { log: true, ..Variant::default() }));
+    // `c` is in another namespace, and may reach and be reached by nobody.
+    let addresses: Vec<_> = world.addresses("c").iter().map(ToString::to_string).collect();
+    let addresses: Vec<_> = addresses.iter().map(String::as_str).collect();
+    let mut dirty = world.store.put_pod(pod("y", "c", "node-1", &addresses, &[("app", "c")]));
+    let closed = policy("y", "p", &[], Some(Vec::new()), None);
+    dirty.merge(world.store.put_policy(closed));
+    let audit = |world: &mut World, audit: bool, more: Dirty| {
+        let (name, labels) = ("x".into(), Labels::default());
+        let mut dirty = world.store.put_namespace(Namespace { name, labels, audit });
+        dirty.merge(more);
+        world.sync(&dirty, Change::default());
+    };
+    audit(&mut world, true, dirty);
+    let mut log = world.listen();
+    assert!(world.reaches("b", "a") && world.reaches("c", "a"), "in");
+    assert!(world.reaches("a", "b"), "out");
+    assert!(!world.reaches("b", "c") && !world.reaches("a", "c"), "not audited");
+    let denials: BTreeSet<_> = logged(&mut log).iter().map(|packet| packet.denial).collect();
+    assert_eq!(denials, Direction::ALL.map(Denial::Policy).into());
+    // What is let through was not dropped.
+    assert_eq!(world.dropped(), Dropped { ingress: 4, egress: 0, unknown: 0 });
+    let netns = world.cluster.host("node-1").expect("a node").netns();
+    let held = nft(netns, &["list", "set", "inet", "shunt-policy", "audited_v4"]);
+    assert!(held.contains("10.77.1.11") && !held.contains("10.77.1.13"), "{held}");
+    audit(&mut world, false, Dirty::default());
+    assert!(world.reaches("b", "a") && !world.reaches("c", "a") && !world.reaches("a", "b"));
 }
 
 #[test]

@@ -36,6 +36,9 @@ pub(super) fn tightened(old: &Table, delta: &Delta, dirty: &Dirty) -> BTreeSet<I
             Some(changed) => changed.as_ref().unwrap_or(&nothing),
             None => before,
         };
+        if after.audit || before.audit {
+            return !after.audit && *after != nothing;
+        }
         let stay = stay.iter().filter(|_| changed(address)).map(|atom| (*atom, *atom));
         Direction::ALL.into_iter().any(|direction| {
             let moves = moved.iter().copied().chain(stay.clone());

@@ -130,9 +130,10 @@ fn pod() -> impl Strategy<Value = Pod> {
 }
 
 fn namespace() -> impl Strategy<Value = Namespace> {
-    (word(NAMESPACES), labels()).prop_map(|(name, mut labels)| {
+    let audit = prop::bool::weighted(0.2);
+    (word(NAMESPACES), labels(), audit).prop_map(|(name, mut labels, audit)| {
         labels.insert(NAMESPACE_NAME.into(), Arc::clone(&name));
-        Namespace { name, labels }
+        Namespace { name, labels, audit }
     })
 }
 

@@ -93,7 +93,7 @@ pub(super) fn slice_weight(metadata: &ObjectMeta, report: &mut Report) -> u8 {
 }
 
 /// Our own annotations of an object, without the prefix, and their values.
-fn annotations(metadata: &ObjectMeta) -> impl Iterator<Item = (&str, &str)> {
+pub(super) fn annotations(metadata: &ObjectMeta) -> impl Iterator<Item = (&str, &str)> {
     metadata
         .annotations
         .iter()
@@ -101,11 +101,11 @@ fn annotations(metadata: &ObjectMeta) -> impl Iterator<Item = (&str, &str)> {
         .filter_map(|(name, value)| name.strip_prefix(PREFIX).map(|name| (name, value.trim())))
 }
 
-fn complain(report: &mut Report, name: &str, reason: &str) {
+pub(super) fn complain(report: &mut Report, name: &str, reason: &str) {
     report.add(format!("metadata.annotations[{PREFIX}{name}]"), reason);
 }
 
-fn unknown(name: &str, report: &mut Report) {
+pub(super) fn unknown(name: &str, report: &mut Report) {
     complain(report, name, "is no annotation for this kind of object; ignored");
 }
 

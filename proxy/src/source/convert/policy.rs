@@ -16,6 +16,7 @@ use shunt_netpolicy::object::{
 use shunt_netpolicy::selector::{Labels, Operator, Requirement, Selector};
 use shunt_netpolicy::snapshot::Object;
 
+use super::balancing::{annotations, complain, unknown};
 use super::fields::{Report, address, cidr, port, protocol, quoted};
 use super::{Converted, Converter, Wire};
 use crate::source::wire::policy as wire;
@@ -86,13 +87,14 @@ impl Converter {
     /// Converts a Namespace.
     pub fn namespace(&mut self, wire: &wire::Namespace) -> Converted<Object> {
         let key = self.key(Kind::Namespace, &wire.metadata);
-        let report = Report::new(Kind::Namespace, key.clone());
+        let mut report = Report::new(Kind::Namespace, key.clone());
         let name = self.names.shared(&key.name);
         let labels = wire.metadata.labels.iter().flatten();
         let mut labels: Labels =
             labels.map(|(key, value)| (self.names.shared(key), self.names.shared(value))).collect();
         labels.insert(NAMESPACE_NAME.into(), Arc::clone(&name));
-        report.converted(Some(Object::Namespace(Namespace { name, labels })))
+        let audit = audits(wire, &mut report);
+        report.converted(Some(Object::Namespace(Namespace { name, labels, audit })))
     }
 
     /// Converts a NetworkPolicy.
@@ -133,6 +135,23 @@ fn uid(metadata: &ObjectMeta) -> Uid {
     let mirror =
         mirror.filter(|(key, _)| *key == "kubernetes.io/config.mirror").map(|(_, uid)| uid);
     mirror.chain(&metadata.uid).next().map_or_else(Uid::default, |uid| Uid::of(uid))
+}
+
+/// Whether a namespace is audited. What is not understood is enforced.
+fn audits(wire: &wire::Namespace, report: &mut Report) -> bool {
+    let mut audits = false;
+    for (name, text) in annotations(&wire.metadata) {
+        match (name, text) {
+            ("network-policy", "audit") => audits = true,
+            ("network-policy", "enforce") => {}
+            ("network-policy", other) => {
+                let reason = format!("{} is not audit or enforce; it is enforced", quoted(other));
+                complain(report, name, &reason);
+            }
+            _ => unknown(name, report),
+        }
+    }
+    audits
 }
 
 fn pod_addresses(status: &wire::PodStatus, report: &mut Report) -> Vec<IpAddr> {

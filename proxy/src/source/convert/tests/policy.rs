@@ -75,6 +75,26 @@ fn absent_means_everyone_and_wrong_means_nobody() {
 }
 
 #[test]
+fn a_namespace_may_be_audited() {
+    let namespace = |value: &str| {
+        let annotations = json!({"shunt.dev/network-policy": value});
+        let wire = json!({"metadata": {"name": "x", "annotations": annotations}});
+        let converted = convert::<wire::Namespace>(wire);
+        let told = |problem: &Problem| format!("{}: {}", problem.field, problem.reason);
+        let problems: Vec<_> = converted.problems.iter().map(told).collect();
+        match converted.object {
+            Some(PolicyObject::Namespace(namespace)) => (namespace.audit, problems),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(namespace("audit"), (true, Vec::new()));
+    assert_eq!(namespace("enforce"), (false, Vec::new()));
+    let (audit, problems) = namespace("off");
+    let said = "metadata.annotations[shunt.dev/network-policy]: \"off\" is not audit or enforce";
+    assert!(!audit && problems.len() == 1 && problems[0].contains(said), "{problems:?}");
+}
+
+#[test]
 fn ports_are_numbers_ranges_and_names() {
     let (policy, problems) = policy(json!({"podSelector": {}, "ingress": [{"ports": [
         {"port": 80}, {"port": 80, "endPort": 90}, {"port": "http"}, {"protocol": "UDP"},
