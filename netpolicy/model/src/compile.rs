@@ -164,9 +164,9 @@ impl Compiler {
             let atom = self.peer(store, *address, store.pod_at(*address));
             self.moves(*address, atom, &mut delta);
         }
-        self.ask_again(store, &asked, &mut delta);
+        self.ask_again(store, &asked, &dirty.relabelled, &mut delta);
         // Whoever asks for other pods asks that of pods with names, too.
-        let named: BTreeSet<IpAddr> = match asked.is_empty() {
+        let named: BTreeSet<IpAddr> = match asked.is_empty() && dirty.relabelled.is_empty() {
             true => dirty.addresses.union(&dirty.names).copied().collect(),
             false => store.named_addresses().chain(dirty.names.iter().copied()).collect(),
         };
@@ -200,12 +200,19 @@ impl Compiler {
         self.features.settle()
     }
 
-    /// Looks again at the pods that selectors match which are asked for now, or no more.
-    fn ask_again(&mut self, store: &Store, asked: &Asked, delta: &mut Delta) {
-        if asked.is_empty() {
+    /// Looks again at the pods that selectors match which are asked for now, or no more, and at those of namespaces with
+    /// other labels.
+    fn ask_again(
+        &mut self,
+        store: &Store,
+        asked: &Asked,
+        relabelled: &BTreeSet<Arc<str>>,
+        delta: &mut Delta,
+    ) {
+        if asked.is_empty() && relabelled.is_empty() {
             return;
         }
-        let addresses = self.features.forget_matching(store, asked);
+        let addresses = self.features.forget_matching(store, asked, relabelled);
         let pods = addresses.iter().filter_map(|at| Some((*at, store.pod_at(*at)?)));
         let networks = std::mem::take(&mut self.table.networks);
         let found = self.peers(store, &networks, pods);

@@ -24,12 +24,14 @@ pub enum Presence {
 /// What has to be compiled anew.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Dirty {
-    /// All there is: namespaces have changed, or nothing is known of what has.
+    /// All there is: nothing is known of what has changed.
     pub everything: bool,
     /// ClusterNetworkPolicies have changed, and nothing else with them.
     pub policies: bool,
-    /// Namespaces whose NetworkPolicies have.
+    /// Namespaces whose NetworkPolicies have, or that have themselves.
     pub namespaces: BTreeSet<Arc<str>>,
+    /// Those of them that have themselves: other selectors may match their pods.
+    pub relabelled: BTreeSet<Arc<str>>,
     /// Addresses whose pod has changed.
     pub addresses: BTreeSet<IpAddr>,
     /// Addresses whose names by DNS have changed. Connections that have begun do not depend on them.
@@ -55,6 +57,12 @@ impl Dirty {
         Self { namespaces: [Arc::clone(&key.namespace)].into(), ..Self::default() }
     }
 
+    /// A namespace itself.
+    fn namespace(name: &Arc<str>) -> Self {
+        let names = BTreeSet::from([Arc::clone(name)]);
+        Self { namespaces: names.clone(), relabelled: names, ..Self::default() }
+    }
+
     /// Whether nothing has.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -70,6 +78,7 @@ impl Dirty {
         self.everything |= other.everything;
         self.policies |= other.policies;
         self.namespaces.extend(other.namespaces);
+        self.relabelled.extend(other.relabelled);
         self.addresses.extend(other.addresses);
         self.names.extend(other.names);
         self.presence.extend(other.presence);
@@ -182,13 +191,17 @@ impl Store {
         if self.namespaces.get(&namespace.name) == Some(&namespace) {
             return Dirty::default();
         }
+        let dirty = Dirty::namespace(&namespace.name);
         self.namespaces.insert(Arc::clone(&namespace.name), namespace);
-        Dirty::everything()
+        dirty
     }
 
     /// Removes a namespace.
     pub fn remove_namespace(&mut self, name: &str) -> Dirty {
-        if self.namespaces.remove(name).is_some() { Dirty::everything() } else { Dirty::default() }
+        match self.namespaces.remove_entry(name) {
+            Some((name, _)) => Dirty::namespace(&name),
+            None => Dirty::default(),
+        }
     }
 
     /// Adds a policy or replaces it.

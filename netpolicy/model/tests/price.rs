@@ -209,6 +209,28 @@ fn what_a_change_costs() {
         assert!(!delta.locals.is_empty() || !delta.rows.is_empty());
         took
     });
+    measure("a Namespace of another team", 20, |run| {
+        let name: Arc<str> = format!("ns-{}", 150 + run).into();
+        let labels = [
+            (NAMESPACE_NAME.into(), Arc::clone(&name)),
+            ("team".into(), format!("team-{}", (run + 1) % 10).into()),
+        ];
+        let namespace = Namespace { name, labels: labels.into(), audit: false };
+        let dirty = store.put_namespace(namespace);
+        let (took, delta) = timed(&mut compiler, &store, &dirty);
+        assert!(!delta.peers.is_empty());
+        took
+    });
+    measure("a NetworkPolicy: another ipBlock", 9, |run| {
+        let mut policy = network_policy(7, 7, "app-14".into(), 80);
+        let cidr = format!("198.51.{run}.0/24").parse().expect("a network");
+        let block = Peer::Block(Block { cidr, except: Vec::new() });
+        policy.ingress.iter_mut().flatten().for_each(|rule| rule.peers = Some(vec![block.clone()]));
+        let dirty = store.put_policy(policy);
+        let (took, delta) = timed(&mut compiler, &store, &dirty);
+        assert!(delta.networks.is_some());
+        took
+    });
     measure("a new Node", 20, |run| {
         let name = format!("more-{run}");
         let number = 0x11_0000 + u32::try_from(run).expect("a small number");

@@ -160,13 +160,18 @@ impl Features {
         asked
     }
 
-    /// Forgets what was found of pods that selectors match which are asked for now, or no more;
-    /// returns their addresses.
-    pub(super) fn forget_matching(&mut self, store: &Store, asked: &Asked) -> Vec<IpAddr> {
+    /// Forgets what was found of pods that selectors match which are asked for now, or no more, and of pods of some
+    /// namespaces; returns their addresses.
+    pub(super) fn forget_matching(
+        &mut self,
+        store: &Store,
+        asked: &Asked,
+        relabelled: &BTreeSet<Arc<str>>,
+    ) -> Vec<IpAddr> {
         let mut addresses = Vec::new();
         self.matches.retain(|(namespace, _), Matching { labels, .. }| {
-            let is_concerned =
-                asked.features().any(|feature| feature.selects(store, namespace, labels));
+            let is_concerned = relabelled.contains(namespace)
+                || asked.features().any(|feature| feature.selects(store, namespace, labels));
             if is_concerned {
                 addresses.extend(store.addresses_alike(namespace, labels));
             }
