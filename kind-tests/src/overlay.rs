@@ -1,156 +1,173 @@
-//! What a Service costs on an overlay: the throughput of one connection to a pod of another node, straight to the pod
-//! and through a ClusterIP, in turn.
+//! What a Service costs on an overlay: the processor time that bytes of one TCP connection take from a pod to a pod of
+//! another node, straight and through a ClusterIP.
+//!
+//! The throughput that a clock shows depends on which processors the two ends happen to run on and on who else uses
+//! them; two runs differ by more than the goal. So everything runs on one processor and its time is counted: what it can
+//! carry in a second of its own. All ways are open at once and take turns of some milliseconds. One of them is a second
+//! connection straight to the pod, which must cost what the first does; another is translated by nothing but a rule of
+//! `nft`, which is what the kernel's own translation costs.
+//!
+//! What a connection costs also depends on how its memory happens to lie and how its windows have grown: it differs by
+//! a fifth between two of the same way, for as long as they live. So there are many sets of connections, and a set is
+//! one sample.
 
-use std::fs;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener};
+mod clock;
+mod lane;
+mod site;
+
 use std::path::Path;
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::Result;
 use serde::Serialize;
-use serde_json::json;
-use shunt_cluster::{Cluster, ClusterSpec, Netns, Network, NodeSpec};
+use shunt_cluster::{Family, Network};
 
-use crate::scenario::daemon::Daemon;
+use self::clock::Clock;
+use self::lane::Lane;
+use self::site::Site;
 
-const NODE: &str = "node-1";
-const CLIENT: &str = "client-pod";
-const SERVER: &str = "server-pod";
-const PORT: u16 = 8080;
-const SERVICE: &str = "10.96.0.11";
-const SERVICE_PORT: u16 = 80;
-/// What is written at a time, in bytes.
-const CHUNK: usize = 128 << 10;
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Bytes that say how fast a network is, about.
+const SOUNDING: u64 = 16 << 20;
+/// Turns that each way has with one set of connections.
+const TURNS: usize = 8;
+
+/// The ways to the pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Way {
+    /// Straight to it.
+    Straight,
+    /// The same again, as a control: its ratio says how well this run measures.
+    Control,
+    /// Translated by one rule of stock `nft`.
+    BareRule,
+    /// Through a ClusterIP.
+    ClusterIp,
+}
+
+impl Way {
+    /// All; the first is what the others are compared with.
+    pub const ALL: [Self; 4] = [Self::Straight, Self::Control, Self::BareRule, Self::ClusterIp];
+}
+
+/// What a way carries, in shares of what [`Way::Straight`] does.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Share {
+    /// The median of the sets of connections.
+    pub median: f64,
+    /// The median's confidence interval of 95 %.
+    pub low: f64,
+    /// Its other end.
+    pub high: f64,
+}
 
 /// What was found on a network.
 #[derive(Clone, Debug, Serialize)]
 pub struct Throughput {
     /// Its name.
     pub network: String,
-    /// The median straight to the pod, in Gbit/s.
-    pub direct: f64,
-    /// The same through a ClusterIP.
-    pub service: f64,
-    /// The median of what each sample through the Service was of the one before it, straight.
-    pub ratio: f64,
+    /// Straight to the pod: the median, in Gbit for a second of one processor.
+    pub straight: f64,
+    /// The other ways, in the order of [`Way::ALL`].
+    pub shares: [Share; 3],
 }
 
-/// Measures a network with so many pairs of samples.
+/// Measures a network with so many sets of connections; each way's turn takes about `each`.
 ///
 /// # Errors
 /// If the network cannot be built here, the daemon does not come up, or a connection breaks.
-pub fn measure(network: Network, shunt: &Path, pairs: usize, each: Duration) -> Result<Throughput> {
-    let cluster = Cluster::build(&ClusterSpec {
-        nodes: vec![NodeSpec::new(NODE, &[CLIENT]), NodeSpec::new("node-2", &[SERVER])],
-        network,
-        ..ClusterSpec::default()
-    })?;
-    let server = cluster.host(SERVER)?;
-    let files = tempfile::Builder::new().prefix("shunt-overlay-").tempdir()?;
-    let _daemon = start(shunt, &cluster, files.path())?;
-    let to_pod = SocketAddr::new(server.ip(), PORT);
-    let to_service = SocketAddr::new(SERVICE.parse()?, SERVICE_PORT);
-    let client = cluster.host(CLIENT)?.netns();
-    // One pair more, to warm up.
-    let sink = sink(server.netns(), 2 * (pairs + 1))?;
-    let (mut direct, mut service, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
-    for pair in 0..=pairs {
-        let one = send(client, to_pod, each)?;
-        let other = send(client, to_service, each)?;
-        if pair > 0 {
-            direct.push(one);
-            service.push(other);
-            ratios.push(other / one);
-        }
+pub fn measure(
+    network: Network,
+    family: Family,
+    shunt: &Path,
+    sets: usize,
+    each: Duration,
+) -> Result<Throughput> {
+    // Before the threads of the cluster's namespaces start: they stay there, too.
+    let clock = Clock::of_one_processor()?;
+    let site = Site::build(network, family, shunt)?;
+    let mut sounding = site.lanes(&[0])?;
+    sounding[0].carry(SOUNDING)?;
+    let pace = time(&clock, &mut sounding[0], SOUNDING)?;
+    drop(sounding);
+    let bytes = ((SOUNDING as f64 * each.as_secs_f64() / pace) as u64).max(1 << 20);
+    let mut costs = Vec::new();
+    for set in 0..sets {
+        costs.push(of_a_set(&clock, &site, set, bytes)?);
     }
-    sink.join().map_err(|_| anyhow!("the sink has panicked"))??;
+    let gigabits = bytes as f64 * 8.0 / 1e9;
+    let share = |way: usize| Share::of(costs.iter().map(|cost| cost[0] / cost[way]).collect());
     Ok(Throughput {
         network: network.name().to_owned(),
-        direct: median(direct),
-        service: median(service),
-        ratio: median(ratios),
+        straight: Share::of(costs.iter().map(|cost| gigabits / cost[0]).collect()).median,
+        shares: [share(1), share(2), share(3)],
     })
 }
 
-/// A daemon on the client's node, once it serves.
-fn start(shunt: &Path, cluster: &Cluster, files: &Path) -> Result<Daemon> {
-    let manifests = files.join("manifests");
-    fs::create_dir(&manifests)?;
-    let endpoint = cluster.host(SERVER)?.ip();
-    let objects = json!({ "apiVersion": "v1", "kind": "List", "items": [
-        { "apiVersion": "v1", "kind": "Service",
-          "metadata": { "name": "sink", "namespace": "default" },
-          "spec": { "clusterIP": SERVICE, "clusterIPs": [SERVICE],
-                    "ports": [{ "name": "sink", "port": SERVICE_PORT, "protocol": "TCP", "targetPort": PORT }] } },
-        { "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
-          "metadata": { "name": "sink-1", "namespace": "default",
-                        "labels": { "kubernetes.io/service-name": "sink" } },
-          "ports": [{ "name": "sink", "port": PORT, "protocol": "TCP" }],
-          "endpoints": [{ "addresses": [endpoint] }] },
-    ]});
-    fs::write(manifests.join("sink.yaml"), objects.to_string())?;
-    let manifests = manifests.display().to_string();
-    let mut arguments = vec!["run", "--manifests", &manifests, "--node-name", NODE];
-    if cluster.network().is_blind() {
-        arguments.push("--masquerade-all");
+/// The median of each way's turns with one set of connections, in seconds of the processor.
+fn of_a_set(clock: &Clock, site: &Site, set: usize, bytes: u64) -> Result<[f64; Way::ALL.len()]> {
+    let order = |turn: usize| ORDERS[(set + turn) % ORDERS.len()];
+    let mut lanes = site.lanes(&order(0))?;
+    for lane in &mut lanes {
+        lane.carry(2 * bytes)?;
     }
-    let arguments: Vec<_> = arguments.into_iter().map(str::to_owned).collect();
-    let netns = cluster.host(NODE)?.netns();
-    let mut daemon = Daemon::start(shunt, &arguments, netns, &files.join("shunt.log"))?;
-    let deadline = Instant::now() + PATIENCE;
-    while !daemon.status()?.is_some_and(|status| status.synced && status.endpoints == 1) {
-        ensure!(Instant::now() < deadline, "shunt is not there:\n{}", daemon.log_tail());
-        thread::sleep(Duration::from_millis(20));
-    }
-    Ok(daemon)
-}
-
-/// Swallows what so many connections say, one after the other.
-fn sink(netns: &Netns, connections: usize) -> Result<JoinHandle<Result<()>>> {
-    let listener = netns.run(|| TcpListener::bind(("0.0.0.0", PORT)))?;
-    listener.set_nonblocking(true)?;
-    netns.thread("sink", move || {
-        let mut buffer = vec![0; CHUNK];
-        for _ in 0..connections {
-            let mut stream = accept(&listener)?;
-            stream.set_read_timeout(Some(PATIENCE))?;
-            while stream.read(&mut buffer)? > 0 {}
+    let mut times = [const { Vec::new() }; Way::ALL.len()];
+    for turn in 0..TURNS {
+        for way in order(turn) {
+            times[way].push(time(clock, &mut lanes[way], bytes)?);
         }
-        Ok(())
-    })
+    }
+    Ok(times.map(|times| Share::of(times).median))
 }
 
-fn accept(listener: &TcpListener) -> Result<std::net::TcpStream> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match listener.accept() {
-            Ok((stream, _)) => {
-                stream.set_nonblocking(false)?;
-                return Ok(stream);
-            }
-            Err(_) if Instant::now() < deadline => thread::sleep(Duration::from_millis(1)),
-            Err(error) => return Err(error).context("nobody connects"),
+/// A Latin square in which everyone follows everyone else once (Williams 1949).
+const ORDERS: [[usize; 4]; 4] = [[0, 1, 3, 2], [1, 2, 0, 3], [2, 3, 1, 0], [3, 0, 2, 1]];
+
+/// Seconds of the processor.
+fn time(clock: &Clock, lane: &mut Lane, bytes: u64) -> Result<f64> {
+    let before = clock.now()?;
+    lane.carry(bytes)?;
+    Ok((clock.now()? - before).as_secs_f64())
+}
+
+impl Share {
+    /// Of samples; the interval is that of the order statistics, which assumes nothing of their distribution.
+    fn of(mut samples: Vec<f64>) -> Self {
+        samples.sort_by(f64::total_cmp);
+        let count = samples.len() as f64;
+        let half = 0.98 * count.sqrt();
+        let at = |rank: f64| {
+            let rank = rank.clamp(0.0, (count - 1.0).max(0.0));
+            samples.get(rank as usize).copied().unwrap_or(f64::NAN)
+        };
+        Self {
+            median: at(count / 2.0),
+            low: at((count / 2.0 - half).floor()),
+            high: at((count / 2.0 + half).ceil()),
         }
     }
 }
 
-/// Sends for so long; Gbit/s.
-fn send(from: &Netns, to: SocketAddr, duration: Duration) -> Result<f64> {
-    let mut stream = from.tcp_connect(to, PATIENCE).with_context(|| to.to_string())?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    let chunk = vec![0; CHUNK];
-    let mut bytes = 0_u64;
-    let started = Instant::now();
-    while started.elapsed() < duration {
-        bytes += stream.write(&chunk)? as u64;
-    }
-    Ok(bytes as f64 * 8.0 / started.elapsed().as_secs_f64() / 1e9)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn median(mut samples: Vec<f64>) -> f64 {
-    samples.sort_by(f64::total_cmp);
-    samples.get(samples.len() / 2).copied().unwrap_or_default()
+    #[test]
+    fn the_median_has_an_interval_of_ranks() {
+        let share = Share::of((0..100).rev().map(f64::from).collect());
+        // 50 -+ 0.98 * 10, outwards
+        assert_eq!(share, Share { median: 50.0, low: 40.0, high: 60.0 });
+        let one = Share::of(vec![1.5]);
+        assert_eq!(one, Share { median: 1.5, low: 1.5, high: 1.5 });
+    }
+
+    #[test]
+    fn everyone_follows_everyone_else_once() {
+        let mut pairs: Vec<_> =
+            ORDERS.iter().flat_map(|order| order.windows(2).map(|two| (two[0], two[1]))).collect();
+        pairs.sort_unstable();
+        pairs.dedup();
+        assert_eq!(pairs.len(), 12);
+        assert!(pairs.iter().all(|(one, next)| one != next));
+    }
 }

@@ -1,0 +1,48 @@
+//! The time that one processor works for us.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::Pid;
+
+/// The clock of this process, all of whose threads run on one processor, and of that processor's `ksoftirqd`: what the
+/// kernel does for packets is done in the name of whoever runs just then, and of that thread when it becomes much.
+pub(super) struct Clock {
+    softirqs: Option<String>,
+}
+
+impl Clock {
+    /// Binds this thread, and all that it will start, to the last processor that it may use.
+    pub(super) fn of_one_processor() -> Result<Self> {
+        let allowed = sched_getaffinity(Pid::from_raw(0))?;
+        let last = (0..CpuSet::count()).rev().find(|cpu| allowed.is_set(*cpu).unwrap_or(false));
+        let last = last.context("no processor is allowed")?;
+        let mut one = CpuSet::new();
+        one.set(last)?;
+        sched_setaffinity(Pid::from_raw(0), &one)?;
+        Ok(Self { softirqs: softirqs(last) })
+    }
+
+    /// The time since some beginning.
+    pub(super) fn now(&self) -> Result<Duration> {
+        let own = Duration::from(clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID)?);
+        let Some(file) = &self.softirqs else { return Ok(own) };
+        let text = fs::read_to_string(file)?;
+        let spent = text.split_whitespace().next().context("an empty schedstat")?;
+        Ok(own + Duration::from_nanos(spent.parse()?))
+    }
+}
+
+/// The file that says how long `ksoftirqd` of a processor has run, if it is to be seen.
+fn softirqs(cpu: usize) -> Option<String> {
+    let name = format!("ksoftirqd/{cpu}");
+    let processes = fs::read_dir("/proc").ok()?.flatten().map(|entry| entry.path());
+    let mut named = processes.filter(|process| {
+        fs::read_to_string(process.join("comm")).is_ok_and(|comm| comm.trim_end() == name)
+    });
+    let file = named.next()?.join("schedstat").display().to_string();
+    fs::read_to_string(&file).is_ok().then_some(file)
+}
