@@ -90,7 +90,8 @@ pub fn measure(
     sounding[0].carry(SOUNDING)?;
     let pace = time(&clock, &mut sounding[0], SOUNDING)?;
     drop(sounding);
-    let bytes = ((SOUNDING as f64 * each.as_secs_f64() / pace) as u64).max(1 << 20);
+    let pace = Duration::from_secs_f64(pace).as_nanos().max(1);
+    let bytes = u64::try_from(u128::from(SOUNDING) * each.as_nanos() / pace)?.max(1 << 20);
     let mut costs = Vec::new();
     for set in 0..sets {
         costs.push(of_a_set(&clock, &site, set, bytes)?);
@@ -134,17 +135,12 @@ impl Share {
     /// Of samples; the interval is that of the order statistics, which assumes nothing of their distribution.
     fn of(mut samples: Vec<f64>) -> Self {
         samples.sort_by(f64::total_cmp);
-        let count = samples.len() as f64;
-        let half = 0.98 * count.sqrt();
-        let at = |rank: f64| {
-            let rank = rank.clamp(0.0, (count - 1.0).max(0.0));
-            samples.get(rank as usize).copied().unwrap_or(f64::NAN)
-        };
-        Self {
-            median: at(count / 2.0),
-            low: at((count / 2.0 - half).floor()),
-            high: at((count / 2.0 + half).ceil()),
-        }
+        let middle = samples.len() / 2;
+        // 0.98 times the square root, rounded up.
+        let half = (samples.len() * 9604 / 10_000).isqrt() + 1;
+        let last = samples.len().saturating_sub(1);
+        let at = |rank: usize| samples.get(rank.min(last)).copied().unwrap_or(f64::NAN);
+        Self { median: at(middle), low: at(middle.saturating_sub(half)), high: at(middle + half) }
     }
 }
 
