@@ -113,6 +113,10 @@ pub struct OwnArgs {
     /// [default: auto]
     #[arg(long, value_enum)]
     pub bridge_netfilter: Option<BridgeNetfilter>,
+    /// Masquerade connections to Services that go back to the link they came from, where the reply would not come back
+    /// through this node: bridges that netfilter does not see, macvlan pods [default: true]
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub masquerade_same_link: Option<bool>,
     /// What to do where the kernel lacks what IPVS mode needs: end, or serve with nftables
     /// [default: exit]
     #[arg(long, value_enum)]
@@ -187,6 +191,7 @@ impl RunArgs {
         if let Some(counters) = self.own.counters {
             shunt.counters = counters.to_possible_value().map(word);
         }
+        shunt.masquerade_same_link = self.own.masquerade_same_link.or(shunt.masquerade_same_link);
         shunt.service_metrics = self.own.service_metrics.or(shunt.service_metrics);
         shunt.verify_interval = self.own.verify_interval.or(shunt.verify_interval);
         shunt.external_ips = self.own.external_ips.or(shunt.external_ips);

@@ -79,6 +79,7 @@ impl Event {
                 Change::Rejected { .. } => "rejected",
                 Change::Deleted { .. } => "deleted",
                 Change::LocalAddresses(_) => "local_addresses",
+                Change::BlindLinks(_) => "blind_links",
             },
             Self::Source(SourceEvent::Policy(_)) => "policy",
             Self::PolicyKernel(_) => "policy_kernel",
@@ -456,7 +457,7 @@ impl EventLoop {
                 None
             }
             Change::ListDone(kind) => Some(*kind),
-            Change::ListStarted(_) | Change::LocalAddresses(_) => None,
+            Change::ListStarted(_) | Change::LocalAddresses(_) | Change::BlindLinks(_) => None,
         };
         if let (Change::LocalAddresses(addresses), Some(policy)) = (&change, &mut self.policy) {
             policy.take_addresses(addresses, now);
@@ -588,7 +589,7 @@ const fn is_of_node(change: &Change) -> bool {
         Change::ListDone(kind) | Change::Rejected { kind, .. } | Change::Deleted { kind, .. } => {
             matches!(kind, Kind::Node)
         }
-        Change::ListStarted(_) | Change::LocalAddresses(_) => false,
+        Change::ListStarted(_) | Change::LocalAddresses(_) | Change::BlindLinks(_) => false,
     }
 }
 

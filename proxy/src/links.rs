@@ -4,10 +4,15 @@
 //! sysctl of the network namespace says so (`net.bridge.bridge-nf-call-iptables`), or the bridge itself
 //! (`br_nf_pre_routing`, `net/bridge/br_netfilter_hooks.c`).
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
+use ipnet::IpNet;
+use nix::libc;
 use shunt_model::address::Family;
+use shunt_model::plan::BlindLink;
 use shunt_netlink::{Message, Socket, attributes};
 
 /// `NETLINK_ROUTE`, `RTM_NEWLINK`, `RTM_GETLINK`, `IFLA_*`, `IFLA_INFO_*`, `IFLA_BRPORT_MODE`, `IFLA_BR_NF_CALL_*`
@@ -166,4 +171,59 @@ pub(crate) fn show(bridge: &Link) -> shunt_netlink::Result<()> {
         });
     });
     Socket::open(ROUTE)?.request("have a bridge show its packets", change, |_| {})
+}
+
+/// The node's macvlan devices beside those of pods: such a device sits on another one of the machine, as pods cannot be
+/// reached through that.
+pub(crate) fn beside_pods(links: &[Link]) -> impl Iterator<Item = &Link> {
+    links.iter().filter(|link| link.kind == "macvlan" && link.sits_here)
+}
+
+/// Bridges with pods that netfilter does not see, and macvlan devices beside pods.
+pub(crate) fn blind(
+    links: &[Link],
+    netfilter: BridgeNetfilter,
+    networks: &[(u32, IpNet)],
+) -> BTreeSet<BlindLink> {
+    let bridges = bridges(links).map(|(bridge, _)| (bridge, netfilter.unseen(bridge).collect()));
+    let macvlans = beside_pods(links).map(|link| (link, Family::ALL.into()));
+    let blind: Vec<(_, Vec<Family>)> = bridges.chain(macvlans).collect();
+    let of_link = |(link, families): (&Link, Vec<Family>)| {
+        let here = |(index, network): &&(u32, IpNet)| {
+            *index == link.index && families.contains(&Family::of(network.addr()))
+        };
+        let networks: BTreeSet<_> =
+            networks.iter().filter(here).map(|(_, network)| network.trunc()).collect();
+        // A name that the kernel has and we do not take has blanks or quotes.
+        let name = link.name.parse().ok()?;
+        (!networks.is_empty()).then_some(BlindLink { name, networks })
+    };
+    blind.into_iter().filter_map(of_link).collect()
+}
+
+/// The networks that the machine has addresses in, by the index of the interface; `None` if they cannot be read. Without
+/// those that every link has for itself.
+pub(crate) fn networks() -> Option<Vec<(u32, IpNet)>> {
+    /// The length of `struct ifaddrmsg`.
+    const HEADER: usize = 8;
+    let mut socket = Socket::open(ROUTE).ok()?;
+    let mut request = Message::new(libc::RTM_GETADDR, 0);
+    request.raw(&[0; HEADER]);
+    let network = |payload: &[u8]| {
+        let index = u32::from_ne_bytes(payload.get(4..HEADER)?.try_into().ok()?);
+        let mut all = attributes(payload.get(HEADER..)?);
+        let bytes = all.find(|attribute| attribute.kind == libc::IFA_ADDRESS)?.payload;
+        let address = match bytes.len() {
+            4 => IpAddr::from(Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?)),
+            _ => IpAddr::from(Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?)),
+        };
+        let is_everywhere = matches!(address, IpAddr::V6(ip) if ip.is_unicast_link_local());
+        let network = IpNet::new(address, *payload.get(1)?).ok()?;
+        (!is_everywhere).then_some((index, network))
+    };
+    socket
+        .dump("list addresses", &request, |networks: &mut Vec<_>, payload| {
+            networks.extend(network(payload));
+        })
+        .ok()
 }

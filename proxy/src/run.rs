@@ -294,7 +294,8 @@ async fn start_sources(
     changes: mpsc::Sender<SourceEvent>,
     tasks: &mut JoinSet<Result<(), Failure>>,
 ) -> Result<(String, Option<mpsc::Sender<Report>>), Failure> {
-    let mut network = Network::new(effective.bridge_netfilter, wanted.is_some());
+    let mut network =
+        Network::new(effective.bridge_netfilter, wanted.is_some(), effective.masquerade_same_link);
     let out = changes.clone();
     tasks.spawn(async {
         // Before the machine's addresses, without which nothing is done.

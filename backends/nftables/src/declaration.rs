@@ -152,6 +152,10 @@ pub(crate) fn set_type(set: SetId) -> SetType {
             described.fields = vec![width, 1, 2, width];
             described
         }
+        Kind::BlindLinks => {
+            let key = concatenated(&[datatype::IFNAME; 2]);
+            SetType::plain("ifname . ifname", key, 32, userdata::concat_set())
+        }
         Kind::Hairpins => {
             let (address, name, width) = address_type(set.family);
             let key = concatenated(&[address, address]);

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use shunt_model::address::{Endpoint, Family, Frontend, FrontendAddress};
+use shunt_model::interface::InterfaceName;
 
 pub use self::codec::{decode_endpoint, decode_key, encode_endpoint, encode_key, encode_key_end};
 use crate::affinity::{self, Id};
@@ -19,6 +20,8 @@ use crate::pool::{Clients, Draw, PoolChain};
 pub enum Key {
     /// An address. In `hairpins` it stands for the pair of it with itself.
     Address(IpAddr),
+    /// An interface, for the pair of it with itself.
+    Interface(InterfaceName),
     /// Address . protocol . port, or protocol . port for a NodePort.
     Frontend(Frontend),
     /// The same with a slot of its pool, counted from 0.
@@ -177,7 +180,7 @@ impl Place {
     pub const fn of(set: SetId, key: &Key) -> Option<Self> {
         let frontend = match key {
             Key::Frontend(frontend) | Key::Slot(frontend, _) | Key::Id(frontend, _) => *frontend,
-            Key::Address(_) | Key::Source(..) => return None,
+            Key::Address(_) | Key::Interface(_) | Key::Source(..) => return None,
         };
         let view = match set.kind {
             SetKind::Frontends
@@ -300,6 +303,7 @@ impl fmt::Display for Element {
                 write!(f, "{address} . {address}")?;
             }
             Key::Address(address) => write!(f, "{address}")?,
+            Key::Interface(name) => write!(f, "\"{name}\" . \"{name}\"")?,
             Key::Frontend(frontend) => write_frontend(f, frontend)?,
             Key::Slot(frontend, slot) => {
                 write_frontend(f, frontend)?;

@@ -93,6 +93,8 @@ pub enum Expression<S = SetId> {
     LoadProtocol(Register),
     /// `iifname`: 16 bytes; empty where a packet comes in by no interface.
     LoadInputName(Register),
+    /// `oifname`, likewise.
+    LoadOutputName(Register),
     /// `ip saddr`, `ip6 saddr`
     LoadSource(Family, Register),
     /// `ip daddr`, `ip6 daddr`

@@ -297,6 +297,14 @@ fn sources(family: Family) -> Chain {
         within(hairpins),
     ];
     rules.push(source_rule(format!("{ip} saddr . {ip} daddr @{hairpins}"), [&hairpin, &[]]));
+    // The hosts of such a link reach one another past this machine: a reply would not be translated back.
+    let links = set(SetKind::BlindLinks);
+    let goes_back = [
+        Expression::LoadInputName(Register(0)),
+        Expression::LoadOutputName(Register(4)),
+        within(links),
+    ];
+    rules.push(source_rule(format!("iifname . oifname @{links}"), [&goes_back, &[]]));
     let (cluster_ips, local) = (set(SetKind::ClusterIps), set(SetKind::LocalSources));
     let interfaces = set(SetKind::LocalInterfaces);
     // While another proxy's IPVS, or ours, still has the addresses on its device the node reaches

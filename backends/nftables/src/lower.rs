@@ -8,7 +8,9 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use shunt_model::address::{Endpoint, Family, FrontendAddress};
 use shunt_model::balancing::Method;
 use shunt_model::object::ObjectKey;
-use shunt_model::plan::{Action, FrontendPlan, Masquerade, NodePlan, Plan, PlanDelta, ServicePlan};
+use shunt_model::plan::{
+    Action, BlindLink, FrontendPlan, Masquerade, NodePlan, Plan, PlanDelta, ServicePlan,
+};
 
 use crate::affinity::{Id, Numbers, Sticky};
 use crate::diff::interval_elements;
@@ -425,9 +427,15 @@ fn node_members(
     let member = |kind| {
         move |address: &IpAddr| (SetId::new(kind, Family::of(*address)), Key::Address(*address))
     };
+    let of_link = |link: &BlindLink| {
+        let key = Key::Interface(link.name);
+        let families: BTreeSet<_> = link.networks.iter().map(family_of).collect();
+        families.into_iter().map(move |family| (SetId::new(SetKind::BlindLinks, family), key))
+    };
     let own = node.own_addresses.iter().filter(move |_| forwarding.has_local_addresses());
     let node_ports = node.node_port_addresses.iter().map(member(SetKind::NodeAddresses));
-    node_ports.chain(own.map(member(SetKind::OwnAddresses)))
+    let links = node.blind_links.iter().flat_map(of_link);
+    node_ports.chain(own.map(member(SetKind::OwnAddresses))).chain(links)
 }
 
 /// The networks of all sets of intervals.

@@ -68,6 +68,8 @@ pub enum SetKind {
     LocalInterfaces,
     /// Networks that ClusterIPs are taken from: what no Service has there is dropped.
     ServiceNetworks,
+    /// Pairs interface . interface of links whose hosts reach one another past this machine.
+    BlindLinks,
     /// Pairs address . address: an endpoint that reached itself.
     Hairpins,
     /// Frontends whose clients are masqueraded.
@@ -90,7 +92,7 @@ pub enum SetKind {
 
 impl SetKind {
     /// All kinds, in the order of the listing.
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 37] = [
         Self::Endpoints,
         Self::NodePortEndpoints,
         Self::Frontends,
@@ -118,6 +120,7 @@ impl SetKind {
         Self::LocalPods,
         Self::LocalInterfaces,
         Self::ServiceNetworks,
+        Self::BlindLinks,
         Self::Hairpins,
         Self::Masquerade,
         Self::MasqueradeNodePorts,
@@ -158,6 +161,7 @@ impl SetKind {
             Self::LocalPods => "local_pods",
             Self::LocalInterfaces => "local_interfaces",
             Self::ServiceNetworks => "service_networks",
+            Self::BlindLinks => "blind_links",
             Self::Hairpins => "hairpins",
             Self::Masquerade => "masquerade",
             Self::MasqueradeNodePorts => "masquerade_node_ports",

@@ -12,7 +12,7 @@ use shunt_cluster::Protocol;
 use shunt_model::address::{self, Endpoint};
 use shunt_model::compile;
 use shunt_model::oracle::{Packet, Verdict, verdict};
-use shunt_model::plan::Plan;
+use shunt_model::plan::{BlindLink, Plan};
 use shunt_model::snapshot::{Change, Snapshot};
 
 use super::flow::{Expected, Flow, Server, Source};
@@ -61,6 +61,10 @@ pub(super) fn plan(node: &str, directory: &Path, setup: &Setup) -> Result<NodeSt
     let local: BTreeSet<IpAddr> = setup.addresses_of(node).collect();
     of_policy.put_machine(&node.into(), local.clone());
     drop(snapshot.apply(Change::LocalAddresses(local)));
+    if let Some((name, networks)) = setup.blind_link(node) {
+        let link = BlindLink { name: name.parse()?, networks: networks.into_iter().collect() };
+        drop(snapshot.apply(Change::BlindLinks([link].into())));
+    }
     Ok(NodeState { plan: compile::full(&settings, &snapshot), policy: of_policy })
 }
 
@@ -206,7 +210,7 @@ fn fill_in(
         let same = |wanted: &Source| {
             *wanted == sees
                 || (from == node && *wanted == Source::Node(from.to_owned()))
-                // All are masqueraded on such a network, whatever the scenario says.
+                // Who is on the endpoint's own link is masqueraded there, whatever the scenario says.
                 || (setup.is_blind() && *masqueraded)
         };
         if let Some(wanted) = server.sees.as_ref().filter(|wanted| !same(wanted)) {

@@ -8,6 +8,8 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use ipnet::IpNet;
 use shunt_cluster::{ClusterSpec, Families, Network, NodeSpec};
 
+use shunt_netpolicy_nftables::kernel::switched;
+use shunt_netpolicy_nftables::layout::Switched;
 use shunt_nftables::forwarding::Forwarding;
 
 use super::names::Names;
@@ -185,8 +187,8 @@ impl Setup {
             // What the scenario says comes later and counts.
             self.flags.insert(0, "--bridge-netfilter=off".to_owned());
         }
-        if self.is_blind() {
-            // The remedy: what comes back must come back through the node.
+        if self.cluster.network == Network::Ipvlan {
+            // Their requests come in by another device than the one that leads back.
             self.flags.push("--masquerade-all".to_owned());
         }
         Ok(())
@@ -202,10 +204,12 @@ impl Setup {
 
     /// What the daemons must say of the network: each problem contains one of these.
     pub(super) fn problems_of_network(&self) -> &'static [&'static str] {
+        let is_judged = || switched().is_ok_and(|switched| switched == Some(Switched::Tracked));
         match self.cluster.network {
-            Network::BridgeUnseen if self.is_blind() => {
+            Network::BridgeUnseen if self.is_blind() && !is_judged() => {
                 &["bridge-nf-call-iptables is not 1", "bridge-nf-call-ip6tables is not 1"]
             }
+            Network::Macvlan => &["passes no hook of any node"],
             _ => &[],
         }
     }
@@ -227,12 +231,24 @@ impl Setup {
         Some(&node.name)
     }
 
+    /// A node's interface to the link on which packets between two pods pass no hook of it, if there is one, and the
+    /// networks there.
+    pub(super) fn blind_link(&self, node: &str) -> Option<(&'static str, Vec<IpNet>)> {
+        let cluster = &self.cluster;
+        let (index, _) = (1..).zip(&cluster.nodes).find(|(_, each)| each.name == node)?;
+        cluster.network.blind_link(cluster.families, index).filter(|_| self.is_blind())
+    }
+
     /// The interface by which a host's packets come in at a node; none for the node's own.
     pub(super) fn input(&self, host: &str, node: &str) -> Option<String> {
         if host == node {
             return None;
         }
         let here = self.cluster.nodes.iter().find(|each| each.name == node);
+        let is_pod_here = here.is_some_and(|node| node.pods.iter().any(|pod| pod == host));
+        if let Some((link, _)) = self.blind_link(node).filter(|_| is_pod_here) {
+            return Some(link.to_owned());
+        }
         let pod = here.and_then(|node| node.pods.iter().position(|pod| pod == host));
         Some(pod.map_or_else(|| "eth0".to_owned(), |index| format!("veth{}", 11 + index)))
     }

@@ -174,11 +174,21 @@ impl<'a> Oracle<'a> {
         let hairpin =
             packet.source == endpoint.address && found.service.hairpins.contains(&endpoint.address);
         hairpin
+            || self.goes_back(packet, endpoint)
             || match found.frontend.masquerade {
                 Masquerade::Always => true,
                 Masquerade::Own => packet.from_node,
                 Masquerade::Outsiders => self.node.masquerade_all || self.is_outsider(packet),
             }
+    }
+
+    /// Whether it leaves by the link that it came in by, so that the reply would not come back here.
+    fn goes_back(&self, packet: &Packet, endpoint: &Endpoint) -> bool {
+        let mut links = self.node.blind_links.iter();
+        links.any(|link| {
+            Some(link.name) == packet.interface
+                && link.networks.iter().any(|network| network.contains(&endpoint.address))
+        })
     }
 
     /// Whether it is known who is local in this family, and the source is not.

@@ -1,6 +1,7 @@
 //! The plan: what a node does with packets, with nothing left to decide.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -8,7 +9,7 @@ use ipnet::IpNet;
 
 use crate::address::{Endpoint, Family, Frontend, Protocol};
 use crate::balancing::{Affinity, Balancing, Method, WEIGHT};
-use crate::interface::InterfacePattern;
+use crate::interface::{InterfaceName, InterfacePattern};
 use crate::object::{ObjectKey, ServiceType};
 use crate::problem::Problem;
 
@@ -36,11 +37,30 @@ pub struct NodePlan {
     pub local_sources: BTreeSet<IpNet>,
     /// The interfaces by which local pods' packets come in. The node's own come in by none.
     pub local_interfaces: Option<InterfacePattern>,
+    /// Links whose hosts reach one another past this machine: what comes in by one and leaves by the same is
+    /// masqueraded, or the reply would not come back here.
+    pub blind_links: BTreeSet<BlindLink>,
     /// Networks that ClusterIPs are taken from, disjoint: what goes to an address there that no
     /// Service has is dropped, unless the machine itself has it.
     pub service_cidrs: BTreeSet<IpNet>,
     /// Masquerade all traffic to ClusterIPs.
     pub masquerade_all: bool,
+}
+
+/// A link of this machine's whose hosts reach one another past its hooks of IP: a bridge whose packets netfilter does not
+/// see, or the segment of macvlan pods.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BlindLink {
+    /// This machine's interface to it.
+    pub name: InterfaceName,
+    /// The networks of the machine's addresses there, of the families that it is so for.
+    pub networks: BTreeSet<IpNet>,
+}
+
+impl fmt::Display for BlindLink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name.as_str())
+    }
 }
 
 /// One Service's part of the plan.

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::object::{EndpointSlice, Node, ObjectKey, Service, ServiceCidr};
+use crate::plan::BlindLink;
 use crate::problem::{Kind, Problem};
 
 /// One object of any kind.
@@ -81,6 +82,8 @@ pub enum Change {
     },
     /// The addresses on this machine's interfaces, all of them.
     LocalAddresses(BTreeSet<IpAddr>),
+    /// The links whose hosts reach one another past this machine, all of them.
+    BlindLinks(BTreeSet<BlindLink>),
 }
 
 /// What must be compiled anew.
@@ -127,6 +130,7 @@ pub struct Snapshot {
     nodes: BTreeMap<ObjectKey, Node>,
     service_cidrs: BTreeMap<ObjectKey, ServiceCidr>,
     local_addresses: BTreeSet<IpAddr>,
+    blind_links: BTreeSet<BlindLink>,
     /// What conversion found, for served and rejected objects alike.
     problems: BTreeMap<(Kind, ObjectKey), Box<[Problem]>>,
     /// For each kind whose list is under way: what was held before and has not been named yet.
@@ -172,6 +176,13 @@ impl Snapshot {
                     return Dirty::default();
                 }
                 self.local_addresses = addresses;
+                Dirty::node()
+            }
+            Change::BlindLinks(links) => {
+                if self.blind_links == links {
+                    return Dirty::default();
+                }
+                self.blind_links = links;
                 Dirty::node()
             }
         }
@@ -238,6 +249,12 @@ impl Snapshot {
     #[must_use]
     pub const fn local_addresses(&self) -> &BTreeSet<IpAddr> {
         &self.local_addresses
+    }
+
+    /// The links whose hosts reach one another past this machine.
+    #[must_use]
+    pub const fn blind_links(&self) -> &BTreeSet<BlindLink> {
+        &self.blind_links
     }
 
     /// What conversion found wrong with the objects, sorted by kind and key.

@@ -68,6 +68,8 @@ pub struct Effective {
     pub live_connections: LiveConnections,
     /// Whether netfilter is made to see what is switched between pods on a bridge.
     pub bridge_netfilter: BridgeNetfilter,
+    /// Whether connections that go back to the link they came from are masqueraded where that is due.
+    pub masquerade_same_link: bool,
     /// What to do where the kernel lacks what IPVS mode needs.
     pub ipvs_fallback: IpvsFallback,
     /// What is counted in the kernel.
@@ -124,6 +126,7 @@ impl Effective {
                 .map(Into::into),
             live_connections: choice(shunt.live_connections.as_deref()),
             bridge_netfilter: choice(shunt.bridge_netfilter.as_deref()),
+            masquerade_same_link: shunt.masquerade_same_link.unwrap_or(true),
             ipvs_fallback: choice(shunt.ipvs_fallback.as_deref()),
             counters: choice(shunt.counters.as_deref()),
             service_metrics: shunt.service_metrics.unwrap_or_default(),

@@ -96,6 +96,9 @@ pub struct Shunt {
     /// `auto` or `off`, as `--bridge-netfilter`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bridge_netfilter: Option<String>,
+    /// As `--masquerade-same-link`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub masquerade_same_link: Option<bool>,
     /// `exit` or `nftables`, as `--ipvs-fallback`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ipvs_fallback: Option<String>,

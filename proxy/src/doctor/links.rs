@@ -7,7 +7,7 @@ use shunt_netpolicy_nftables::kernel::switched;
 use shunt_netpolicy_nftables::layout::Switched;
 
 use super::{Finding, Severity};
-use crate::links::{BridgeNetfilter, Link, bridges, sysctl};
+use crate::links::{BridgeNetfilter, Link, beside_pods, bridges, sysctl};
 
 /// Kinds of interfaces that wrap packets into others.
 const OVERLAYS: [&str; 7] = ["vxlan", "ipip", "sit", "geneve", "wireguard", "ip6tnl", "tun"];
@@ -18,6 +18,7 @@ const PODS: [&str; 2] = ["bridge", "veth"];
 pub(super) fn findings(links: &[Link]) -> Vec<Finding> {
     let netfilter = BridgeNetfilter::read(Path::new("/"));
     let bridged = bridged(links, netfilter, Instead::possible).into_iter();
+    let bridged = bridged.chain(on_macvlan(links, false));
     bridged.chain(hairpins(links, netfilter)).chain(too_large(links)).collect()
 }
 
@@ -28,20 +29,35 @@ pub(crate) struct Instead {
     pub(crate) policy: Option<Switched>,
     /// Policy is another one's matter.
     pub(crate) no_policy: bool,
+    /// Connections through Services that go back to the bridge are masqueraded.
+    pub(crate) masquerade: bool,
 }
 
 impl Instead {
     /// What this kernel can.
     pub(crate) fn possible() -> Self {
-        Self { policy: switched().unwrap_or_default(), no_policy: false }
+        let policy = switched().unwrap_or_default();
+        Self { policy, no_policy: false, masquerade: true }
     }
 
     fn finding(self, what: String, remedy: String) -> Finding {
-        let services = "if pods are on it, a pod that reaches one on the same bridge through a \
-                        Service gets its reply from an address that it did not ask";
-        let (severity, policy) = match self.policy {
-            _ if self.no_policy => (Severity::Warning, ""),
-            Some(Switched::Tracked) => (Severity::Warning, ""),
+        let (services, of_services) = match self.masquerade {
+            true => (
+                Severity::Note,
+                "pods that reach one another on it through a Service are masqueraded: they see \
+                 the node",
+            ),
+            false => (
+                Severity::Warning,
+                "if pods are on it, a pod that reaches one on the same bridge through a Service \
+                 gets its reply from an address that it did not ask",
+            ),
+        };
+        let (policy, of_policy) = match self.policy {
+            _ if self.no_policy => (Severity::Note, ""),
+            Some(Switched::Tracked) => {
+                (Severity::Note, "; network policy between them is enforced on the bridge")
+            }
             Some(Switched::FirstOfTcp) => (
                 Severity::Warning,
                 "; network policy between them holds for new TCP connections alone, as this kernel \
@@ -49,8 +65,7 @@ impl Instead {
             ),
             None => (Severity::Problem, "; network policy between them does not hold"),
         };
-        let remedy = format!("{remedy}; or --masquerade-all, for ClusterIPs alone");
-        Finding::new(severity, what, format!("{services}{policy}"), remedy)
+        Finding::new(services.min(policy), what, format!("{of_services}{of_policy}"), remedy)
     }
 }
 
@@ -87,6 +102,20 @@ pub(super) fn bridged(
         }));
     }
     found
+}
+
+/// What macvlan pods say to one another passes no hook of any node.
+pub(super) fn on_macvlan(links: &[Link], no_policy: bool) -> impl Iterator<Item = Finding> {
+    beside_pods(links).filter(move |_| !no_policy).map(|link| {
+        Finding::new(
+            Severity::Warning,
+            format!("{} is this node's device among macvlan pods", link.name),
+            "what such pods say to one another passes no hook of any node: network policy between \
+             them does not hold",
+            "connect pods that policies are for by a bridge or a routed network; \
+             --network-policy=off where there are none",
+        )
+    })
 }
 
 /// Where netfilter translates on the bridge, what a pod sends to itself through a Service would
@@ -160,10 +189,37 @@ mod tests {
     }
 
     #[test]
+    fn policy_does_not_hold_among_macvlan_pods() {
+        let shim = Link { sits_here: true, ..link("shim0", "macvlan", 1500) };
+        // A machine whose own interface is a macvlan device of another machine.
+        let eth = link("eth0", "macvlan", 1500);
+        assert!(
+            on_macvlan(&[shim.clone(), eth], false)
+                .map(|found| found.what)
+                .eq(["shim0 is this node's device among macvlan pods",])
+        );
+        assert_eq!(on_macvlan(&[shim], true).count(), 0, "nobody asks for policy");
+    }
+
+    #[test]
+    fn what_is_done_instead_decides_how_bad_it_is() {
+        let netfilter = BridgeNetfilter::read(Path::new("/nowhere"));
+        let severity = |policy, no_policy, masquerade| {
+            let instead = || Instead { policy, no_policy, masquerade };
+            bridged(&bridge(true), netfilter, instead)[0].severity
+        };
+        assert_eq!(severity(Some(Switched::Tracked), false, true), Severity::Note);
+        assert_eq!(severity(Some(Switched::FirstOfTcp), false, true), Severity::Warning);
+        assert_eq!(severity(None, false, true), Severity::Problem);
+        assert_eq!(severity(None, true, true), Severity::Note, "policy is another one's matter");
+        assert_eq!(severity(None, true, false), Severity::Warning);
+    }
+
+    #[test]
     fn a_bridge_needs_netfilter() {
         let root = tempfile::tempdir().unwrap();
         let read = || BridgeNetfilter::read(root.path());
-        let instead = || Instead { policy: None, no_policy: false };
+        let instead = || Instead { policy: None, no_policy: false, masquerade: true };
         let links = bridge(false);
         assert!(bridged(&links, read(), instead)[0].what.contains("br_netfilter is not there"));
         let directory = root.path().join("proc/sys/net/bridge");

@@ -13,6 +13,9 @@ pub(super) fn print(plan: &Plan) -> String {
         yaml.words("nodePortAddresses", &plan.node.node_port_addresses);
         yaml.words("localSources", &plan.node.local_sources);
         yaml.words("localInterfaces", plan.node.local_interfaces);
+        if !plan.node.blind_links.is_empty() {
+            yaml.words("blindLinks", &plan.node.blind_links);
+        }
         yaml.words("serviceCIDRs", &plan.node.service_cidrs);
         yaml.field("masqueradeAll", plan.node.masquerade_all);
     });

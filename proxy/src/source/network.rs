@@ -9,6 +9,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::libc;
+use shunt_model::plan::BlindLink;
+use shunt_model::snapshot::Change;
 use shunt_netlink::Socket;
 use shunt_netpolicy_nftables::layout::Switched;
 use tokio::sync::mpsc::Sender;
@@ -25,26 +27,41 @@ use crate::source::readiness::Readiness;
 const INTERVAL: Duration = Duration::from_secs(10);
 /// Changes that come this close together are looked at together.
 const COALESCE: Duration = Duration::from_millis(20);
-/// `RTNLGRP_LINK`.
-const GROUP: u32 = 1;
+/// `RTNLGRP_LINK`, `RTNLGRP_IPV4_IFADDR` and `RTNLGRP_IPV6_IFADDR`.
+const GROUPS: [u32; 3] = [1, 5, 9];
+
+/// What was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Found {
+    /// What is wrong.
+    problems: Vec<String>,
+    /// How what netfilter does not see is judged, if there is any.
+    switched: Option<Switched>,
+    /// Where connections that go back to their link are to be masqueraded.
+    blind: BTreeSet<BlindLink>,
+}
 
 /// Looks at the machine's network.
 #[derive(Debug)]
 pub struct Network {
     mode: Mode,
-    told: Option<(Vec<String>, Option<Switched>)>,
+    told: Option<Found>,
     /// What is done where netfilter does not see what is switched, once that was asked.
     instead: Option<Instead>,
     has_policy: bool,
+    /// Connections that come from a link and go back to it are masqueraded where that is due.
+    masquerade: bool,
     /// Bridges that the kernel has refused to change, and why.
     refused: BTreeMap<String, String>,
 }
 
 impl Network {
-    /// Nothing is known yet; `has_policy`: policy is ours to enforce.
+    /// Nothing is known yet. `has_policy`: policy is ours to enforce; `masquerade`: what goes back to the link that it came
+    /// from is masqueraded where that is due.
     #[must_use]
-    pub const fn new(mode: Mode, has_policy: bool) -> Self {
-        Self { mode, told: None, instead: None, has_policy, refused: BTreeMap::new() }
+    pub const fn new(mode: Mode, has_policy: bool, masquerade: bool) -> Self {
+        let refused = BTreeMap::new();
+        Self { mode, told: None, instead: None, has_policy, masquerade, refused }
     }
 
     /// Looks now, sets what may be set, and tells what has changed since it was looked at last; whether anyone listens.
@@ -58,12 +75,12 @@ impl Network {
             return true;
         }
         self.told = Some(found.clone());
-        let (problems, switched) = found;
-        out.send(SourceEvent::Network { problems, switched }).await.is_ok()
+        let Found { problems, switched, blind } = found;
+        let network = SourceEvent::Network { problems, switched };
+        out.send(network).await.is_ok() && out.send(Change::BlindLinks(blind).into()).await.is_ok()
     }
 
-    /// What is wrong, and how what netfilter does not see is judged, if there is any.
-    fn find(&mut self) -> Option<(Vec<String>, Option<Switched>)> {
+    fn find(&mut self) -> Option<Found> {
         let mut found = links::read()?;
         let netfilter = BridgeNetfilter::read(Path::new("/"));
         if self.mode == Mode::Auto && self.show(&found, netfilter) {
@@ -71,18 +88,24 @@ impl Network {
         }
         let mut switched = None;
         let mut problems = Vec::new();
-        if links::any_unseen(&found, netfilter) {
+        let is_unseen = links::any_unseen(&found, netfilter);
+        if is_unseen || links::beside_pods(&found).next().is_some() {
             let no_policy = !self.has_policy;
-            let ask = || Instead { no_policy, ..Instead::possible() };
+            let masquerade = self.masquerade;
+            let ask = || Instead { no_policy, masquerade, ..Instead::possible() };
             let instead = *self.instead.get_or_insert_with(ask);
             problems = doctor::unseen_pods(&found, netfilter, instead);
-            switched = instead.policy.filter(|_| self.has_policy);
+            switched = instead.policy.filter(|_| self.has_policy && is_unseen);
         }
         let refused = self.refused.iter();
         problems.extend(
             refused.map(|(name, reason)| format!("bridge {name} is left as it is: {reason}")),
         );
-        Some((problems, switched))
+        let blind = match self.masquerade {
+            true => links::blind(&found, netfilter, &links::networks()?),
+            false => BTreeSet::new(),
+        };
+        Some(Found { problems, switched, blind })
     }
 
     /// Has bridges of pods show their packets; whether any was changed.
@@ -140,7 +163,9 @@ struct Events {
 impl Events {
     fn open() -> Result<Self, String> {
         let mut socket = Socket::open(libc::NETLINK_ROUTE).map_err(|error| error.to_string())?;
-        socket.listen(GROUP, true).map_err(|error| error.to_string())?;
+        for group in GROUPS {
+            socket.listen(group, true).map_err(|error| error.to_string())?;
+        }
         let readiness = Readiness::of(socket.as_fd()).map_err(|error| error.to_string())?;
         Ok(Self { socket, readiness })
     }

@@ -17,6 +17,7 @@ pub(super) fn told(change: &Change) -> String {
         Change::Rejected { kind, key, .. } => format!("! {kind} {key}"),
         Change::Deleted { kind, key } => format!("- {kind} {key}"),
         Change::LocalAddresses(addresses) => format!("= {addresses:?}"),
+        Change::BlindLinks(links) => format!("blind {links:?}"),
     }
 }
 

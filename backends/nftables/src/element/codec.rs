@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 use shunt_model::address::{Endpoint, Family, Frontend, FrontendAddress, Protocol};
+use shunt_model::interface::InterfaceName;
 
 use super::Key;
 use crate::name::{SetId, SetKind};
@@ -19,6 +20,10 @@ pub fn encode_key(set: SetId, key: &Key) -> Vec<u8> {
             if set.kind == SetKind::Hairpins {
                 put_address(&mut out, *address);
             }
+        }
+        Key::Interface(name) => {
+            put_name(&mut out, name);
+            put_name(&mut out, name);
         }
         Key::Frontend(frontend) => put_frontend(&mut out, frontend),
         Key::Slot(frontend, number) | Key::Id(frontend, number) => {
@@ -72,6 +77,10 @@ pub fn decode_key(set: SetId, bytes: &[u8], end: Option<&[u8]>) -> Option<Key> {
         | SetKind::ServiceNetworks
         | SetKind::VirtualAddresses
         | SetKind::OwnAddresses => Key::Address(reader.address(set.network_family())?),
+        SetKind::BlindLinks => {
+            let name = reader.name()?;
+            (reader.name()? == name).then_some(Key::Interface(name))?
+        }
         SetKind::Hairpins => {
             let address = reader.address(set.family)?;
             (reader.address(set.family)? == address).then_some(Key::Address(address))?
@@ -138,6 +147,12 @@ fn put_address(out: &mut Vec<u8>, address: IpAddr) {
     }
 }
 
+/// A name of an interface: 16 bytes, with zeros at its end (`IFNAMSIZ`).
+fn put_name(out: &mut Vec<u8>, name: &InterfaceName) {
+    out.extend_from_slice(name.padded());
+    out.push(0);
+}
+
 fn put_port(out: &mut Vec<u8>, port: u16) {
     out.extend_from_slice(&port.to_be_bytes());
     out.extend_from_slice(&[0; 2]);
@@ -167,6 +182,12 @@ impl Reader<'_> {
             Family::V4 => Ipv4Addr::from(self.take::<4>()?).into(),
             Family::V6 => Ipv6Addr::from(self.take::<16>()?).into(),
         })
+    }
+
+    fn name(&mut self) -> Option<InterfaceName> {
+        let bytes = self.take::<16>()?;
+        let name = bytes.split(|byte| *byte == 0).next()?;
+        str::from_utf8(name).ok()?.parse().ok()
     }
 
     fn port(&mut self) -> Option<u16> {
@@ -218,6 +239,8 @@ mod tests {
             let node = Frontend { address: FrontendAddress::Node(family), ..frontend };
             check(set(SetKind::ClusterIps), Key::Address(ip), width);
             check(set(SetKind::Hairpins), Key::Address(ip), 2 * width);
+            let name = "cni0".parse().expect("a name");
+            check(set(SetKind::BlindLinks), Key::Interface(name), 32);
             check(set(SetKind::Frontends), Key::Frontend(frontend), width + 8);
             check(set(SetKind::NodePorts), Key::Frontend(node), 8);
             check(set(SetKind::Endpoints), Key::Slot(frontend, 70_000), width + 12);

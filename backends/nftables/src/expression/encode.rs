@@ -29,6 +29,7 @@ impl<S: Display> Expression<S> {
             Self::SourceIsLocal => address_is_local(message, FIB_SOURCE, EQUAL),
             Self::DestinationIsForeign => address_is_local(message, FIB_DESTINATION, NOT_EQUAL),
             Self::LoadInputName(register) => meta(message, META_IIFNAME, *register),
+            Self::LoadOutputName(register) => meta(message, META_OIFNAME, *register),
             Self::LoadProtocol(register) => meta(message, META_L4PROTO, *register),
             Self::LoadSource(Family::V4, register) => payload(message, NETWORK, (12, 4), *register),
             Self::LoadSource(Family::V6, register) => payload(message, NETWORK, (8, 16), *register),
@@ -246,6 +247,7 @@ const META_PROTOCOL: u32 = 1;
 const META_PRIORITY: u32 = 2;
 const META_IIF: u32 = 4;
 const META_IIFNAME: u32 = 6;
+const META_OIFNAME: u32 = 7;
 const META_NFPROTO: u32 = 15;
 const META_L4PROTO: u32 = 16;
 const NETWORK: u32 = 1;

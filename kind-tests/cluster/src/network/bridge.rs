@@ -8,7 +8,7 @@ use crate::host::{DEVICE, Host};
 use crate::link::{Peer, everything};
 use crate::numbering;
 
-const BRIDGE: &str = "cni0";
+pub(super) const BRIDGE: &str = "cni0";
 
 /// Gives a node its bridge. `seen` is whether netfilter sees what is switched on it.
 pub(crate) fn prepare(node: &Host, gateways: &[IpAddr], seen: bool) -> Result<()> {

@@ -34,6 +34,7 @@ pub(super) fn plan(settings: &Settings, snapshot: &Snapshot) -> NodePlan {
             LocalSources::Interfaces(pattern) => Some(*pattern),
             _ => None,
         },
+        blind_links: snapshot.blind_links().clone(),
         service_cidrs: disjoint(snapshot.service_cidrs().flat_map(|object| &object.cidrs)),
         masquerade_all: settings.masquerade_all,
     }
