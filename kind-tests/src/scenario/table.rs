@@ -59,6 +59,7 @@ fn is_of_the_node(kind: SetKind) -> bool {
             | SetKind::LocalPods
             | SetKind::LocalInterfaces
             | SetKind::ServiceNetworks
+            | SetKind::BlindLinks
     )
 }
 
