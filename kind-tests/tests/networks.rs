@@ -50,6 +50,11 @@ const OF_POLICY: &[&str] = &["policy-live-connections", "policy-truth-table"];
 
 /// What cannot be on a network, and why.
 const NOT_ON: &[(Network, &[&str], &str)] = &[
+    (
+        Network::Macvlan,
+        SAME_LINK,
+        "a client on the endpoint's own link gets the reply past the node",
+    ),
     (Network::Macvlan, OF_POLICY, "policy does not see what pods say to one another"),
     (Network::Macvlan, &["policy-behind-services"], "nor what their nodes have masqueraded"),
     (

@@ -179,15 +179,13 @@ pub(crate) fn beside_pods(links: &[Link]) -> impl Iterator<Item = &Link> {
     links.iter().filter(|link| link.kind == "macvlan" && link.sits_here)
 }
 
-/// Bridges with pods that netfilter does not see, and macvlan devices beside pods.
+/// Bridges with pods that netfilter does not see.
 pub(crate) fn blind(
     links: &[Link],
     netfilter: BridgeNetfilter,
     networks: &[(u32, IpNet)],
 ) -> BTreeSet<BlindLink> {
     let bridges = bridges(links).map(|(bridge, _)| (bridge, netfilter.unseen(bridge).collect()));
-    let macvlans = beside_pods(links).map(|link| (link, Family::ALL.into()));
-    let blind: Vec<(_, Vec<Family>)> = bridges.chain(macvlans).collect();
     let of_link = |(link, families): (&Link, Vec<Family>)| {
         let here = |(index, network): &&(u32, IpNet)| {
             *index == link.index && families.contains(&Family::of(network.addr()))
@@ -198,7 +196,7 @@ pub(crate) fn blind(
         let name = link.name.parse().ok()?;
         (!networks.is_empty()).then_some(BlindLink { name, networks })
     };
-    blind.into_iter().filter_map(of_link).collect()
+    bridges.filter_map(of_link).collect()
 }
 
 /// The networks that the machine has addresses in, by the index of the interface; `None` if they cannot be read. Without

@@ -225,22 +225,12 @@ impl Network {
         matches!(self.pods(), Pods::Bridge { seen: false } | Pods::OnLink(_))
     }
 
-    /// Where packets between two pods on one link pass no netfilter hook of node `index` (from 1): its interface to that
-    /// link, and the networks there.
+    /// The bridge of node `index` (from 1) whose packets pass no netfilter hook of it, and the networks there.
     #[must_use]
     pub fn blind_link(self, families: Families, index: u8) -> Option<(&'static str, Vec<IpNet>)> {
         let gateways = numbering::pod(families, index, numbering::GATEWAY).into_iter();
-        match self.pods() {
-            Pods::Bridge { seen: false } => Some((
-                bridge::BRIDGE,
-                gateways.map(|ip| numbering::in_pod_network(ip).trunc()).collect(),
-            )),
-            Pods::OnLink(Sharing::Macvlan) => Some((
-                macvlan::SHIM,
-                gateways.map(|ip| numbering::in_all_pods(ip).trunc()).collect(),
-            )),
-            _ => None,
-        }
+        let networks = || gateways.map(|ip| numbering::in_pod_network(ip).trunc()).collect();
+        matches!(self.pods(), Pods::Bridge { seen: false }).then(|| (bridge::BRIDGE, networks()))
     }
 
     /// The addresses that node `index` (from 1) has in this network besides those on the underlay.

@@ -187,8 +187,8 @@ impl Setup {
             // What the scenario says comes later and counts.
             self.flags.insert(0, "--bridge-netfilter=off".to_owned());
         }
-        if self.cluster.network == Network::Ipvlan {
-            // Their requests come in by another device than the one that leads back.
+        if matches!(self.cluster.network, Network::Macvlan | Network::Ipvlan) {
+            // The remedy: what comes back must come back through the node.
             self.flags.push("--masquerade-all".to_owned());
         }
         Ok(())

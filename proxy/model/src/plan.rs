@@ -48,7 +48,7 @@ pub struct NodePlan {
 }
 
 /// A link of this machine's whose hosts reach one another past its hooks of IP: a bridge whose packets netfilter does not
-/// see, or the segment of macvlan pods.
+/// see.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BlindLink {
     /// This machine's interface to it.
