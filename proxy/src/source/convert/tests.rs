@@ -88,7 +88,8 @@ fn metadata_is_reduced_while_it_is_read() {
     assert_eq!(metadata.resource_version.as_deref(), Some("7"));
     assert_eq!(label(metadata, "l"), Some("1"));
     assert!(metadata.creation_timestamp.is_some() && metadata.annotations.is_some());
-    assert_eq!((&metadata.managed_fields, &metadata.uid), (&None, &None));
+    assert_eq!(metadata.uid.as_deref(), Some("u"), "the container runtime knows pods by it");
+    assert_eq!((&metadata.managed_fields, &metadata.finalizers), (&None, &None));
 }
 
 #[test]
