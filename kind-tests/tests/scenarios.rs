@@ -94,6 +94,7 @@ scenarios! {
     masquerade_and_policies_by_interface_prefix
     masquerade_and_policies_of_everyone
     masquerade_and_policies_where_nobody_is_known
+    masquerade_by_a_bridge_that_is_one
     no_endpoints_is_refused
     node_cidr_masquerades_outsiders
     node_port

@@ -89,6 +89,8 @@ pub enum Expression<S = SetId> {
     DestinationIsLoopback,
     /// `iif != "lo"`: by another interface than the loopback one, which is always the first.
     InputIsNotLoopback,
+    /// `iif 0`: by none. In postrouting that is what this machine sends, and what a bridge switches.
+    InputIsNone,
     /// `meta l4proto`
     LoadProtocol(Register),
     /// `iifname`: 16 bytes; empty where a packet comes in by no interface.

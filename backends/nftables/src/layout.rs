@@ -312,6 +312,7 @@ fn sources(family: Family) -> Chain {
     let itself =
         [Expression::FamilyIs(family), Expression::LoadSource(family, key), within(cluster_ips)];
     rules.push(source_rule(format!("{ip} saddr @{cluster_ips}"), [&itself, &[]]));
+    rules.push(from_a_local_bridge(interfaces));
     let outsiders = [
         original,
         within(cluster_ips),
@@ -326,6 +327,20 @@ fn sources(family: Family) -> Chain {
     );
     rules.push(source_rule(text, [&outsiders, &[]]));
     Chain { name: name::sources(family), hook: None, rules }
+}
+
+/// What a local bridge has switched from one of its ports to another has come in by no interface here, and leaves by the
+/// one that it came in by (`br_nf_post_routing`, net/bridge/br_netfilter_hooks.c). What this machine itself sends there has
+/// an address of the machine anyway.
+fn from_a_local_bridge(interfaces: SetId) -> Rule {
+    let key = Register(0);
+    let expressions = vec![
+        Expression::InputIsNone,
+        Expression::LoadOutputName(key),
+        Expression::In { set: interfaces, key, inverted: false },
+        Expression::End(Verdict::Accept),
+    ];
+    Rule::new(format!("iif 0 oifname @{interfaces} accept"), expressions)
 }
 
 /// A rule that masquerades under a condition.

@@ -225,6 +225,15 @@ impl Network {
         matches!(self.pods(), Pods::Bridge { seen: false } | Pods::OnLink(_))
     }
 
+    /// The bridge of a node by which its pods' packets come in, if there is one.
+    #[must_use]
+    pub const fn bridge(self) -> Option<&'static str> {
+        match self.pods() {
+            Pods::Bridge { .. } => Some(bridge::BRIDGE),
+            _ => None,
+        }
+    }
+
     /// The bridge of node `index` (from 1) whose packets pass no netfilter hook of it, and the networks there.
     #[must_use]
     pub fn blind_link(self, families: Families, index: u8) -> Option<(&'static str, Vec<IpNet>)> {

@@ -246,8 +246,8 @@ impl Setup {
         }
         let here = self.cluster.nodes.iter().find(|each| each.name == node);
         let is_pod_here = here.is_some_and(|node| node.pods.iter().any(|pod| pod == host));
-        if let Some((link, _)) = self.blind_link(node).filter(|_| is_pod_here) {
-            return Some(link.to_owned());
+        if let Some(bridge) = self.cluster.network.bridge().filter(|_| is_pod_here) {
+            return Some(bridge.to_owned());
         }
         let pod = here.and_then(|node| node.pods.iter().position(|pod| pod == host));
         Some(pod.map_or_else(|| "eth0".to_owned(), |index| format!("veth{}", 11 + index)))

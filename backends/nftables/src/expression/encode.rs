@@ -81,7 +81,8 @@ impl<S: Display> Expression<S> {
             | Self::SourcePortIs(_)
             | Self::SourceIsLoopback
             | Self::DestinationIsLoopback
-            | Self::InputIsNotLoopback => self.condition(message),
+            | Self::InputIsNotLoopback
+            | Self::InputIsNone => self.condition(message),
             Self::NeighbourDiscovery => neighbour_discovery(message),
             Self::FirstOfTcp => first_of_tcp(message, EQUAL),
             Self::NotFirstOfTcp => first_of_tcp(message, NOT_EQUAL),
@@ -133,6 +134,10 @@ impl<S: Display> Expression<S> {
             }
             Self::SourceIsLoopback => address_begins(message, 12, 127),
             Self::DestinationIsLoopback => address_begins(message, 16, 127),
+            Self::InputIsNone => {
+                meta(message, META_IIF, SCRATCH);
+                compare(message, EQUAL, &[0; 4]);
+            }
             Self::InputIsNotLoopback => {
                 meta(message, META_IIF, SCRATCH);
                 compare(message, NOT_EQUAL, &LOOPBACK_IFINDEX.to_ne_bytes());
