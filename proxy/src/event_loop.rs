@@ -6,6 +6,7 @@
 
 mod in_step;
 mod policy;
+mod questions;
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -13,22 +14,20 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use shunt_model::compile::Settings;
 use shunt_model::object::ObjectKey;
-use shunt_model::plan::{Plan, PlanDelta};
+use shunt_model::plan::PlanDelta;
 use shunt_model::problem::{Kind, Problem};
 use shunt_model::snapshot::Change;
-use shunt_netpolicy::store::Store;
 use shunt_netpolicy_nftables::kernel::Change as PolicyChange;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use tracing::{debug, error, info, warn};
 
 use self::in_step::InStep;
-use crate::ask::Known;
+pub use self::questions::Question;
 use crate::drops::DropEvent;
-use crate::explain::{Asked, Explanation, Facts};
 use crate::kernel::{Ended, Failed, Kernel, KernelEvent, Order, Reason, Synced};
 use crate::ledger::{Ledger, Origin};
-use crate::metrics::{Metrics, resident_bytes};
+use crate::metrics::Metrics;
 use crate::names::NamesEvent;
 use crate::nri::NriEvent;
 use crate::planner::Planner;
@@ -37,7 +36,6 @@ use crate::progress::{Health, PATIENCE, Progress};
 use crate::reporter::Report;
 use crate::server::{HealthChecks, Listening};
 use crate::source::SourceEvent;
-use crate::status::{Counters, Status};
 
 /// How many events are taken in at once, at most, before the plan is compiled.
 const BATCH: usize = 1024;
@@ -97,17 +95,6 @@ impl Event {
             Self::Listening(_) => "listening",
         }
     }
-}
-
-/// What the loop is asked by the HTTP server.
-#[derive(Debug)]
-pub enum Question {
-    /// How are you?
-    Status(oneshot::Sender<Status>),
-    /// What is the plan? The copy shares all its parts with the loop's.
-    Plan(oneshot::Sender<Plan>),
-    /// Where do these packets go? What is wrong with the question is told.
-    Explain(Asked, oneshot::Sender<Result<Vec<Explanation>, String>>),
 }
 
 /// Where events come from.
@@ -349,17 +336,7 @@ impl EventLoop {
                 });
                 self.found(Origin::HealthCheck(service, address), text.into_iter().collect());
             }
-            // Whoever asked may have gone meanwhile.
-            Event::Question(Question::Status(answer)) => {
-                let _ = answer.send(self.status(now));
-            }
-            Event::Question(Question::Plan(answer)) => {
-                let _ = answer.send(self.planner.plan().clone());
-            }
-            Event::Question(Question::Explain(asked, answer)) => {
-                let explained = self.facts(|facts| facts.explain(&asked));
-                let _ = answer.send(explained.map_err(|error| format!("{error:#}")));
-            }
+            Event::Question(question) => self.answer(question, now),
         }
     }
 
@@ -385,56 +362,6 @@ impl EventLoop {
             }
         }
         Some(order)
-    }
-
-    /// The state, for people and benchmarks.
-    #[must_use]
-    pub fn status(&self, now: Instant) -> Status {
-        let health = self.progress.health();
-        let totals = self.planner.totals();
-        let waited =
-            health.services.waiting_since.map(|since| now.saturating_duration_since(since));
-        Status {
-            version: env!("CARGO_PKG_VERSION").into(),
-            pid: std::process::id(),
-            started: self.identity.started_at.to_string(),
-            node: self.identity.node.clone(),
-            source: self.identity.source.clone(),
-            synced: health.synced,
-            healthy: health.is_healthy(now),
-            awaiting: self.planner.awaited().iter().map(ToString::to_string).collect(),
-            waiting_ms: waited.map(|waited| u64::try_from(waited.as_millis()).unwrap_or(u64::MAX)),
-            failure: self.progress.failure().map(|failed| failed.error.clone()),
-            first_sync: self.progress.first().cloned(),
-            last_sync: self.progress.last().cloned(),
-            event_to_commit_us: self.progress.latency(),
-            counters: Counters {
-                events: self.events,
-                orders: self.planner.ordered(),
-                ..*self.progress.counters()
-            },
-            services: totals.services,
-            frontends: totals.frontends,
-            endpoints: totals.endpoints,
-            network_policy: self.policy.as_ref().map(PolicyPlanner::status),
-            resident_bytes: resident_bytes(),
-            problems: self.ledger.iter().map(|(_, text)| text.to_owned()).collect(),
-        }
-    }
-
-    /// What there is to explain packets by.
-    fn facts<T>(&self, explain: impl FnOnce(&Facts<'_>) -> T) -> T {
-        let none = Store::new();
-        let policy = self.policy.as_ref();
-        explain(&Facts {
-            node: &self.identity.node,
-            plan: self.planner.plan(),
-            known: Known {
-                store: policy.map_or(&none, PolicyPlanner::store),
-                services: self.planner.snapshot(),
-            },
-            enforced: policy.is_some(),
-        })
     }
 
     fn change(&mut self, change: Change, now: Instant) {

@@ -429,5 +429,5 @@ fn the_status_is_stable_json() {
           "problems": []
         }"#]]
     .assert_eq(&json);
-    assert_eq!(serde_json::from_str::<Status>(&json).unwrap(), status);
+    assert_eq!(serde_json::from_str::<crate::status::Status>(&json).unwrap(), status);
 }
