@@ -1,6 +1,6 @@
 //! An API server that lists and watches, and nothing else.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::AsFd;
@@ -44,6 +44,9 @@ struct State {
     /// Each object once, by its newest version.
     newest: BTreeMap<u64, Key>,
 }
+
+/// What someone who watches has been told of, as it was then.
+type Known = BTreeMap<Key, Arc<Value>>;
 
 /// An object with the version at which it came, changed or went.
 struct Held {
@@ -174,7 +177,8 @@ impl Shared {
     ) -> io::Result<()> {
         let list = {
             let state = self.state();
-            let items = state.selected(resource, asked).map(|(_, held)| held.shown(resource));
+            let items =
+                state.selected(resource, asked).map(|(_, held)| held.shown(&held.object, resource));
             json!({
                 "kind": format!("{}List", resource.kind()),
                 "apiVersion": resource.api_version(),
@@ -195,7 +199,7 @@ impl Shared {
         let initial = asked.query.get("sendInitialEvents").is_some_and(|on| on == "true");
         client.begin()?;
         let mut state = self.state();
-        let mut known = BTreeSet::new();
+        let mut known = Known::new();
         let mut seen = 0;
         if !initial {
             // It has listed; if anything came since, it must list again.
@@ -204,7 +208,8 @@ impl Shared {
                 drop(state);
                 return client.send(&json!({ "type": "ERROR", "object": failure(410, "Expired") }));
             }
-            known = state.selected(resource, asked).map(|(key, _)| key.clone()).collect();
+            let there = state.selected(resource, asked);
+            known = there.map(|(key, held)| (key.clone(), Arc::clone(&held.object))).collect();
             seen = state.version;
         }
         while self.goes_on() {
@@ -275,34 +280,35 @@ impl State {
         since: u64,
         resource: Resource,
         asked: &Request,
-        known: &mut BTreeSet<Key>,
+        known: &mut Known,
     ) -> Vec<Value> {
         let keys = self.newest.range(since + 1..).map(|(_, key)| key);
         let changed = keys.filter(|(of, _, _)| *of == resource);
         let changed = changed.filter_map(|key| self.objects.get_key_value(key));
         let mut events = Vec::new();
         for (key, held) in changed {
-            let kind = match (!held.gone && fits(&held.object, asked), known.contains(key)) {
-                (true, true) => "MODIFIED",
-                (true, false) => "ADDED",
-                (false, true) => "DELETED",
-                (false, false) => continue,
+            let is_there = !held.gone && fits(&held.object, asked);
+            let before = match is_there {
+                true => known.insert(key.clone(), Arc::clone(&held.object)),
+                false => known.remove(key),
             };
-            if kind == "DELETED" {
-                known.remove(key);
-            } else {
-                known.insert(key.clone());
-            }
-            events.push(json!({ "type": kind, "object": held.shown(resource) }));
+            let (kind, object) = match (is_there, &before) {
+                (true, Some(_)) => ("MODIFIED", &held.object),
+                (true, None) => ("ADDED", &held.object),
+                // As it was while it was selected.
+                (false, Some(before)) => ("DELETED", before),
+                (false, None) => continue,
+            };
+            events.push(json!({ "type": kind, "object": held.shown(object, resource) }));
         }
         events
     }
 }
 
 impl Held {
-    /// The object as clients get it, with its version in it.
-    fn shown(&self, resource: Resource) -> Value {
-        let mut object = Value::clone(&self.object);
+    /// An object as clients get it, with this version in it.
+    fn shown(&self, object: &Value, resource: Resource) -> Value {
+        let mut object = object.clone();
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());
         object["apiVersion"] = json!(resource.api_version());
         object
@@ -367,7 +373,7 @@ mod tests {
         assert!(!has_field(&object, "spec.clusterIP!=None"));
     }
 
-    fn told(state: &State, since: u64, known: &mut BTreeSet<Key>) -> Vec<String> {
+    fn told(state: &State, since: u64, known: &mut Known) -> Vec<String> {
         let asked = Request {
             method: "GET".to_owned(),
             path: String::new(),
@@ -376,7 +382,9 @@ mod tests {
         let events = state.events(since, Resource::Service, &asked, known);
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let told = |event: &Value| {
-            format!("{} {}", text(&event["type"]), text(&event["object"]["metadata"]["name"]))
+            let metadata = &event["object"]["metadata"];
+            let hidden = if metadata["labels"].get("hidden").is_some() { ", hidden" } else { "" };
+            format!("{} {}{hidden}", text(&event["type"]), text(&metadata["name"]))
         };
         events.iter().map(told).collect()
     }
@@ -393,7 +401,7 @@ mod tests {
     #[test]
     fn those_who_watch_are_told_what_is_newer_and_what_goes_first() {
         let mut state = State::default();
-        let mut known = BTreeSet::new();
+        let mut known = Known::new();
         state.replace(&services(&[("a", json!({})), ("b", json!({})), ("c", json!({}))]));
         assert_eq!(told(&state, 0, &mut known), ["ADDED a", "ADDED b", "ADDED c"]);
         let seen = state.version;
@@ -405,9 +413,10 @@ mod tests {
         assert_eq!(told(&state, seen, &mut known), ["DELETED c", "MODIFIED b", "ADDED d"]);
         let seen = state.version;
         state.replace(&services(&[("a", json!({ "hidden": "" })), ("c", json!({}))]));
+        // What is not selected any more is told as it was: that is what the others remember.
         let after = ["DELETED b", "DELETED d", "DELETED a", "ADDED c"];
         assert_eq!(told(&state, seen, &mut known), after);
         assert_eq!(told(&state, state.version, &mut known), [""; 0]);
-        assert_eq!(told(&state, 0, &mut BTreeSet::new()), ["ADDED c"]);
+        assert_eq!(told(&state, 0, &mut Known::new()), ["ADDED c"]);
     }
 }
