@@ -101,7 +101,8 @@ impl Network {
         problems.extend(
             refused.map(|(name, reason)| format!("bridge {name} is left as it is: {reason}")),
         );
-        let blind = match self.masquerade {
+        // In IPVS mode the machine has an address for each Service: they are read only where there is a use for them.
+        let blind = match self.masquerade && is_unseen {
             true => links::blind(&found, netfilter, &links::networks()?),
             false => BTreeSet::new(),
         };
