@@ -5,6 +5,7 @@ mod change;
 mod churn;
 mod cluster_policies;
 mod doctor;
+mod domain_names;
 mod events;
 mod failures;
 mod flannel;
