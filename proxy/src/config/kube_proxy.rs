@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::GoDuration;
+use super::{GoDuration, own};
 
 /// The API version that a file names.
 pub const API_VERSION: &str = "kubeproxy.config.k8s.io/v1alpha1";
@@ -67,10 +67,10 @@ pub(super) const EXTERNAL_IPS_GATE: &str = "AllowServiceExternalIPs";
 #[serde(default, rename_all = "camelCase")]
 pub struct Shunt {
     /// `auto` or `off`, as `--table-owner`.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "own::word_or_off")]
     pub table_owner: Option<String>,
     /// `auto`, `audit` or `off`, as `--network-policy`.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "own::word_or_off")]
     pub network_policy: Option<String>,
     /// As `--policy-log`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -94,7 +94,7 @@ pub struct Shunt {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub live_connections: Option<String>,
     /// `auto` or `off`, as `--bridge-netfilter`.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "own::word_or_off")]
     pub bridge_netfilter: Option<String>,
     /// As `--masquerade-same-link`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -112,7 +112,7 @@ pub struct Shunt {
     #[serde(rename = "resetTCP", skip_serializing_if = "Option::is_none")]
     pub reset_tcp: Option<bool>,
     /// `off`, `frontends` or `endpoints`, as `--counters`.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "own::word_or_off")]
     pub counters: Option<String>,
     /// As `--service-metrics`.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -3,12 +3,23 @@
 use std::net::IpAddr;
 
 use clap::ValueEnum;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 
 use super::kube_proxy::Shunt;
 use super::validate::Invalid;
 use crate::cli::{
     BridgeNetfilter, Counters, IpvsFallback, LiveConnections, NetworkPolicy, NewPods, TableOwner,
 };
+
+/// Reads a word that may be `off`. YAML 1.1, which Helm and our own reader follow, has a bare `off` for the boolean `false`.
+pub(super) fn word_or_off<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    match Value::deserialize(from)? {
+        Value::Bool(is_on) => Ok(Some(if is_on { "on" } else { "off" }.to_owned())),
+        word => Deserialize::deserialize(word).map_err(D::Error::custom),
+    }
+}
 
 /// What a word means, or what no word means. Words that mean nothing are [`invalid`].
 pub(super) fn choice<T: ValueEnum + Default>(word: Option<&str>) -> T {

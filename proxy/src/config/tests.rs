@@ -93,11 +93,12 @@ winkernel:
 #[test]
 fn all_that_is_wrong_with_our_own_settings_is_told_at_once() {
     let loaded = loaded(
-        "mode: nftables\noomScoreAdj: 5000\nshunt: {networkPolicy: maybe, counters: \"\", dnsServers: [\"::1\", x]}\n",
+        "mode: nftables\noomScoreAdj: 5000\nshunt: {networkPolicy: maybe, tableOwner: on, counters: \"\", dnsServers: [\"::1\", x]}\n",
     );
     let failure = Effective::new(loaded.configuration).unwrap_err();
     expect_test::expect![[r#"
         oomScoreAdj: 5000 is invalid: must be within the range [-1000, 1000]
+        shunt.tableOwner: "on" is invalid: must be auto or off
         shunt.networkPolicy: "maybe" is invalid: must be auto, audit or off
         shunt.counters: "" is invalid: must be off, frontends or endpoints
         shunt.dnsServers[1]: "x" is invalid: must be an IP address"#]]
@@ -119,7 +120,11 @@ fn kubeadms_configuration_is_taken_as_it_is() {
 
 #[test]
 fn what_is_written_is_read_again_as_the_same() {
-    let first = loaded("mode: nftables\nclusterCIDR: 10.0.0.0/8\nshunt: {tableOwner: \"off\"}\n");
+    let first = loaded(
+        "mode: nftables\nclusterCIDR: 10.0.0.0/8\nshunt: {tableOwner: \"off\", counters: off}\n",
+    );
+    let words = [&first.configuration.shunt.table_owner, &first.configuration.shunt.counters];
+    assert_eq!(words.map(Option::as_deref), [Some("off"); 2]);
     let text = load::print(&first.configuration).unwrap();
     let second = load::parse(&text).unwrap();
     assert_eq!(second.configuration, first.configuration);

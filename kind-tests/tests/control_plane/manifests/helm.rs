@@ -82,13 +82,41 @@ fn the_values_of_the_chart_are_put_in() -> Result<()> {
     assert_eq!(container["image"], "registry.example/shunt:v1");
     let args = container["args"].to_string();
     ensure!(args.contains("--network-policy=audit"), "{args}");
-    for (value, told) in
-        [("mode=iptables", "/mode"), ("modus=ipvs", "modus"), ("config=1", "/config")]
-    {
+    let wrong = [
+        ("mode=iptables", "/mode"),
+        ("modus=ipvs", "modus"),
+        ("config=1", "/config"),
+        ("config=null", "config"),
+        ("config.mode=ipvs", "config.mode: ipvs is ignored: set the value mode"),
+        ("image.tag=1", "/image/tag"),
+        ("policy=true", "/policy"),
+    ];
+    for (value, told) in wrong {
         let output = helm("template", &[value]).output()?;
         let error = String::from_utf8_lossy(&output.stderr);
         ensure!(!output.status.success() && error.contains(told), "{value}: {error}");
     }
+    Ok(())
+}
+
+/// For Helm a bare `off` in a file is the boolean `false`, at each of these places.
+#[test]
+fn a_bare_off_in_the_values_is_a_word() -> Result<()> {
+    let scratch = tempfile::tempdir()?;
+    let file = scratch.path().join("values.yaml");
+    std::fs::write(&file, "policy: off\nconfig: {shunt: {tableOwner: off, counters: off}}\n")?;
+    let made = succeed(helm("template", &[]).arg("--values").arg(&file))?.stdout;
+    let mut made = objects(&String::from_utf8(made)?)?;
+    let mut expected = objects(&template(&["policy=off"])?)?;
+    for kind in ["ClusterRole", "DaemonSet"] {
+        assert_eq!(made.remove(kind).context(kind)?, expected.remove(kind).context(kind)?);
+    }
+    let config = &made["ConfigMap"]["data"]["config.yaml"];
+    let loaded = shunt::config::load::parse(&config.to_string())?;
+    assert_eq!(loaded.remarks, Vec::<String>::new());
+    let section = loaded.configuration.shunt;
+    let words = [section.table_owner.as_deref(), section.counters.as_deref()];
+    assert_eq!(words, [Some("off"); 2]);
     Ok(())
 }
 
