@@ -87,17 +87,20 @@ impl ExplainArgs {
 
     fn ask_objects(&self, objects: &Objects, asked: &Asked) -> Result<Vec<Explanation>, Failure> {
         let mut plan = self.plan.clone();
-        let mut world = None;
-        if objects.manifests.is_some() {
+        let whole = |_| World::load(objects);
+        let read = objects.manifests.as_ref().map(whole).transpose()?;
+        if plan.node_name.is_none() {
             // A pod's packets meet the shunt of its own node first.
-            let loaded = World::load(objects)?;
-            let node = || loaded.node_of(&asked.from);
-            plan.node_name = plan.node_name.or_else(node);
-            world = Some(loaded);
+            let of_all = match &read {
+                Some(world) => world,
+                None => &World::load(objects)?,
+            };
+            plan.node_name = of_all.node_of(&asked.from);
         }
         let settings = plan.settings()?;
-        let world = match world {
+        let world = match read {
             Some(world) => world,
+            // An API server is asked for that node's own objects.
             None => World::load_for(objects, Some(&settings.node_name))?,
         };
         let compiled = compile::full(&settings, &world.services);

@@ -7,6 +7,7 @@ mod cluster_policies;
 mod doctor;
 mod domain_names;
 mod events;
+mod explain;
 mod failures;
 mod flannel;
 mod health;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -218,8 +218,7 @@ impl World {
 /// What an API server lists.
 fn listed(kubeconfig: &Path, node: Option<&str>) -> Result<Loaded, Failure> {
     let services = if node.is_some() { &SERVICES[..] } else { &SERVICES[..2] };
-    let log_level = Some("warn".to_owned());
-    logging::start(&LogArgs { verbosity: 0, log_level, logging_format: Format::Text })?;
+    log_once()?;
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let client = client::client(Some(kubeconfig), None, Requests::default())
@@ -251,6 +250,18 @@ fn listed(kubeconfig: &Path, node: Option<&str>) -> Result<Loaded, Failure> {
             .into()),
         }
     })
+}
+
+/// Warnings of the watches go to standard error, however often there is a list.
+fn log_once() -> Result<(), Failure> {
+    static LOGS: Once = Once::new();
+    let mut started = Ok(());
+    LOGS.call_once(|| {
+        let log_level = Some("warn".to_owned());
+        let args = LogArgs { verbosity: 0, log_level, logging_format: Format::Text };
+        started = logging::start(&args).map(drop);
+    });
+    started
 }
 
 fn missing(loaded: &Loaded, services: &[Kind]) -> Vec<Kind> {
