@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use shunt::status::Status;
 use shunt_cluster::{
     Cluster, ClusterSpec, Connection, DnsServer, EchoServer, Families, NodeSpec, ProbeOptions,
-    Protocol, Record, probe, resolve,
+    Protocol, Record, TcpResolver, probe, resolve,
 };
 use shunt_kind_tests::guest::{self, Clock};
 use shunt_kind_tests::scenario::daemon::Daemon;
@@ -27,6 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const FIRST_PACKET: Duration = Duration::from_millis(900);
 /// Enough for one that is.
 const SECOND_PACKET: Duration = Duration::from_secs(5);
+/// After which a server that has no acknowledgement has sent again.
+const SENT_AGAIN: Duration = Duration::from_secs(1);
 
 const MANIFESTS: &str = "
 apiVersion: v1
@@ -36,7 +38,7 @@ metadata: {name: default}
 apiVersion: v1
 kind: Service
 metadata: {name: kube-dns, namespace: kube-system}
-spec: {clusterIPs: [10.96.0.10, 'fd00:10:96::a'], ipFamilies: [IPv4, IPv6], ports: [{name: dns, port: 53, protocol: UDP, targetPort: 53}]}
+spec: {clusterIPs: [10.96.0.10, 'fd00:10:96::a'], ipFamilies: [IPv4, IPv6], ports: [{name: dns, port: 53, protocol: UDP}, {name: dns-tcp, port: 53, protocol: TCP}]}
 ---
 apiVersion: policy.networking.k8s.io/v1alpha2
 kind: ClusterNetworkPolicy
@@ -46,7 +48,9 @@ spec:
   priority: 1
   subject: {pods: {podSelector: {matchLabels: {pod: asks}}}}
   egress:
-  - {action: Accept, to: [{networks: ['0.0.0.0/0', '::/0']}], protocols: [{udp: {destinationPort: {number: 53}}}]}
+  - action: Accept
+    to: [{networks: ['0.0.0.0/0', '::/0']}]
+    protocols: [{udp: {destinationPort: {number: 53}}}, {tcp: {destinationPort: {number: 53}}}]
   - {action: Accept, to: [{domainNames: ['*.example.com']}], protocols: [{tcp: {destinationPort: {number: 80}}}]}
   - {action: Deny, to: [{networks: ['0.0.0.0/0', '::/0']}]}
 ";
@@ -95,7 +99,8 @@ impl Rig {
             text.push_str(&format!(
                 "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: dns-{name}, namespace: \
                  kube-system, labels: {{kubernetes.io/service-name: kube-dns}}}}\naddressType: {family}\n\
-                 ports: [{{name: dns, port: 53, protocol: UDP}}]\nendpoints: [{{addresses: ['{ip}']}}]\n"
+                 ports: [{{name: dns, port: 53, protocol: UDP}}, {{name: dns-tcp, port: 53, protocol: TCP}}]\n\
+                 endpoints: [{{addresses: ['{ip}']}}]\n"
             ));
         }
         fs::write(files.path().join("manifests/all.yaml"), text)?;
@@ -220,6 +225,7 @@ fn play(mode: &'static str, within: Duration) -> Result<()> {
     if let Err(error) = allowed_once_asked(&rig, within) {
         bail!("{error:#}\n{}\n{:?}\n{}", rig.log(), rig.status()?, rig.nft(&["list", "ruleset"])?);
     }
+    over_tcp(&mut rig, within)?;
     from_an_untracked_cache(&rig, within)?;
     only_what_is_asked(&rig)?;
     expires(&rig, within)?;
@@ -252,15 +258,43 @@ fn allowed_once_asked(rig: &Rig, within: Duration) -> Result<()> {
     Ok(())
 }
 
+/// Answers over TCP are learnt as well: in several segments, several at once, and sent again while they wait.
+fn over_tcp(rig: &mut Rig, within: Duration) -> Result<()> {
+    for (numbers, is_frozen) in [(160..161, false), (161..164, false), (164..166, true)] {
+        let mut named = Vec::new();
+        for number in numbers {
+            let (name, address) = (format!("tcp-{number}.example.com"), rig.add_address(number)?);
+            rig.dns.set(&name, vec![Record::Address(address, 300)]);
+            named.push((name, address));
+        }
+        let names: Vec<&str> = named.iter().map(|(name, _)| name.as_str()).collect();
+        let netns = rig.cluster.host("asks")?.netns().clone();
+        let mut resolver = TcpResolver::connect(&netns, DNS[0].parse()?, SECOND_PACKET)?;
+        let daemon = rig.daemon.as_mut().context("no daemon runs")?;
+        daemon.freeze(is_frozen)?;
+        resolver.ask(&names)?;
+        if is_frozen {
+            thread::sleep(SENT_AGAIN);
+            daemon.freeze(false)?;
+        }
+        for (name, address) in &named {
+            ensure!(resolver.answer()? == [*address], "{name}");
+            ensure!(rig.reaches(*address, 80, within)?, "{name} is not reached\n{}", rig.log());
+        }
+    }
+    Ok(())
+}
+
 /// A cache on the node, whose connections are not tracked (as NodeLocal DNSCache has it), is believed.
 fn from_an_untracked_cache(rig: &Rig, within: Duration) -> Result<()> {
     let node = rig.cluster.host(NODE)?;
     let (cache, ip) = (DnsServer::start(node.netns())?, node.ip());
     let rules = format!(
         "add table ip cache; add chain ip cache in {{ type filter hook prerouting priority -300; }}; \
-         add rule ip cache in ip daddr {ip} udp dport 53 notrack; \
+         add rule ip cache in ip daddr {ip} meta l4proto {{ tcp, udp }} th dport 53 notrack; \
          add chain ip cache out {{ type filter hook output priority -300; }}; \
-         add rule ip cache out ip saddr {ip} udp sport 53 counter notrack"
+         add rule ip cache out ip saddr {ip} udp sport 53 counter notrack; \
+         add rule ip cache out ip saddr {ip} tcp sport 53 notrack"
     );
     rig.nft(&[&rules])?;
     let address = rig.add_address(170)?;
@@ -270,6 +304,13 @@ fn from_an_untracked_cache(rig: &Rig, within: Duration) -> Result<()> {
     ensure!(rig.reaches(address, 80, within)?, "it is not reached\n{}", rig.log());
     let counted = rig.nft(&["list", "table", "ip", "cache"])?;
     ensure!(counted.contains("packets 1 "), "the answer is tracked: {counted}");
+    let address = rig.add_address(171)?;
+    cache.set("tcp.example.com", vec![Record::Address(address, 300)]);
+    let netns = rig.cluster.host("asks")?.netns();
+    let mut resolver = TcpResolver::connect(netns, server.parse()?, SECOND_PACKET)?;
+    resolver.ask(&["tcp.example.com"])?;
+    ensure!(resolver.answer()? == [address], "tcp.example.com");
+    ensure!(rig.reaches(address, 80, within)?, "it is not reached\n{}", rig.log());
     rig.nft(&["delete", "table", "ip", "cache"]).map(drop)
 }
 
@@ -316,7 +357,7 @@ fn expires(rig: &Rig, within: Duration) -> Result<()> {
 fn outlives_the_daemon(rig: &mut Rig, within: Duration) -> Result<()> {
     let known: IpAddr = "192.168.77.100".parse()?;
     let before = rig.status()?.network_policy.context("policy")?.names;
-    ensure!(before >= 21, "{before} names are known");
+    ensure!(before >= 29, "{before} names are known");
     rig.daemon.take().context("no daemon runs")?.kill()?;
     ensure!(rig.reaches(known, 80, FIRST_PACKET)?, "it is forgotten with the daemon");
     let late = rig.add_address(150)?;
@@ -325,7 +366,7 @@ fn outlives_the_daemon(rig: &mut Rig, within: Duration) -> Result<()> {
     ensure!(!rig.reaches(late, 80, FIRST_PACKET)?, "nobody has learnt it");
     rig.start()?;
     let after = rig.status()?.network_policy.context("policy")?.names;
-    ensure!(after >= 21, "{after} names are known after a restart, {before} before");
+    ensure!(after >= 29, "{after} names are known after a restart, {before} before");
     ensure!(rig.reaches(known, 80, FIRST_PACKET)?, "it is forgotten by the next daemon");
     ensure!(rig.resolve("late.example.com", DNS[0])? == [late], "late.example.com");
     ensure!(rig.reaches(late, 80, within)?, "it is not reached");

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use shunt_netpolicy::dns;
+use shunt_netpolicy::dns::{self, stream::Flow};
 use shunt_netpolicy::domain::DomainName;
 use shunt_netpolicy_nftables::answers::{Answer, Answers, Wanted, Way};
 use tokio::sync::mpsc;
@@ -123,11 +123,20 @@ impl Drop for Names {
     }
 }
 
+/// An answer that waits.
+struct Held {
+    since: Instant,
+    /// The connection that it is of.
+    flow: Option<Flow>,
+    /// What has come of that connection since: among it may be the answer once more.
+    behind: Vec<u32>,
+}
+
 struct Reader {
     answers: Answers,
     asked: Asked,
-    /// Answers that wait, and since when.
-    held: BTreeMap<u32, Instant>,
+    /// Answers that wait.
+    held: BTreeMap<u32, Held>,
     /// What was told last.
     state: Option<Option<String>>,
     look_at: Instant,
@@ -151,7 +160,7 @@ impl Reader {
 
     /// Until there is something to do.
     fn wait(&self) {
-        let oldest = self.held.values().min().map(|since| *since + PATIENCE);
+        let oldest = self.held.values().map(|held| held.since + PATIENCE).min();
         let until = oldest.map_or(self.look_at, |oldest| oldest.min(self.look_at));
         let longest = until.saturating_duration_since(Instant::now());
         let mut fds = vec![PollFd::new(self.wake.as_fd(), PollFlags::POLLIN)];
@@ -205,15 +214,27 @@ impl Reader {
         if let Err(error) = self.answers.read(|answer| read.push(answer)) {
             warn!("DNS answers cannot be read: {error}");
         }
-        for Answer { held, message } in read {
-            let found = self.find(&message);
+        for Answer { held, flow, messages } in read {
+            let found: Vec<_> = messages.iter().flat_map(|message| self.find(message)).collect();
             let told =
                 !found.is_empty() && self.out.try_send(NamesEvent::Answer { held, found }).is_ok();
-            match held {
-                Some(held) if told => drop(self.held.insert(held, now)),
-                Some(held) => self.let_go(held),
-                None => {}
+            if let Some(held) = held {
+                self.hold(held, flow, told.then_some(now));
             }
+        }
+    }
+
+    /// Has a packet wait if it is an answer that was told now, or behind one of the same connection: a server sends again
+    /// what is not acknowledged, and what it sends again must not come first.
+    fn hold(&mut self, held: u32, flow: Option<Flow>, told: Option<Instant>) {
+        if let Some(since) = told {
+            self.held.insert(held, Held { since, flow, behind: Vec::new() });
+            return;
+        }
+        let mut of_same = self.held.values_mut().rev().filter(|other| other.flow == flow);
+        match of_same.next().filter(|_| flow.is_some()) {
+            Some(other) => other.behind.push(held),
+            None => self.let_go(held),
         }
     }
 
@@ -228,14 +249,15 @@ impl Reader {
     }
 
     fn release_overdue(&mut self, now: Instant) {
-        let overdue = self.held.iter().filter(|(_, since)| **since + PATIENCE <= now);
+        let overdue = self.held.iter().filter(|(_, held)| held.since + PATIENCE <= now);
         let overdue: Vec<_> = overdue.map(|(held, _)| *held).collect();
         overdue.into_iter().for_each(|held| self.release(held));
     }
 
     fn release(&mut self, held: u32) {
-        if self.held.remove(&held).is_some() {
+        if let Some(Held { behind, .. }) = self.held.remove(&held) {
             self.let_go(held);
+            behind.into_iter().for_each(|behind| self.let_go(behind));
         }
     }
 

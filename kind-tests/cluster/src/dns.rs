@@ -1,8 +1,8 @@
-//! A DNS server with a few names, and a client that asks it once.
+//! A DNS server with a few names, and clients of it.
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -19,6 +19,10 @@ use crate::socket::open;
 /// The longest message that is taken.
 const LONGEST: usize = 4096;
 const HEADER: usize = 12;
+/// How long a client may take to ask over TCP, once it is connected.
+const CONVERSATION: Duration = Duration::from_secs(2);
+/// Enough for two segments not to become one.
+const BETWEEN_SEGMENTS: Duration = Duration::from_millis(5);
 /// `A`, `CNAME`, `AAAA`.
 const A: u16 = 1;
 const CNAME: u16 = 5;
@@ -45,17 +49,20 @@ pub struct DnsServer {
 }
 
 impl DnsServer {
-    /// Starts it on all addresses of a namespace, over UDP, port 53. It listens when this returns.
+    /// Starts it on all addresses of a namespace, over UDP and TCP, port 53. It listens when this returns.
     pub fn start(netns: &Netns) -> Result<Self> {
         let sockets =
             netns.run(|| [bind(Ipv4Addr::UNSPECIFIED.into()), bind(Ipv6Addr::UNSPECIFIED.into())]);
         let sockets = sockets.into_iter().collect::<Result<Vec<_>>>()?;
+        let any = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+        let listeners = netns.run(move || any.map(listen));
+        let listeners = listeners.into_iter().collect::<Result<Vec<_>>>()?;
         let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?);
         let zone = Zone::default();
         let (told, known) = (Arc::clone(&stop), Arc::clone(&zone));
         let handle = thread::Builder::new()
             .name("dns".into())
-            .spawn(move || serve(&sockets, &told, &known))?;
+            .spawn(move || serve(&sockets, &listeners, &told, &known))?;
         Ok(Self { stop, zone, handle: Some(handle) })
     }
 
@@ -83,11 +90,22 @@ fn bind(address: IpAddr) -> Result<UdpSocket> {
     Ok(fd.into())
 }
 
-fn serve(sockets: &[UdpSocket], stop: &EventFd, zone: &Zone) {
+fn listen(address: IpAddr) -> Result<TcpListener> {
+    let fd = open(address, SockType::Stream)?;
+    if address.is_ipv6() {
+        setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;
+    }
+    socket::bind(fd.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(address, 53)))?;
+    socket::listen(&fd, socket::Backlog::new(16)?)?;
+    Ok(fd.into())
+}
+
+fn serve(sockets: &[UdpSocket], listeners: &[TcpListener], stop: &EventFd, zone: &Zone) {
     let mut buffer = [0; LONGEST];
     loop {
         let mut fds = vec![PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
         fds.extend(sockets.iter().map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLIN)));
+        fds.extend(listeners.iter().map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLIN)));
         if poll(&mut fds, PollTimeout::NONE).is_err() {
             continue;
         }
@@ -102,7 +120,41 @@ fn serve(sockets: &[UdpSocket], stop: &EventFd, zone: &Zone) {
                 let _ = socket.send_to(&answer, from);
             }
         }
+        let of_tcp = ready.iter().skip(1 + sockets.len());
+        for (listener, _) in listeners.iter().zip(of_tcp).filter(|(_, ready)| **ready) {
+            let _ = listener.accept().and_then(|(stream, _)| converse(stream, zone));
+        }
     }
+}
+
+/// Answers what a client asks at once over TCP (RFC 7766), in two segments that end anywhere.
+fn converse(mut stream: TcpStream, zone: &Zone) -> io::Result<()> {
+    stream.set_nonblocking(false)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(CONVERSATION))?;
+    let mut answers = Vec::new();
+    while let Ok(question) = framed(&mut stream) {
+        let Some(answer) = answer(&question, zone) else { break };
+        answers.extend_from_slice(&[&length_of(&answer)[..], &answer].concat());
+        stream.set_read_timeout(Some(BETWEEN_SEGMENTS))?;
+    }
+    let (first, last) = answers.split_at(answers.len() / 2);
+    stream.write_all(first)?;
+    thread::sleep(BETWEEN_SEGMENTS);
+    stream.write_all(last)
+}
+
+/// A message and its length before it.
+fn framed(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+    let mut length = [0; 2];
+    stream.read_exact(&mut length)?;
+    let mut message = vec![0; u16::from_be_bytes(length).into()];
+    stream.read_exact(&mut message)?;
+    Ok(message)
+}
+
+fn length_of(message: &[u8]) -> [u8; 2] {
+    u16::try_from(message.len()).unwrap_or_default().to_be_bytes()
 }
 
 fn answer(question: &[u8], zone: &Zone) -> Option<Vec<u8>> {
@@ -177,9 +229,7 @@ pub fn resolve(
     name: &str,
     within: Duration,
 ) -> Result<Vec<IpAddr>> {
-    let kind = if server.is_ipv4() { A } else { AAAA };
-    let head = [7, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
-    let question = [&head[..], &write_name(name), &kind.to_be_bytes(), &[0, 1]].concat();
+    let question = question(name, server);
     let socket = netns.udp_socket(server.ip())?;
     socket.connect(server)?;
     socket.set_nonblocking(false)?;
@@ -193,7 +243,58 @@ pub fn resolve(
             Err(error) => return Err(error).with_context(|| format!("asking {server} for {name}")),
         }
     };
-    let answer = &buffer[..length];
+    read_answer(&buffer[..length], name, server)
+}
+
+/// A connection to a DNS server, over TCP.
+pub struct TcpResolver {
+    server: SocketAddr,
+    stream: TcpStream,
+}
+
+impl TcpResolver {
+    /// Connects; no answer may take longer than that.
+    ///
+    /// # Errors
+    /// If the server does not accept it in time.
+    pub fn connect(netns: &Netns, server: SocketAddr, within: Duration) -> Result<Self> {
+        let stream = netns.tcp_connect(server, within)?;
+        stream.set_nonblocking(false)?;
+        stream.set_read_timeout(Some(within))?;
+        Ok(Self { server, stream })
+    }
+
+    /// Asks for the addresses of names, all at once, once.
+    ///
+    /// # Errors
+    /// If the connection has ended.
+    pub fn ask(&mut self, names: &[&str]) -> Result<()> {
+        let framed = |name: &&str| {
+            let question = question(name, self.server);
+            [&length_of(&question)[..], &question].concat()
+        };
+        let questions: Vec<_> = names.iter().flat_map(framed).collect();
+        Ok(self.stream.write_all(&questions)?)
+    }
+
+    /// The addresses of the next name that was asked for.
+    ///
+    /// # Errors
+    /// If there is no answer in time.
+    pub fn answer(&mut self) -> Result<Vec<IpAddr>> {
+        let server = self.server;
+        let answer = framed(&mut self.stream).with_context(|| format!("an answer of {server}"))?;
+        read_answer(&answer, "a name", server)
+    }
+}
+
+fn question(name: &str, server: SocketAddr) -> Vec<u8> {
+    let kind = if server.is_ipv4() { A } else { AAAA };
+    let head = [7, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    [&head[..], &write_name(name), &kind.to_be_bytes(), &[0, 1]].concat()
+}
+
+fn read_answer(answer: &[u8], name: &str, server: SocketAddr) -> Result<Vec<IpAddr>> {
     ensure!(answer.starts_with(&[7, 7, 0x81, 0x80]), "{server} says of {name}: {answer:?}");
     let count = u16::from_be_bytes([answer[6], answer[7]]);
     let (_, mut at) = read_name(answer, HEADER).context("a question")?;

@@ -70,7 +70,7 @@ mod volley;
 pub use cluster::{CONTROL_PLANE, Cluster, ClusterSpec, ControlPlane, NodeSpec};
 pub use connection::Connection;
 pub use devices::Sharing;
-pub use dns::{DnsServer, Record, resolve};
+pub use dns::{DnsServer, Record, TcpResolver, resolve};
 pub use echo::EchoServer;
 pub use host::{Families, Family, Host, Role};
 pub use latency::connect_times;

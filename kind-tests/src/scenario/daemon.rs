@@ -47,6 +47,11 @@ impl Daemon {
         Ok((status.pid == self.process.pid()).then_some(status))
     }
 
+    /// Stops its time, or lets it go on.
+    pub fn freeze(&mut self, frozen: bool) -> Result<()> {
+        self.process.signal(if frozen { Signal::SIGSTOP } else { Signal::SIGCONT })
+    }
+
     /// Kills it, as a crash would.
     pub fn kill(mut self) -> Result<()> {
         self.process.signal(Signal::SIGKILL)?;

@@ -1,6 +1,8 @@
 //! What a DNS answer says of addresses (RFC 1035, section 4; RFC 3596): the name that was asked for, the names that it
 //! is an alias of, and their addresses.
 
+pub mod stream;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::ControlFlow;

@@ -9,10 +9,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
 
 use nix::libc::NETLINK_NETFILTER;
 use shunt_model::address::Family;
 use shunt_netlink::{Message, Socket, attributes, nfnetlink};
+use shunt_netpolicy::dns::stream::{Flow, Streams};
 use shunt_nftables::codec::{
     Chain, Error, Expression, Hook, Register, Rule, Session, SetType, Table, address_type,
     fingerprint, plain_set, rejected, table,
@@ -30,6 +32,7 @@ const COMMENT: &str = "shunt domain names, layout ";
 /// Before the policy's own chain.
 const PRIORITY: i32 = 80;
 const UDP: u8 = 17;
+const TCP: u8 = 6;
 const DNS: u16 = 53;
 /// The length of a UDP header.
 const HEADER: usize = 8;
@@ -50,13 +53,15 @@ const FAIL_OPEN: u32 = 1;
 /// How many answers wait at most.
 const LONGEST: u32 = 1024;
 
-/// A DNS answer.
+/// A packet of a DNS server's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     /// By what it is let go; `None`: it did not wait.
     pub held: Option<u32>,
-    /// The DNS message.
-    pub message: Vec<u8>,
+    /// The connection that it is of; `None`: UDP.
+    pub flow: Option<Flow>,
+    /// The DNS messages that are complete with it: of TCP also several, or none.
+    pub messages: Vec<Vec<u8>>,
 }
 
 /// Which answers are handed over.
@@ -112,6 +117,8 @@ pub struct Answers {
     listener: Option<Socket>,
     /// What is installed; `None`: not known.
     installed: Option<Wanted>,
+    /// Answers over TCP.
+    streams: Streams,
 }
 
 impl Answers {
@@ -121,7 +128,14 @@ impl Answers {
     /// If the kernel has none, or does not let us.
     pub fn open(owner: bool) -> Result<Self, Error> {
         let session = Session::open(OURS)?;
-        Ok(Self { session, owner, way: Way::Queue, listener: None, installed: None })
+        Ok(Self {
+            session,
+            owner,
+            way: Way::Queue,
+            listener: None,
+            installed: None,
+            streams: Streams::default(),
+        })
     }
 
     /// How answers come.
@@ -194,10 +208,10 @@ impl Answers {
     /// # Errors
     /// If the socket fails.
     pub fn read(&mut self, mut each: impl FnMut(Answer)) -> Result<(), Error> {
-        let Some(listener) = &mut self.listener else { return Ok(()) };
+        let Self { listener: Some(listener), streams, .. } = self else { return Ok(()) };
         listener.drain(|kind, payload, _| match kind {
-            PACKET => queued(payload).into_iter().for_each(&mut each),
-            drop_log::PACKET => copied(payload).into_iter().for_each(&mut each),
+            PACKET => queued(payload, streams).into_iter().for_each(&mut each),
+            drop_log::PACKET => copied(payload, streams).into_iter().for_each(&mut each),
             _ => {}
         })?;
         Ok(())
@@ -340,8 +354,7 @@ fn set_type(set: SetId) -> SetType {
     SetType::plain(name, key, key_length, plain_set())
 }
 
-/// Answers of connections that a pod has opened to a server; and what this machine itself answers where connections to it
-/// are not tracked, as a cache of DNS on each node has it. An address of this machine comes from nowhere else.
+/// All packets of DNS servers.
 fn chain(way: Way) -> Chain<SetId> {
     let hook = Hook {
         kind: "filter",
@@ -350,58 +363,63 @@ fn chain(way: Way) -> Chain<SetId> {
         priority: PRIORITY,
         priority_text: "srcnat - 20",
     };
-    let mut rules = Vec::new();
-    for family in Family::ALL {
-        let (ip, nfproto) = match family {
-            Family::V4 => ("ip", "ipv4"),
-            Family::V6 => ("ip6", "ipv6"),
-        };
-        let (pods, servers) = (SetId::Pods(family), SetId::Servers(family));
-        let within = |set| Expression::In { set, key: Register(0), inverted: false };
-        let (end, word) = match way {
-            Way::Queue => (Expression::Queue(QUEUE), format!("queue flags bypass to {QUEUE}")),
-            Way::Copy => {
-                let log = Expression::Log { prefix: "shunt names", group: QUEUE, length: WHOLE };
-                (log, format!("log prefix \"shunt names\" group {QUEUE} snaplen {WHOLE}"))
-            }
-        };
-        let text = format!(
-            "meta l4proto udp meta nfproto {nfproto} ct direction reply ct original proto-dst {DNS} \
-             ct original {ip} saddr @{pods} ct original {ip} daddr @{servers} {word}"
-        );
-        let tracked = [
-            Expression::ProtocolIs(UDP),
-            Expression::FamilyIs(family),
-            Expression::IsAnswer,
-            Expression::OriginalPortIs(DNS),
-            Expression::LoadOriginalSource(family, Register(0)),
-            within(pods),
-            Expression::LoadOriginalDestination(family, Register(0)),
-            within(servers),
-            end.clone(),
-        ];
-        rules.push(Rule::new(text, tracked));
-        let text = format!(
-            "meta l4proto udp meta nfproto {nfproto} ct state untracked udp sport {DNS} \
-             {ip} daddr @{pods} fib saddr type local {word}"
-        );
-        let untracked = [
-            Expression::ProtocolIs(UDP),
-            Expression::FamilyIs(family),
-            Expression::StateIs(UNTRACKED),
-            Expression::SourcePortIs(DNS),
-            Expression::LoadDestination(family, Register(0)),
-            within(pods),
-            Expression::SourceIsLocal,
-            end,
-        ];
-        rules.push(Rule::new(text, untracked));
-    }
+    let all = Family::ALL.into_iter().flat_map(|family| [(family, UDP), (family, TCP)]);
+    let rules = all.flat_map(|(family, protocol)| rules(way, family, protocol)).collect();
     Chain { name: "answers".to_owned(), hook: Some(hook), rules }
 }
 
+/// Answers of connections that a pod has opened to a server; and what this machine itself answers where connections to it
+/// are not tracked, as a cache of DNS on each node has it. An address of this machine comes from nowhere else.
+fn rules(way: Way, family: Family, protocol: u8) -> [Rule<SetId>; 2] {
+    let (ip, nfproto) = match family {
+        Family::V4 => ("ip", "ipv4"),
+        Family::V6 => ("ip6", "ipv6"),
+    };
+    let l4proto = if protocol == TCP { "tcp" } else { "udp" };
+    let (pods, servers) = (SetId::Pods(family), SetId::Servers(family));
+    let within = |set| Expression::In { set, key: Register(0), inverted: false };
+    let (end, word) = match way {
+        Way::Queue => (Expression::Queue(QUEUE), format!("queue flags bypass to {QUEUE}")),
+        Way::Copy => {
+            let log = Expression::Log { prefix: "shunt names", group: QUEUE, length: WHOLE };
+            (log, format!("log prefix \"shunt names\" group {QUEUE} snaplen {WHOLE}"))
+        }
+    };
+    let text = format!(
+        "meta l4proto {l4proto} meta nfproto {nfproto} ct direction reply ct original proto-dst {DNS} \
+         ct original {ip} saddr @{pods} ct original {ip} daddr @{servers} {word}"
+    );
+    let tracked = [
+        Expression::ProtocolIs(protocol),
+        Expression::FamilyIs(family),
+        Expression::IsAnswer,
+        Expression::OriginalPortIs(DNS),
+        Expression::LoadOriginalSource(family, Register(0)),
+        within(pods),
+        Expression::LoadOriginalDestination(family, Register(0)),
+        within(servers),
+        end.clone(),
+    ];
+    let tracked = Rule::new(text, tracked);
+    let text = format!(
+        "meta l4proto {l4proto} meta nfproto {nfproto} ct state untracked {l4proto} sport {DNS} \
+         {ip} daddr @{pods} fib saddr type local {word}"
+    );
+    let untracked = [
+        Expression::ProtocolIs(protocol),
+        Expression::FamilyIs(family),
+        Expression::StateIs(UNTRACKED),
+        Expression::SourcePortIs(DNS),
+        Expression::LoadDestination(family, Register(0)),
+        within(pods),
+        Expression::SourceIsLocal,
+        end,
+    ];
+    [tracked, Rule::new(text, untracked)]
+}
+
 /// A message of the queue.
-fn queued(payload: &[u8]) -> Option<Answer> {
+fn queued(payload: &[u8], streams: &mut Streams) -> Option<Answer> {
     let (mut held, mut packet) = (None, None);
     for attribute in attributes(payload.get(4..)?) {
         match attribute.kind {
@@ -411,19 +429,32 @@ fn queued(payload: &[u8]) -> Option<Answer> {
         }
     }
     // Whatever it is, it must be let go.
-    let message = packet.and_then(datagram).unwrap_or_default();
-    Some(Answer { held: Some(held?), message })
+    let read = packet.and_then(|packet| read(packet, streams));
+    let (flow, messages) = read.unwrap_or_default();
+    Some(Answer { held: Some(held?), flow, messages })
 }
 
 /// A message of the log.
-fn copied(payload: &[u8]) -> Option<Answer> {
+fn copied(payload: &[u8], streams: &mut Streams) -> Option<Answer> {
     let packet = attributes(payload.get(4..)?).find(|attribute| attribute.kind == 9)?;
-    Some(Answer { held: None, message: datagram(packet.payload)? })
+    let (flow, messages) = read(packet.payload, streams)?;
+    Some(Answer { held: None, flow, messages })
 }
 
-/// What a UDP packet carries.
+/// The messages that are complete with a packet, and of which connection it is.
+fn read(packet: &[u8], streams: &mut Streams) -> Option<(Option<Flow>, Vec<Vec<u8>>)> {
+    match parts(packet)? {
+        (_, _, UDP, Some(rest)) => Some((None, vec![datagram(rest)?])),
+        (server, client, TCP, Some(segment)) => {
+            let (flow, messages) = streams.take((server, client), segment, Instant::now())?;
+            Some((Some(flow), messages))
+        }
+        _ => None,
+    }
+}
+
+/// What a UDP packet carries, from its header on.
 fn datagram(packet: &[u8]) -> Option<Vec<u8>> {
-    let (_, _, UDP, Some(rest)) = parts(packet)? else { return None };
-    let length = usize::from(u16::from_be_bytes(rest.get(4..6)?.try_into().ok()?));
-    Some(rest.get(HEADER..length)?.to_vec())
+    let length = usize::from(u16::from_be_bytes(packet.get(4..6)?.try_into().ok()?));
+    Some(packet.get(HEADER..length)?.to_vec())
 }
