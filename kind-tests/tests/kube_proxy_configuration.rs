@@ -1,13 +1,14 @@
 //! Flags and configuration files, held against kube-proxy itself: what it writes by
 //! `--write-config-to`, and what it refuses.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use clap::Parser;
 use serde_json::Value;
 use shunt::cli::{Cli, Command as Subcommand};
-use shunt::config::{Effective, load};
+use shunt::config::{Effective, arguments, load};
 
 fn kube_proxy() -> PathBuf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/controlplane/kube-proxy");
@@ -17,8 +18,8 @@ fn kube_proxy() -> PathBuf {
 
 /// What shunt makes of flags.
 fn ours(flags: &[&str]) -> Result<Effective, String> {
-    let cli = Cli::try_parse_from(["shunt", "run"].iter().chain(flags))
-        .map_err(|error| error.to_string())?;
+    let words = ["shunt", "run"].iter().chain(flags).map(OsString::from);
+    let cli = Cli::try_parse_from(arguments(words)).map_err(|error| error.to_string())?;
     let Subcommand::Run(args) = cli.command else { panic!("not run") };
     args.effective().map(|(effective, _)| effective).map_err(|failure| failure.to_string())
 }
@@ -61,6 +62,22 @@ fn flags_make_the_same_configuration() {
         &["--proxy-mode=iptables"],
         &["--proxy-mode=nftables", "--masquerade-all", "--iptables-min-sync-period=2s"],
         &["--proxy-mode=nftables", "--nodeport-addresses=10.0.0.0/8,fd00::/8"],
+        // As Go programs may be told: other names, other booleans and numbers, and nothing.
+        &[
+            "--proxy_mode=",
+            "--bind-address=::ffff:10.0.0.1",
+            "--masquerade-all=T",
+            "--profiling=1",
+            "--cleanup=false",
+            "--init-only=0",
+            "--conntrack_min=0x10",
+            "--conntrack-max-per-core=010",
+            "--oom-score-adj=-0b11",
+            "--feature-gates=",
+            "--vmodule=",
+            "--kubeconfig=",
+            "--config=",
+        ],
         &[
             "--proxy-mode=ipvs",
             "--nodeport-addresses=primary",
@@ -117,6 +134,7 @@ fn files_make_the_same_configuration() {
         "",
         "mode: nftables\nnftables: {masqueradeAll: true}\n",
         "mode: ipvs\nipvs: {scheduler: sh}\nconntrack: {min: null, udpTimeout: 3s}\n",
+        "portRange: 1-2\noomScoreAdj: 0\n",
         "bindAddress: '::'\nlogging: {format: json, verbosity: 4, flushFrequency: 2s}\n",
     ];
     for body in bodies {
@@ -147,6 +165,9 @@ fn the_same_is_refused() {
         ("--iptables-masquerade-bit=32", "32 must be within the range [0, 31]"),
         ("--nodeport-addresses=primary,10.0.0.0/8", "primary can't use both 'primary' and CIDRs"),
         ("--nodeport-addresses=10.0.0.1", "10.0.0.1 must be a valid CIDR"),
+        ("--conntrack-min=08", "08 invalid"),
+        ("--profiling=yes", "yes invalid"),
+        ("--log-flush-frequency=-1s", "-1s greater than"),
         ("--cluster-cidr=10.0.0.0", "10.0.0.0 must be a valid CIDR block"),
         ("--cluster-cidr=10.0.0.0/8,11.0.0.0/8", "10.0.0.0/8 single CIDR or dual-stack pair"),
         ("--detect-local-mode=BridgeInterface", "must not be empty"),

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::ask::PolicyCommand;
-use crate::config::{self, Effective, GoDuration, KubeProxyArgs, PlanArgs};
+use crate::config::{self, Effective, GoDuration, KubeProxyArgs, PlanArgs, boolean};
 use crate::demo::{self, DemoArgs};
 use crate::explain::ExplainArgs;
 use crate::failure::{EXIT_CODES, Failure};
@@ -60,10 +60,10 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE")]
     pub write_config_to: Option<PathBuf>,
     /// Remove all that shunt has installed, and end; the same as `shunt cleanup`
-    #[arg(long)]
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, value_parser = boolean)]
     pub cleanup: bool,
     /// Only set what needs more privileges than CAP_NET_ADMIN, and end
-    #[arg(long)]
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, value_parser = boolean)]
     pub init_only: bool,
     /// kube-proxy's flags.
     #[command(flatten)]
@@ -88,10 +88,10 @@ pub struct OwnArgs {
     #[arg(long, value_enum)]
     pub network_policy: Option<NetworkPolicy>,
     /// Log what network policy drops, with the names of pods and policies [default: true]
-    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
     pub policy_log: Option<bool>,
     /// Count in the kernel which connections each policy accepts and denies [default: false]
-    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
     pub policy_counters: Option<bool>,
     /// DNS servers whose answers tell policy which addresses a domain name has, beside the cluster's and this node's own
     #[arg(long, value_name = "IP,...", value_delimiter = ',')]
@@ -115,7 +115,7 @@ pub struct OwnArgs {
     pub bridge_netfilter: Option<BridgeNetfilter>,
     /// Masquerade connections to Services that go back to the link they came from, where the reply would not come back
     /// through this node: bridges that netfilter does not see [default: true]
-    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
     pub masquerade_same_link: Option<bool>,
     /// What to do where the kernel lacks what IPVS mode needs: end, or serve with nftables
     /// [default: exit]
@@ -125,18 +125,18 @@ pub struct OwnArgs {
     #[arg(long, value_name = "DURATION")]
     pub verify_interval: Option<GoDuration>,
     /// Serve Services' externalIPs [default: true]
-    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
     pub external_ips: Option<bool>,
     /// Forget TCP connections to endpoints that no longer exist: the client's next packet is
     /// answered by a reset, where it would wait until it gives up [default: false]
-    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
     pub reset_tcp: Option<bool>,
     /// Count new connections in the kernel: to frontends, and also those that each endpoint gets
     /// [default: off]
     #[arg(long, value_enum)]
     pub counters: Option<Counters>,
     /// Export what is counted of each frontend and endpoint on /metrics [default: false]
-    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
     pub service_metrics: Option<bool>,
     /// error, warn, info, debug, trace, or directives such as info,shunt::event_loop=debug
     #[arg(long, value_name = "LEVEL", conflicts_with = "verbosity")]

@@ -1,5 +1,6 @@
 //! The daemon: sources of objects, event loop, kernel thread, command line.
 
+mod addresses;
 pub mod ask;
 pub mod backend;
 pub mod cli;

@@ -6,14 +6,15 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::path::Path;
 
 use ipnet::IpNet;
-use nix::libc;
 use shunt_model::address::Family;
 use shunt_model::plan::BlindLink;
 use shunt_netlink::{Message, Socket, attributes};
+
+use crate::addresses::{self, Address};
 
 /// `NETLINK_ROUTE`, `RTM_NEWLINK`, `RTM_GETLINK`, `IFLA_*`, `IFLA_INFO_*`, `IFLA_BRPORT_MODE`, `IFLA_BR_NF_CALL_*`
 /// (`include/uapi/linux/rtnetlink.h`, `if_link.h`).
@@ -202,26 +203,10 @@ pub(crate) fn blind(
 /// The networks that the machine has addresses in, by the index of the interface; `None` if they cannot be read. Without
 /// those that every link has for itself.
 pub(crate) fn networks() -> Option<Vec<(u32, IpNet)>> {
-    /// The length of `struct ifaddrmsg`.
-    const HEADER: usize = 8;
-    let mut socket = Socket::open(ROUTE).ok()?;
-    let mut request = Message::new(libc::RTM_GETADDR, 0);
-    request.raw(&[0; HEADER]);
-    let network = |payload: &[u8]| {
-        let index = u32::from_ne_bytes(payload.get(4..HEADER)?.try_into().ok()?);
-        let mut all = attributes(payload.get(HEADER..)?);
-        let bytes = all.find(|attribute| attribute.kind == libc::IFA_ADDRESS)?.payload;
-        let address = match bytes.len() {
-            4 => IpAddr::from(Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?)),
-            _ => IpAddr::from(Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?)),
-        };
-        let is_everywhere = matches!(address, IpAddr::V6(ip) if ip.is_unicast_link_local());
-        let network = IpNet::new(address, *payload.get(1)?).ok()?;
-        (!is_everywhere).then_some((index, network))
+    let network = |address: Address| {
+        let network = address.network;
+        let is_everywhere = matches!(network.addr(), IpAddr::V6(ip) if ip.is_unicast_link_local());
+        (!is_everywhere).then_some((address.interface, network))
     };
-    socket
-        .dump("list addresses", &request, |networks: &mut Vec<_>, payload| {
-            networks.extend(network(payload));
-        })
-        .ok()
+    addresses::read(&mut Socket::open(ROUTE).ok()?, network).ok()
 }

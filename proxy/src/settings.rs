@@ -10,7 +10,7 @@ use shunt_model::interface::InterfacePattern;
 
 use crate::config::kube_proxy::{Mode, PRIMARY};
 use crate::config::validate::NOBODY;
-use crate::config::{Effective, KubeProxyConfiguration};
+use crate::config::{Effective, KubeProxyConfiguration, boolean};
 use crate::failure::Failure;
 
 /// The flags that decide what the plan looks like. All but the first are kube-proxy's.
@@ -38,7 +38,7 @@ pub struct PlanArgs {
     #[arg(long, value_name = "PREFIX")]
     pub pod_interface_name_prefix: Option<String>,
     /// Masquerade all traffic to ClusterIPs
-    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
     pub masquerade_all: Option<bool>,
 }
 

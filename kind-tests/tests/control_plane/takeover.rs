@@ -38,8 +38,7 @@ const MOST_RATE_IN_GUEST: u32 = 400;
 const MOST_BACK_IN_GUEST: u32 = 500;
 /// Memory of the guest that is used once before a large play.
 const MEMORY_IN_GUEST: usize = 1200 << 20;
-/// How many Services one program makes: it must end within a minute in the guest, where starting it
-/// takes a second.
+/// How many Services one program makes: in the guest it needs a minute for them where others want the processor too.
 const LOADED: u32 = 400;
 /// Patience with kube-proxy's first sync, and with the guest for each Service more: it starts
 /// programs for them.
@@ -117,6 +116,7 @@ fn site(services: u32) -> Result<(Site, Value)> {
     let service = site.create_service("steady", spec)?;
     let ips: Vec<_> = ["web-1", "web-2"].map(|pod| site.host(pod).addresses().to_vec()).concat();
     site.plane.wait_for_endpoints("steady", &ips, &[])?;
+    let began = Instant::now();
     for portion in 0..services.div_ceil(LOADED) {
         let start = portion * LOADED;
         let count = LOADED.min(services - start).to_string();
@@ -124,6 +124,7 @@ fn site(services: u32) -> Result<(Site, Value)> {
         let load = ["load", "--start", &start, "--services", &count, "--endpoints", "1"];
         site.plane.server().command(&load)?;
     }
+    println!("{services} Services are there after {:.1?}", began.elapsed());
     Ok((site, service))
 }
 

@@ -9,6 +9,7 @@ use super::kube_proxy::{
     API_VERSION, HEALTHZ_PORT, KIND, KubeProxyConfiguration, METRICS_PORT, Mode, PRIMARY, Text,
     VModule, with_port,
 };
+use super::spelling::{boolean, integer};
 pub use crate::settings::PlanArgs;
 use crate::settings::{bind, set};
 
@@ -38,10 +39,10 @@ pub struct KubeProxyArgs {
     #[arg(long, value_name = "IP:PORT", value_parser = bind)]
     pub metrics_bind_address: Option<String>,
     /// End if one of these addresses cannot be had, in place of trying on
-    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
     pub bind_address_hard_fail: Option<bool>,
     /// Our score for the out-of-memory killer [default: -999]
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = integer)]
     pub oom_score_adj: Option<i32>,
     /// The limits of connection tracking.
     #[command(flatten)]
@@ -62,10 +63,10 @@ pub struct KubeProxyArgs {
 #[allow(missing_docs, reason = "each has a help text")]
 pub struct ConntrackArgs {
     /// Tracked connections for each core; 0: leave the limit [default: 32768]
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = integer)]
     pub conntrack_max_per_core: Option<i32>,
     /// Tracked connections at least [default: 131072]
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = integer)]
     pub conntrack_min: Option<i32>,
     /// Idle established TCP connections; 0: leave it [default: 24h0m0s]
     #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
@@ -74,7 +75,7 @@ pub struct ConntrackArgs {
     #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     pub conntrack_tcp_timeout_close_wait: Option<GoDuration>,
     /// Set nf_conntrack_tcp_be_liberal
-    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
     pub conntrack_tcp_be_liberal: Option<bool>,
     /// UDP flows without a reply; 0: leave it [default: 0s]
     #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
@@ -95,7 +96,7 @@ pub struct IpvsArgs {
     #[arg(long, value_name = "CIDR,...", value_delimiter = ',')]
     pub ipvs_exclude_cidrs: Option<Vec<String>>,
     /// Set arp_ignore and arp_announce
-    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
     pub ipvs_strict_arp: Option<bool>,
     /// Idle TCP connections; 0: leave it
     #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
@@ -120,7 +121,7 @@ pub struct OtherArgs {
     pub kube_api_content_type: Option<String>,
     #[arg(long, hide = true)]
     pub kube_api_qps: Option<f64>,
-    #[arg(long, hide = true, allow_negative_numbers = true)]
+    #[arg(long, hide = true, allow_negative_numbers = true, value_parser = integer)]
     pub kube_api_burst: Option<i32>,
     #[arg(long, hide = true, allow_hyphen_values = true)]
     pub config_sync_period: Option<GoDuration>,
@@ -134,13 +135,13 @@ pub struct OtherArgs {
     pub healthz_port: Option<u16>,
     #[arg(long, hide = true)]
     pub metrics_port: Option<u16>,
-    #[arg(long, hide = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, hide = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
     pub profiling: Option<bool>,
     #[arg(long, hide = true)]
     pub show_hidden_metrics_for_version: Option<String>,
-    #[arg(long, hide = true, allow_negative_numbers = true)]
+    #[arg(long, hide = true, allow_negative_numbers = true, value_parser = integer)]
     pub iptables_masquerade_bit: Option<i32>,
-    #[arg(long, hide = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, hide = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
     pub iptables_localhost_nodeports: Option<bool>,
     #[arg(long, hide = true, allow_hyphen_values = true)]
     pub iptables_sync_period: Option<GoDuration>,
@@ -160,21 +161,21 @@ pub struct KubeLogArgs {
     pub logging_format: Option<String>,
     #[arg(long, hide = true, value_delimiter = ',', value_parser = pattern)]
     pub vmodule: Vec<VModule>,
-    #[arg(long, hide = true)]
+    #[arg(long, hide = true, allow_hyphen_values = true)]
     pub log_flush_frequency: Option<GoDuration>,
     #[arg(long, hide = true)]
     pub log_json_info_buffer_size: Option<String>,
     #[arg(long, hide = true)]
     pub log_text_info_buffer_size: Option<String>,
-    #[arg(long, hide = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, hide = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
     pub log_json_split_stream: Option<bool>,
-    #[arg(long, hide = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, hide = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
     pub log_text_split_stream: Option<bool>,
 }
 
 fn gate(text: &str) -> Result<(String, bool), String> {
     let (name, value) = text.split_once('=').ok_or("must be NAME=true or NAME=false")?;
-    let value = value.trim().parse().map_err(|_| "must be NAME=true or NAME=false")?;
+    let value = boolean(value.trim()).map_err(|_| "must be NAME=true or NAME=false")?;
     Ok((name.trim().to_owned(), value))
 }
 
@@ -211,7 +212,8 @@ impl KubeProxyArgs {
         made.set_defaults();
         // What was given and means zero is not replaced by a default on the command line.
         self.apply_zeros(&mut made);
-        if made.node_port_addresses.is_none() && self.proxy_mode.as_deref() != Some("iptables") {
+        let iptables = matches!(self.proxy_mode.as_deref(), Some("iptables" | ""));
+        if made.node_port_addresses.is_none() && !iptables {
             made.node_port_addresses = Some(vec![PRIMARY.into()]);
         }
         made

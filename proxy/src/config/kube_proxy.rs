@@ -4,6 +4,7 @@
 //! release 1.36. A `null` is the same as nothing, as in Go.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -191,6 +192,26 @@ pub enum Text {
     Number(i64),
 }
 
+impl Text {
+    /// As a duration; `None` if it is none.
+    #[must_use]
+    pub fn nanoseconds(&self) -> Option<i64> {
+        match self {
+            Self::Text(text) => text.parse().ok().map(|GoDuration(nanoseconds)| nanoseconds),
+            Self::Number(nanoseconds) => Some(*nanoseconds),
+        }
+    }
+}
+
+impl fmt::Display for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => write!(f, "{text:?}"),
+            Self::Number(number) => write!(f, "{number}"),
+        }
+    }
+}
+
 impl Default for Text {
     fn default() -> Self {
         Self::Text("0".into())
@@ -333,7 +354,9 @@ impl KubeProxyConfiguration {
             self.client_connection.burst = 10;
         }
         fill_text(&mut self.logging.format, "text");
-        self.logging.flush_frequency.get_or_insert_with(|| Text::Text("5s".into()));
+        if self.logging.flush_frequency.as_ref().is_none_or(|text| text.nanoseconds() == Some(0)) {
+            self.logging.flush_frequency = Some(Text::Text("5s".into()));
+        }
         // What depends on the platform.
         fill_text(&mut self.mode, "iptables");
         fill_text(&mut self.detect_local_mode, "ClusterCIDR");
@@ -349,7 +372,8 @@ impl KubeProxyConfiguration {
     /// Where to listen, by the family of `bindAddress`.
     fn set_addresses(&mut self) {
         fill_text(&mut self.bind_address, "0.0.0.0");
-        let v6 = self.bind_address.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_ipv6());
+        let bound = self.bind_address.parse().map(|ip: std::net::IpAddr| ip.to_canonical());
+        let v6 = bound.is_ok_and(|ip| ip.is_ipv6());
         let (any, own) = if v6 { ("[::]", "[::1]") } else { ("0.0.0.0", "127.0.0.1") };
         for (address, host, port) in [
             (&mut self.healthz_bind_address, any, HEALTHZ_PORT),
@@ -393,6 +417,7 @@ impl KubeProxyConfiguration {
     #[must_use]
     pub fn of_its_mode(mut self) -> Self {
         let mode = self.mode();
+        self.port_range.clear();
         if mode != Mode::Iptables {
             (self.iptables.sync_period, self.iptables.min_sync_period) = Default::default();
         }

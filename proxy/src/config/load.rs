@@ -53,6 +53,9 @@ pub fn parse(text: &str) -> anyhow::Result<Loaded> {
         }
     }
     drop_nulls(&mut value);
+    if let Some(path) = list_for_fields(&value, &shape()?) {
+        bail!("{path}: invalid type: sequence, expected a map");
+    }
     let mut unknown = Vec::new();
     let mut noted = |path: serde_ignored::Path<'_>| unknown.push(path.to_string());
     let mut track = serde_path_to_error::Track::new();
@@ -75,6 +78,22 @@ fn tree(text: &str, duplicates: DuplicateKeyPolicy) -> anyhow::Result<Value> {
         // The line is told already, and the crate's advice is not for operators.
         let end = [", set ", " at line "].iter().filter_map(|end| text.find(end)).min();
         anyhow!("{line}{}", &text[..end.unwrap_or(text.len())])
+    })
+}
+
+/// All sections, with their fields.
+fn shape() -> anyhow::Result<Value> {
+    let mut shape = serde_json::to_value(KubeProxyConfiguration::default())?;
+    // An empty one is not written.
+    shape["shunt"] = Value::Object(serde_json::Map::new());
+    Ok(shape)
+}
+
+/// The path of a list where a section has fields: serde would take its items for them, one after the other.
+fn list_for_fields(value: &Value, shape: &Value) -> Option<String> {
+    value.as_object()?.iter().find_map(|(name, value)| match (value, shape.get(name)?) {
+        (Value::Array(_), Value::Object(_)) => Some(name.clone()),
+        (_, shape) => Some(format!("{name}.{}", list_for_fields(value, shape)?)),
     })
 }
 

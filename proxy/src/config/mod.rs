@@ -14,6 +14,7 @@ pub mod kube_proxy;
 pub mod load;
 mod notes;
 mod own;
+mod spelling;
 #[cfg(test)]
 mod tests;
 pub mod validate;
@@ -23,3 +24,4 @@ pub use self::duration::GoDuration;
 pub use self::effective::Effective;
 pub use self::flags::{KubeProxyArgs, PlanArgs};
 pub use self::kube_proxy::{KubeProxyConfiguration, Mode};
+pub use self::spelling::{arguments, boolean};

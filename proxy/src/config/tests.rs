@@ -159,6 +159,12 @@ fn what_is_no_configuration_is_refused() {
         r#"iptables.syncPeriod: "soon" is not a duration such as 15m, 1h30m or 0s"#
     ]]
     .assert_eq(&with("iptables: {syncPeriod: soon}"));
+    expect_test::expect!["conntrack: invalid type: sequence, expected a map"]
+        .assert_eq(&with("conntrack: [5, 6]"));
+    expect_test::expect!["logging.options.json: invalid type: sequence, expected a map"]
+        .assert_eq(&with("logging: {options: {json: []}}"));
+    expect_test::expect!["shunt: invalid type: sequence, expected a map"]
+        .assert_eq(&with("shunt: [auto]"));
     expect_test::expect!["line 3: unclosed bracket '['"].assert_eq(&with("conntrack: [\n"));
 }
 
@@ -169,10 +175,13 @@ fn invalid_fields_are_named_by_their_path() {
         metricsBindAddress: "localhost:1" is invalid: must be IP:port
         ipvs.tcpTimeout: -1s is invalid: must be greater than or equal to 0
         ipvs.excludeCIDRs[0]: "x" is invalid: must be a valid CIDR
-        ipvs.syncPeriod: 1s is invalid: must be greater than or equal to ipvs.minSyncPeriod"#]]
+        ipvs.syncPeriod: 1s is invalid: must be greater than or equal to ipvs.minSyncPeriod
+        logging.flushFrequency: "soon" is invalid: must be a duration greater than 0
+        logging.vmodule[0].filePattern: "a=b" is invalid: must not be empty, nor contain an equal sign or comma"#]]
     .assert_eq(&invalid(
         "mode: ipvs\nbindAddress: localhost\nmetricsBindAddress: localhost:1\n\
-         ipvs: {tcpTimeout: -1s, excludeCIDRs: [x], syncPeriod: 1s, minSyncPeriod: 2s}\n",
+         ipvs: {tcpTimeout: -1s, excludeCIDRs: [x], syncPeriod: 1s, minSyncPeriod: 2s}\n\
+         logging: {flushFrequency: soon, vmodule: [{filePattern: a=b}]}\n",
     ));
     expect_test::expect![[r#"mode: "ebpf" is invalid: must be iptables, ipvs, nftables or blank"#]]
         .assert_eq(&invalid("mode: ebpf\n"));

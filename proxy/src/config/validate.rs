@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use shunt_model::interface::InterfaceName;
 
-use super::kube_proxy::{Conntrack, KubeProxyConfiguration, Mode, PRIMARY};
+use super::kube_proxy::{Conntrack, KubeProxyConfiguration, Mode, PRIMARY, VModule};
 use super::{GoDuration, kube_proxy};
 
 /// A field with a value it must not have.
@@ -219,6 +219,17 @@ impl Check {
         if !["text", "json"].contains(&given.logging.format.as_str()) {
             let format = quoted(&given.logging.format);
             self.deny("logging.format", format, "must be text or json");
+        }
+        let frequency = given.logging.flush_frequency.clone().unwrap_or_default();
+        if frequency.nanoseconds().is_none_or(i64::is_negative) {
+            self.deny("logging.flushFrequency", frequency, "must be a duration greater than 0");
+        }
+        for (index, VModule { file_pattern, .. }) in given.logging.vmodule.iter().enumerate() {
+            if file_pattern.is_empty() || file_pattern.contains(['=', ',']) {
+                let path = format!("logging.vmodule[{index}].filePattern");
+                let allowed = "must not be empty, nor contain an equal sign or comma";
+                self.deny(path, quoted(file_pattern), allowed);
+            }
         }
     }
 }

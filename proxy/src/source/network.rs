@@ -3,6 +3,9 @@
 //! A CNI makes its bridge with the first pod, and a port of it for each, which the kernel tells; a sysctl changes without an
 //! event, so it is looked at now and then, too.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -17,6 +20,7 @@ use tokio::sync::mpsc::Sender;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
+use crate::addresses;
 use crate::cli::BridgeNetfilter as Mode;
 use crate::doctor::{self, Instead};
 use crate::links::{self, BridgeNetfilter};
@@ -27,8 +31,8 @@ use crate::source::readiness::Readiness;
 const INTERVAL: Duration = Duration::from_secs(10);
 /// Changes that come this close together are looked at together.
 const COALESCE: Duration = Duration::from_millis(20);
-/// `RTNLGRP_LINK`, `RTNLGRP_IPV4_IFADDR` and `RTNLGRP_IPV6_IFADDR`.
-const GROUPS: [u32; 3] = [1, 5, 9];
+/// `RTNLGRP_LINK`.
+const LINKS: u32 = 1;
 
 /// What was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -164,7 +168,7 @@ struct Events {
 impl Events {
     fn open() -> Result<Self, String> {
         let mut socket = Socket::open(libc::NETLINK_ROUTE).map_err(|error| error.to_string())?;
-        for group in GROUPS {
+        for group in addresses::GROUPS.into_iter().chain([LINKS]) {
             socket.listen(group, true).map_err(|error| error.to_string())?;
         }
         let readiness = Readiness::of(socket.as_fd()).map_err(|error| error.to_string())?;
@@ -174,11 +178,15 @@ impl Events {
     /// The next changes; never, if they are not told.
     async fn next(events: Option<&mut Self>) {
         let Some(Self { socket, readiness }) = events else { return std::future::pending().await };
-        if readiness.wait().await.is_err() {
-            return std::future::pending().await;
+        loop {
+            if readiness.wait().await.is_err() {
+                return std::future::pending().await;
+            }
+            sleep(COALESCE).await;
+            // What they are is read anew; lost ones, too.
+            if addresses::concern_us(socket).unwrap_or(true) {
+                return;
+            }
         }
-        sleep(COALESCE).await;
-        // What they are is read anew; lost ones, too.
-        let _ = socket.drain(|_, _, _| {});
     }
 }

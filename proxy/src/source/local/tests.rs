@@ -5,6 +5,7 @@ use shunt_cluster::{Netns, Peer};
 use tokio::sync::mpsc::{self, Receiver};
 
 use super::*;
+use crate::addresses::SERVICE_DEVICE;
 
 /// Addresses told by a watch in a namespace of its own, with a device `d`. It is an end of a veth
 /// pair, which unlike a dummy device every kernel has.
@@ -103,51 +104,4 @@ fn it_ends_when_nobody_listens() {
     live.tells(&["127.0.0.1", "::1"]);
     drop(live.events);
     live.watching.join().unwrap();
-}
-
-/// A message of `RTM_NEWADDR`.
-fn message(family: i32, flags: u32, attributes: &[(u16, &[u8])]) -> Vec<u8> {
-    let family = u8::try_from(family).unwrap();
-    let mut bytes = vec![family, 64, u8::try_from(flags & 0xff).unwrap(), 0, 7, 0, 0, 0];
-    for (kind, payload) in attributes {
-        bytes.extend(u16::try_from(payload.len() + 4).unwrap().to_ne_bytes());
-        bytes.extend(kind.to_ne_bytes());
-        bytes.extend(*payload);
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-    }
-    bytes
-}
-
-#[test]
-fn an_address_is_our_end_of_a_link() {
-    let (own, peer) = ([10, 0, 0, 1], [10, 0, 0, 2]);
-    let two = [(libc::IFA_ADDRESS, &peer[..]), (libc::IFA_LOCAL, &own[..])];
-    assert_eq!(address(&message(libc::AF_INET, 0, &two)), Some(IpAddr::from(own)));
-    let one = [(libc::IFA_ADDRESS, &peer[..])];
-    assert_eq!(address(&message(libc::AF_INET, 0, &one)), Some(IpAddr::from(peer)));
-    assert_eq!(address(&message(libc::AF_INET6, 0, &one)), None, "an address of another length");
-    assert_eq!(address(&message(libc::AF_INET, 0, &[])), None);
-}
-
-#[test]
-fn addresses_that_are_not_unique_do_not_count() {
-    let ip = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
-    let with = |flags| address(&message(libc::AF_INET6, flags, &[(libc::IFA_ADDRESS, &ip[..])]));
-    assert_eq!(with(libc::IFA_F_TENTATIVE), None);
-    assert_eq!(with(libc::IFA_F_DADFAILED), None);
-    assert_eq!(with(libc::IFA_F_TENTATIVE | libc::IFA_F_OPTIMISTIC), Some(ip.into()));
-    assert_eq!(with(libc::IFA_F_DEPRECATED | libc::IFA_F_PERMANENT), Some(ip.into()));
-    // The attribute has the last word.
-    let flags = libc::IFA_F_TENTATIVE.to_ne_bytes();
-    let attributes = [(libc::IFA_ADDRESS, &ip[..]), (libc::IFA_FLAGS, &flags[..])];
-    assert_eq!(address(&message(libc::AF_INET6, 0, &attributes)), None);
-}
-
-#[test]
-fn cut_messages_are_nothing() {
-    let whole = message(libc::AF_INET, 0, &[(libc::IFA_LOCAL, &[10, 0, 0, 1])]);
-    for length in 0..whole.len() {
-        assert_eq!(address(&whole[..length]), None);
-    }
-    assert!(address(&whole).is_some());
 }
