@@ -20,7 +20,7 @@ use anyhow::{Context, anyhow};
 use clap::{Args, Subcommand, ValueEnum};
 use shunt_model::address::Protocol;
 
-pub(crate) use self::answer::{Clause, judge, node_of, why};
+pub(crate) use self::answer::{Audit, Clause, judge, node_of, why};
 pub(crate) use self::ends::{End, Known, key};
 use self::matrix::Matrix;
 pub(crate) use self::world::World;
@@ -62,6 +62,9 @@ pub struct ExplainArgs {
     pub to: String,
     /// To which port: 80, 53/udp, 9000/sctp
     pub port: Port,
+    /// The nodes run with --network-policy=audit, which objects do not tell
+    #[arg(long)]
+    pub audit: bool,
     /// How to print it
     #[arg(short, long, value_enum, default_value_t = Form::Text)]
     pub output: Form,
@@ -160,7 +163,8 @@ impl PolicyCommand {
             Self::Explain(args) => {
                 let mut world = World::load(&args.objects)?;
                 world.place_domain(&args.to);
-                let answer = answer::ask(&world, &args.from, &args.to, args.port);
+                let audit = if args.audit { Audit::Everywhere } else { Audit::Off };
+                let answer = answer::ask(&world, &args.from, &args.to, args.port, audit);
                 let answer = answer.map_err(Failure::Usage)?;
                 cli::print(&match args.output {
                     Form::Text => answer.text(),

@@ -20,7 +20,7 @@ use tokio::runtime;
 
 pub use self::answer::{Destination, Explanation, Fate, Judgement, Party, Unused};
 pub use self::walk::{Asked, Facts};
-use crate::ask::{Form, Objects, Port, World};
+use crate::ask::{Audit, Form, Objects, Port, World};
 use crate::cli;
 use crate::config::PlanArgs;
 use crate::failure::{EXIT_CODES, Failure};
@@ -56,6 +56,9 @@ pub struct ExplainArgs {
     /// Ask no daemon, but the API server that this kubeconfig names
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
+    /// The nodes run with --network-policy=audit; a daemon knows that of itself
+    #[arg(long)]
+    pub audit: bool,
     /// What decides about the plan, where objects are given.
     #[command(flatten)]
     pub plan: PlanArgs,
@@ -109,6 +112,7 @@ impl ExplainArgs {
             plan: &compiled,
             known: world.known(),
             enforced: true,
+            audit: if self.audit { Audit::Everywhere } else { Audit::Off },
         };
         facts.explain(asked).map_err(Failure::Usage)
     }

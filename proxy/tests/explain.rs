@@ -1,5 +1,6 @@
 //! `shunt explain` as people start it, on a directory of manifests.
 
+use std::path::Path;
 use std::process::{Command, Output};
 
 use expect_test::{Expect, expect};
@@ -150,6 +151,31 @@ fn the_node_and_pods_without_a_service() {
           remark     the client is on n1, where its packets meet Services first; this is what n2 makes of those that reach it unchanged
     "#]],
     );
+}
+
+#[test]
+fn what_passes_in_an_audit_is_told() {
+    check(
+        &["shop/web-0", "shop/db-1", "80", "--audit"],
+        0,
+        &expect![[r#"
+        shop/web-0 (10.244.1.10) -> shop/db-1 (10.244.2.20:80/tcp), on n1: goes on as it is
+          why        no Service has this address and port
+          to         10.244.2.20:80 shop/db-1 on n2; seen as 10.244.1.10; policy would deny it, but it passes: audited
+                       egress: allowed: no policy selects it
+                       ingress: denied: isolated by NetworkPolicy shop/db, no rule allows it; it passes all the same: all nodes audit
+    "#]],
+    );
+    let cluster = std::fs::read_to_string(Path::new(CLUSTER).join("cluster.yaml")).unwrap();
+    let annotated = "{name: shop, annotations: {shunt.dev/network-policy: audit}}";
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("cluster.yaml");
+    std::fs::write(file, cluster.replace("{name: shop}", annotated)).unwrap();
+    let manifests = directory.path().to_str().unwrap();
+    let output = explain(&["shop/web-0", "shop/db-1", "80", "--manifests", manifests]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    let audited = "policy would deny it, but it passes: audited\n";
+    assert!(said.contains(audited) && said.contains("the Namespace shop is audited"), "{said}");
 }
 
 #[test]

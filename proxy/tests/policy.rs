@@ -10,8 +10,12 @@ use serde_json::Value;
 const SHOP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/policy");
 
 fn policy(arguments: &[&str]) -> Output {
+    policy_of(Path::new(SHOP), arguments)
+}
+
+fn policy_of(manifests: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_shunt"));
-    command.arg("policy").args(arguments).args(["--manifests", SHOP]);
+    command.arg("policy").args(arguments).arg("--manifests").arg(manifests);
     command.output().unwrap()
 }
 
@@ -93,6 +97,50 @@ fn explain_names_policy_and_rule_of_each_direction() {
         answer["connections"][0]["egress"],
         "allowed by NetworkPolicy shop/data, spec.egress[0]"
     );
+}
+
+#[test]
+fn what_passes_in_an_audit_is_told() {
+    check(
+        &["explain", "192.0.2.1", "shop/db-0", "5432", "--audit"],
+        0,
+        &expect![[r#"
+        192.0.2.1 -> shop/db-0 5432/tcp: would be denied, but passes: audited
+          egress of 192.0.2.1: no policy is for it: it is no pod of the cluster's network
+          ingress of shop/db-0: denied: isolated by NetworkPolicies shop/data, shop/default-deny, shop/metrics, no rule allows it; it passes all the same: all nodes audit
+    "#]],
+    );
+    let allowed = policy(&["explain", "shop/db-0", "10.96.0.7", "5000", "--audit"]);
+    assert!(text(&allowed.stdout).contains(" 5000/tcp: allowed\n"), "{allowed:?}");
+
+    let shop = std::fs::read_to_string(Path::new(SHOP).join("shop.yaml")).unwrap();
+    let annotated = "{name: shop, annotations: {shunt.dev/network-policy: audit}, ";
+    let directory = tempfile::tempdir().unwrap();
+    let audited = shop.replace(
+        "{name: shop, labels: {team: shop}}",
+        &format!("{annotated}labels: {{team: shop}}}}"),
+    );
+    std::fs::write(directory.path().join("shop.yaml"), audited).unwrap();
+    let ask = |from, to, more: &[&str]| {
+        let asked = [&["explain", from, to, "5432"], more].concat();
+        policy_of(directory.path(), &asked).stdout
+    };
+    expect![[r#"
+        batch/report-4d1d9 -> shop/db-0 5432/tcp: would be denied, but passes: audited
+          egress of batch/report-4d1d9: allowed: no policy selects it
+          ingress of shop/db-0: denied: isolated by NetworkPolicies shop/data, shop/default-deny, shop/metrics, no rule allows it; it passes all the same: the Namespace shop is audited
+    "#]].assert_eq(&text(&ask("batch/report-4d1d9", "shop/db-0", &[])));
+    let answer: Value =
+        serde_json::from_slice(&ask("192.0.2.1", "shop/db-0", &["-o", "json"])).unwrap();
+    assert_eq!(answer["verdict"], "audited");
+    let connection = &answer["connections"][0];
+    assert_eq!((&connection["allowed"], &connection["audited"]), (&false.into(), &true.into()));
+    // Pods of other namespaces have their own policies.
+    expect![[r#"
+        192.0.2.1 -> billing/invoice-f0c66 5432/tcp: denied
+          egress of 192.0.2.1: no policy is for it: it is no pod of the cluster's network
+          ingress of billing/invoice-f0c66: denied: isolated by NetworkPolicies billing/default-deny, billing/invoice, billing/metrics, no rule allows it
+    "#]].assert_eq(&text(&ask("192.0.2.1", "billing/invoice-f0c66", &[])));
 }
 
 #[test]

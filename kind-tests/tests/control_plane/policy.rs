@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use shunt::status::PolicyStatus;
 use shunt_cluster::{ClusterSpec, EchoServer, NodeSpec, ProbeOptions, Protocol, probe};
@@ -79,6 +79,18 @@ impl Node {
         let errors = String::from_utf8_lossy(&output.stderr).into_owned();
         ensure!(output.status.success() && errors.is_empty(), "{errors}");
         Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// Fails unless the daemon says that policy would deny the shop the web, and why it passes.
+    fn expect_told_as_audited(&self, why: &str) -> Result<()> {
+        let asked = "/explain?from=default/shop&to=default/web&port=8080/tcp";
+        let (_, told) = self.daemon.get("127.0.0.1:10249".parse()?, asked)?;
+        let answers: Value = serde_json::from_str(&told).with_context(|| told.clone())?;
+        let ingress = &answers[0]["ends"][0]["policy"]["ingress"];
+        ensure!(ingress["allowed"] == false && ingress["audited"] == true, "{told}");
+        let told = ingress["why"].as_str().unwrap_or_default();
+        ensure!(told.contains("default/web") && told.ends_with(why), "{told}");
+        Ok(())
     }
 
     fn put(&self, spec: Value) -> Result<Value> {
@@ -164,6 +176,9 @@ fn a_policy_holds_from_its_creation_to_its_deletion_and_drops_are_told_with_name
         if value == "audit" {
             // The daemon says so by what it knows when it reads the packet, so before the next change.
             node.daemon.wait_for_log("network policy would drop a packet")?;
+            let asked = node.asked(&["explain", "default/shop", "default/web", "8080"])?;
+            ensure!(asked.contains("8080/tcp: would be denied, but passes: audited"), "{asked}");
+            node.expect_told_as_audited("the Namespace default is audited")?;
         }
     }
 
@@ -224,5 +239,6 @@ fn an_audit_drops_nothing() -> Result<()> {
         let told = node.daemon.log()?.contains("network policy would drop a packet");
         Ok(if told { Ok(()) } else { Err("none yet".to_owned()) })
     })?;
+    node.expect_told_as_audited("node-1 audits")?;
     node.wait_for_policy("the counter", |policy| policy.dropped.ingress > 0)
 }

@@ -19,6 +19,8 @@ use super::world::World;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Decision {
     pub(super) allowed: bool,
+    /// It is not, and passes all the same: where it would be dropped there is an audit.
+    pub(super) audited: bool,
     /// Why the policies of whom connects allow it or not, in one clause.
     pub(super) egress: String,
     /// The same of whom is reached.
@@ -48,7 +50,13 @@ pub(super) struct Answer {
 ///
 /// # Errors
 /// If a word stands for nothing, or the ends have no address family in common.
-pub(super) fn ask(world: &World, from: &str, to: &str, port: Port) -> Result<Answer> {
+pub(super) fn ask(
+    world: &World,
+    from: &str,
+    to: &str,
+    port: Port,
+    audit: Audit<'_>,
+) -> Result<Answer> {
     let sources = world.ends(from).context("who connects")?;
     let targets = world.targets(to, port).context("to whom")?;
     let mut connections: Vec<Connection> = Vec::new();
@@ -56,7 +64,7 @@ pub(super) fn ask(world: &World, from: &str, to: &str, port: Port) -> Result<Ans
         for (target, port) in &targets {
             for (a, b) in pairs(source, target) {
                 let question = Question { protocol: port.protocol.number(), port: port.number };
-                let decision = decide(world, (source, a), b, question);
+                let decision = decide(world, (source, a), b, question, audit);
                 let family = if a.is_ipv4() { "IPv4" } else { "IPv6" };
                 let (from, to) = (source.name.clone(), target.name.clone());
                 let one = Connection { from, to, port: *port, families: Vec::new(), decision };
@@ -101,16 +109,30 @@ pub(super) fn decide(
     (from, source): (&End, IpAddr),
     destination: IpAddr,
     question: Question,
+    audit: Audit<'_>,
 ) -> Decision {
     let Question { protocol, port } = question;
     let from_node = from.node.is_some() && from.node == node_of(&world.store, destination);
     let packet = Packet { source, destination, protocol, port, from_node };
-    let [egress, ingress] = judge(&world.store, &packet);
+    let [egress, ingress] = judge(&world.store, &packet, audit);
+    let allowed = egress.allowed && ingress.allowed;
     Decision {
-        allowed: egress.allowed && ingress.allowed,
+        allowed,
+        audited: !allowed && egress.passes() && ingress.passes(),
         egress: egress.why,
         ingress: ingress.why,
     }
+}
+
+/// Which nodes only tell what they would drop, beside what the annotations of Namespaces say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Audit<'a> {
+    /// None, as far as is known.
+    Off,
+    /// All.
+    Everywhere,
+    /// This one does. Of others nothing is known.
+    On(&'a str),
 }
 
 /// What policy says of one direction.
@@ -118,22 +140,60 @@ pub(super) fn decide(
 pub(crate) struct Clause {
     /// Whether it lets the connection pass.
     pub(crate) allowed: bool,
+    /// It does not, and the connection passes all the same, in an audit.
+    #[serde(default)]
+    pub(crate) audited: bool,
     /// Why, in one clause.
     pub(crate) why: String,
 }
 
-/// What policy says of a packet: for whom it leaves, and for whom it reaches.
-pub(crate) fn judge(store: &Store, packet: &Packet) -> [Clause; 2] {
-    let [mut egress, ingress] = explain(store, packet).map(|(direction, ruling)| Clause {
-        allowed: ruling.accepts(),
-        why: why(direction, &ruling),
-    });
-    let asks = || store.pod_at(packet.source).is_some_and(|pod| store.asks_for_names(pod));
-    let is_named = store.names_of(packet.destination).next().is_some();
-    if !egress.allowed && !is_named && asks() {
-        egress.why.push_str(BY_NAME);
+impl Clause {
+    /// Whether the connection passes, by policy or in an audit.
+    pub(crate) const fn passes(&self) -> bool {
+        self.allowed || self.audited
     }
-    [egress, ingress]
+}
+
+/// What policy says of a packet: for whom it leaves, and for whom it reaches.
+pub(crate) fn judge(store: &Store, packet: &Packet, audit: Audit<'_>) -> [Clause; 2] {
+    explain(store, packet).map(|(direction, ruling)| {
+        let (allowed, mut why) = (ruling.accepts(), why(direction, &ruling));
+        let subject = match direction {
+            Direction::Egress => packet.source,
+            Direction::Ingress => packet.destination,
+        };
+        if !allowed && direction == Direction::Egress && may_have_a_name(store, packet) {
+            why.push_str(BY_NAME);
+        }
+        let reason = if allowed { None } else { why_audited(store, subject, audit) };
+        if let Some(reason) = &reason {
+            why.push_str("; it passes all the same: ");
+            why.push_str(reason);
+        }
+        Clause { allowed, audited: reason.is_some(), why }
+    })
+}
+
+fn may_have_a_name(store: &Store, packet: &Packet) -> bool {
+    let asks = || store.pod_at(packet.source).is_some_and(|pod| store.asks_for_names(pod));
+    store.names_of(packet.destination).next().is_none() && asks()
+}
+
+/// Why nothing is dropped by what policies say of the pod that has an address.
+fn why_audited(store: &Store, address: IpAddr, audit: Audit<'_>) -> Option<String> {
+    let pod = store.pod_at(address)?;
+    let namespace = &pod.key.namespace;
+    if store.audits(namespace) {
+        return Some(format!("the Namespace {namespace} is audited"));
+    }
+    match audit {
+        Audit::Off => None,
+        Audit::Everywhere => Some("all nodes audit".to_owned()),
+        Audit::On(here) if pod.is_on(here) => Some(format!("{here} audits")),
+        Audit::On(here) => {
+            Some(format!("{here} audits, and so does the pod's node if it is run alike"))
+        }
+    }
 }
 
 /// The node of the pod that has an address.
@@ -141,6 +201,9 @@ pub(crate) fn node_of(store: &Store, address: IpAddr) -> Option<String> {
     let pod = store.pod_at(address);
     pod.and_then(|pod| pod.node.as_ref()).map(ToString::to_string)
 }
+
+/// The verdict of policies in an audit.
+const WOULD: &str = "would be denied, but passes: audited";
 
 /// Objects do not tell which addresses have which names; only a node knows, of what its pods have asked DNS for.
 const BY_NAME: &str =
@@ -185,6 +248,15 @@ impl Connection {
         same && self.decision == other.decision
     }
 
+    /// Allowed or not, in words.
+    const fn verdict(&self) -> &'static str {
+        match (self.decision.allowed, self.decision.audited) {
+            (true, _) => "allowed",
+            (false, true) => WOULD,
+            (false, false) => "denied",
+        }
+    }
+
     /// Why, in two lines.
     fn reasons(&self, indent: &str) -> String {
         let Decision { egress, ingress, .. } = &self.decision;
@@ -200,12 +272,17 @@ impl Answer {
         self.connections.iter().all(|one| one.decision.allowed == first).then_some(first)
     }
 
+    /// Any of the connections, if the verdict is the same for all.
+    fn alike(&self) -> Option<&Connection> {
+        let first = self.connections.first()?;
+        self.connections.iter().all(|one| one.verdict() == first.verdict()).then_some(first)
+    }
+
     /// For people.
     pub(super) fn text(&self) -> String {
         let allowed = self.connections.iter().filter(|one| one.decision.allowed).count();
-        let verdict = match self.verdict() {
-            Some(true) => "allowed".to_owned(),
-            Some(false) => "denied".to_owned(),
+        let verdict = match self.alike() {
+            Some(one) => one.verdict().to_owned(),
             None => format!("{allowed} of {} allowed", self.connections.len()),
         };
         let mut out = format!("{} -> {} {}: {verdict}\n", self.from, self.to, self.port);
@@ -215,9 +292,9 @@ impl Answer {
                 out.push_str(&one.reasons("  "));
                 continue;
             }
-            let verdict = if one.decision.allowed { "allowed" } else { "denied" };
             let (from, to, port, families) =
                 (&one.from, &one.to, one.port, one.families.join(", "));
+            let verdict = one.verdict();
             let _ = writeln!(out, "  {from} -> {to} {port} ({families}): {verdict}");
             out.push_str(&one.reasons("    "));
         }
@@ -243,6 +320,7 @@ impl Answer {
                     "protocol": one.port.protocol.to_string(),
                     "families": one.families,
                     "allowed": one.decision.allowed,
+                    "audited": one.decision.audited,
                     "egress": one.decision.egress,
                     "ingress": one.decision.ingress,
                 })
@@ -253,9 +331,10 @@ impl Answer {
             "to": self.to,
             "port": self.port.number,
             "protocol": self.port.protocol.to_string(),
-            "verdict": match self.verdict() {
-                Some(true) => "allowed",
-                Some(false) => "denied",
+            "verdict": match self.alike().map(|one| &one.decision) {
+                Some(Decision { allowed: true, .. }) => "allowed",
+                Some(Decision { audited: true, .. }) => "audited",
+                Some(_) => "denied",
                 None => "depends",
             },
             "connections": connections,

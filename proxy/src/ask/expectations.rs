@@ -12,7 +12,7 @@ use shunt_model::address::Protocol;
 use shunt_model::object::ObjectKey;
 use shunt_netpolicy::object::{NamedPort, Pod, Uid};
 
-use super::answer::ask;
+use super::answer::{Audit, ask};
 use super::world::World;
 
 /// A file of expectations.
@@ -192,7 +192,7 @@ fn hold(world: &World, expected: &Expectation, at: &str, checked: &mut Checked) 
                 let port = port.read().context("port")?;
                 world.ends(from).context("from")?;
                 world.targets(to, port).context("to")?;
-                let answer = ask(world, from, to, port)?;
+                let answer = ask(world, from, to, port, Audit::Off)?;
                 checked.all += 1;
                 let (allow, word) = match expected.verdict {
                     Verdict::Allow => (true, "allow"),

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 use shunt_netpolicy::table::Row;
 
-use super::answer::{Decision, Question, decide, pairs};
+use super::answer::{Audit, Decision, Question, decide, pairs};
 use super::classes::{Class, Segment, classes, segments};
 use super::world::World;
 use super::{MatrixArgs, Port};
@@ -192,7 +192,7 @@ fn cell(world: &World, from: &Class, to: &Class, same: bool, asked: &[Segment]) 
                 }
                 Segment::Others => Question { protocol: 1, port: 0 },
             };
-            let decision = decide(world, (source, a), b, question);
+            let decision = decide(world, (source, a), b, question, Audit::Off);
             let at = decided.iter().position(|(held, _)| *held == decision);
             let at = at.unwrap_or_else(|| {
                 decided.push((decision, Row::default()));

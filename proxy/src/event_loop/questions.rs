@@ -7,7 +7,7 @@ use shunt_netpolicy::store::Store;
 use tokio::sync::oneshot;
 
 use super::EventLoop;
-use crate::ask::Known;
+use crate::ask::{Audit, Known};
 use crate::explain::{Asked, Explanation, Facts};
 use crate::metrics::resident_bytes;
 use crate::policy::PolicyPlanner;
@@ -88,6 +88,10 @@ impl EventLoop {
                 services: self.planner.snapshot(),
             },
             enforced: policy.is_some(),
+            audit: match policy.is_some_and(PolicyPlanner::is_audit) {
+                true => Audit::On(&self.identity.node),
+                false => Audit::Off,
+            },
         })
     }
 }

@@ -93,10 +93,16 @@ pub struct Judgement {
 }
 
 impl Judgement {
-    /// Whether it lets the connection pass.
+    /// Whether policies let the connection pass.
     #[must_use]
     pub const fn allows(&self) -> bool {
         self.egress.allowed && self.ingress.allowed
+    }
+
+    /// Whether it passes, by policies or in an audit.
+    #[must_use]
+    pub const fn passes(&self) -> bool {
+        self.egress.passes() && self.ingress.passes()
     }
 }
 

@@ -70,7 +70,11 @@ fn destination(answer: &Explanation, end: &Destination) -> String {
     let Some(policy) = &end.policy else {
         return out + "\n";
     };
-    out.push_str(if policy.allows() { "; policy allows it\n" } else { "; policy denies it\n" });
+    out.push_str(match (policy.allows(), policy.passes()) {
+        (true, _) => "; policy allows it\n",
+        (false, true) => "; policy would deny it, but it passes: audited\n",
+        (false, false) => "; policy denies it\n",
+    });
     let _ = writeln!(out, "               egress: {}", policy.egress.why);
     let _ = writeln!(out, "               ingress: {}", policy.ingress.why);
     out

@@ -11,7 +11,7 @@ use shunt_netpolicy::table;
 
 use super::answer::{Destination, Explanation, Fate, Judgement, Party};
 use super::service;
-use crate::ask::{End, Known, Port, judge, key, node_of};
+use crate::ask::{Audit, End, Known, Port, judge, key, node_of};
 use crate::status;
 
 /// The word for the node itself.
@@ -75,8 +75,10 @@ pub struct Facts<'a> {
     pub plan: &'a Plan,
     /// Who has which address.
     pub(crate) known: Known<'a>,
-    /// Network policy is enforced.
+    /// Network policy is enforced, or audited.
     pub enforced: bool,
+    /// Which nodes only audit.
+    pub(crate) audit: Audit<'a>,
 }
 
 impl Facts<'_> {
@@ -287,7 +289,8 @@ impl Facts<'_> {
         let asked = |source, from_node| {
             let (protocol, port) = (packet.protocol.number(), endpoint.port);
             let destination = endpoint.address;
-            judge(store, &table::Packet { source, destination, protocol, port, from_node })
+            let packet = table::Packet { source, destination, protocol, port, from_node };
+            judge(store, &packet, self.audit)
         };
         let [egress, mut ingress] = asked(packet.source, packet.from_node && is_here);
         if let Some(node) = seen_as.filter(|_| !is_here) {
