@@ -85,6 +85,14 @@ impl Dirty {
     }
 }
 
+/// What pods of a namespace that share their labels have in common.
+#[derive(Clone, Debug)]
+struct Alike {
+    labels: Arc<Labels>,
+    /// That they claim.
+    addresses: Vec<IpAddr>,
+}
+
 /// The newest of each object.
 #[derive(Clone, Debug, Default)]
 pub struct Store {
@@ -93,8 +101,8 @@ pub struct Store {
     owners: AddressMap<Arc<Pod>>,
     /// Who claims one beside its owner, while it goes from pod to pod.
     rivals: BTreeMap<IpAddr, Vec<Arc<Pod>>>,
-    /// The addresses that pods of a namespace claim that share their labels, by where those are.
-    alike: HashMap<(Arc<str>, usize), Vec<IpAddr>>,
+    /// Pods of a namespace that share their labels, by where those are.
+    alike: HashMap<(Arc<str>, usize), Alike>,
     namespaces: BTreeMap<Arc<str>, Namespace>,
     policies: BTreeMap<ObjectKey, Arc<NetworkPolicy>>,
     /// In the order in which they are asked.
@@ -128,7 +136,9 @@ impl Store {
             if is_new && dirty.presence.remove(address).is_none() {
                 dirty.presence.insert(*address, Presence::Appeared);
             }
-            self.alike.entry(place(&pod)).or_default().push(*address);
+            let alike = self.alike.entry(place(&pod.key.namespace, &pod.labels));
+            let new = || Alike { labels: Arc::clone(&pod.labels), addresses: Vec::new() };
+            alike.or_insert_with(new).addresses.push(*address);
             dirty.addresses.insert(*address);
         }
         self.pods.insert(pod.key.clone(), pod);
@@ -176,8 +186,8 @@ impl Store {
     }
 
     fn leave_alike(&mut self, pod: &Pod, address: IpAddr) {
-        let place = place(pod);
-        let Some(addresses) = self.alike.get_mut(&place) else { return };
+        let place = place(&pod.key.namespace, &pod.labels);
+        let Some(Alike { addresses, .. }) = self.alike.get_mut(&place) else { return };
         if let Some(at) = addresses.iter().position(|held| *held == address) {
             addresses.swap_remove(at);
         }
@@ -366,15 +376,17 @@ impl Store {
         self.owners.iter()
     }
 
-    /// The addresses that pods of a namespace claim that share these labels (not others that are
-    /// equal).
-    pub fn addresses_alike(
-        &self,
-        namespace: &Arc<str>,
-        labels: &Arc<Labels>,
-    ) -> impl Iterator<Item = IpAddr> {
-        let place = (Arc::clone(namespace), Arc::as_ptr(labels) as usize);
-        self.alike.get(&place).into_iter().flatten().copied()
+    /// Pods that share their namespace and labels (not others that are equal), with the addresses that they claim.
+    pub fn alike(&self) -> impl ExactSizeIterator<Item = (&Arc<str>, &Arc<Labels>, &[IpAddr])> {
+        self.alike
+            .iter()
+            .map(|((namespace, _), alike)| (namespace, &alike.labels, alike.addresses.as_slice()))
+    }
+
+    /// Whether there are pods of a namespace that share these labels.
+    #[must_use]
+    pub fn has_alike(&self, namespace: &Arc<str>, labels: &Arc<Labels>) -> bool {
+        self.alike.contains_key(&place(namespace, labels))
     }
 
     /// Whether a selector matches a namespace.
@@ -465,7 +477,7 @@ impl Store {
     }
 }
 
-/// Pods that share their labels have one place; the pod holds its labels, so nobody else comes there.
-fn place(pod: &Pod) -> (Arc<str>, usize) {
-    (Arc::clone(&pod.key.namespace), Arc::as_ptr(&pod.labels) as usize)
+/// Pods that share their labels have one place; it is held with them, so nobody else comes there.
+fn place(namespace: &Arc<str>, labels: &Arc<Labels>) -> (Arc<str>, usize) {
+    (Arc::clone(namespace), Arc::as_ptr(labels) as usize)
 }

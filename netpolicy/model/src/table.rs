@@ -264,13 +264,16 @@ impl Table {
 
 /// The class that an address is in by the range it belongs to.
 pub(crate) fn network_atom(networks: &[(Range, Atom)], address: IpAddr) -> Atom {
+    range_with(networks, address).copied().unwrap_or(Atom::OTHERS)
+}
+
+/// What is said of the range with an address; they are sorted and disjoint.
+pub(crate) fn range_with<T>(ranges: &[(Range, T)], address: IpAddr) -> Option<&T> {
     let family = Family::of(address);
-    let after = networks
+    let after = ranges
         .partition_point(|(range, _)| (Family::of(range.first), range.first) <= (family, address));
-    let before = after.checked_sub(1).map(|at| &networks[at]);
-    let covers =
-        |(range, _): &&(Range, Atom)| Family::of(range.last) == family && address <= range.last;
-    before.filter(covers).map_or(Atom::OTHERS, |(_, atom)| *atom)
+    let (range, found) = &ranges[after.checked_sub(1)?];
+    (Family::of(range.last) == family && address <= range.last).then_some(found)
 }
 
 /// What changes of a table.

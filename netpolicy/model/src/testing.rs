@@ -4,6 +4,7 @@ mod strategies;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use shunt_model::object::ObjectKey;
@@ -72,6 +73,15 @@ fn apply(store: &mut Store, edit: Edit) -> Dirty {
         Edit::NoNode(name) => store.remove_node(&name),
         Edit::Machine(node, addresses) => store.put_machine(&node, addresses),
         Edit::Names(address, names) => store.put_names(address, names),
+        Edit::NoPolicies => {
+            let keys: Vec<_> = store.policies().map(|policy| policy.key.clone()).collect();
+            let names = store.cluster_policies().map(|policy| Arc::clone(&policy.name));
+            let names: Vec<_> = names.collect();
+            let mut dirty = Dirty::default();
+            keys.iter().for_each(|key| dirty.merge(store.remove_policy(key)));
+            names.iter().for_each(|name| dirty.merge(store.remove_cluster_policy(name)));
+            dirty
+        }
     }
 }
 
@@ -198,12 +208,11 @@ proptest! {
             prop_assert!(!dirty.is_empty() || delta.is_empty());
             followed.apply(&delta);
             prop_assert_eq!(&followed, compiler.table());
+            prop_assert_eq!(compiler.table(), &full(NODES[0], &store));
         }
         check(&store, NODES[0], compiler.table())?;
-        let nothing = compiler.update(&store, &Dirty::default());
-        prop_assert!(nothing.is_empty());
-        // Compiled once more as a whole there is nothing left over from before.
-        compiler.update(&store, &Dirty::everything());
-        prop_assert_eq!(compiler.table(), &full(NODES[0], &store));
+        for dirty in [Dirty::default(), Dirty::everything()] {
+            prop_assert!(compiler.update(&store, &dirty).is_empty());
+        }
     }
 }

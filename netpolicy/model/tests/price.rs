@@ -12,10 +12,12 @@ use shunt_model::object::ObjectKey;
 use shunt_netpolicy::cluster::{Action, ActionRule, ClusterNetworkPolicy, PeerNode, Tier};
 use shunt_netpolicy::compile::Compiler;
 use shunt_netpolicy::object::{
-    Block, NAMESPACE_NAME, Namespace, NetworkPolicy, Peer, Pod, PortMatch, PortNumber, Rule, Uid,
+    Block, NAMESPACE_NAME, NamedPort, Namespace, NetworkPolicy, Peer, Pod, PortMatch, PortNumber,
+    Rule, Uid,
 };
 use shunt_netpolicy::selector::{Labels, Operator, Requirement, Selector};
 use shunt_netpolicy::store::{Dirty, Store};
+use shunt_netpolicy::table::Delta;
 
 const PODS: u32 = 100_000;
 const PODS_OF_A_NODE: u32 = 110;
@@ -38,22 +40,27 @@ fn pods(namespaces: Selector, pods: Selector) -> Peer {
     Peer::Pods { namespaces: Some(namespaces), pods }
 }
 
-/// The cluster; labels are shared as the daemon shares them.
+/// The cluster; labels and the names of namespaces are shared as the daemon shares them.
 struct Scene {
     labels: Vec<Arc<Labels>>,
+    namespaces: Vec<Arc<str>>,
+    ports: [Arc<[NamedPort]>; 3],
 }
 
 impl Scene {
     fn pod(&self, number: u32) -> Pod {
         Pod {
-            key: ObjectKey::new(&format!("ns-{}", number % NAMESPACES), &format!("pod-{number}")),
+            key: ObjectKey::of(
+                Arc::clone(&self.namespaces[(number % NAMESPACES) as usize]),
+                format!("pod-{number}").into(),
+            ),
             uid: Uid::default(),
             created: 0,
             node: Some(format!("node-{}", number / PODS_OF_A_NODE).into()),
             addresses: [address(number)].into(),
             host_network: false,
             labels: Arc::clone(&self.labels[(number / NAMESPACES % APPS) as usize]),
-            ports: [].into(),
+            ports: Arc::clone(&self.ports[(number / NAMESPACES % 3) as usize]),
         }
     }
 
@@ -131,112 +138,206 @@ fn cluster_policy(number: u16, port: u16) -> ClusterNetworkPolicy {
     }
 }
 
-/// The median of several runs, and the least: others may keep the machine busy.
-fn measure(what: &str, times: usize, mut change: impl FnMut(usize) -> Duration) {
-    let mut all: Vec<_> = (0..times).map(&mut change).collect();
+/// The cluster, and what is compiled of it.
+struct Rig {
+    scene: Scene,
+    store: Store,
+    compiler: Compiler,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let labels =
+            (0..APPS).map(|app| Arc::new([("app".into(), format!("app-{app}").into())].into()));
+        let namespaces = (0..NAMESPACES).map(|number| format!("ns-{number}").into());
+        let ports = [8080, 8081, 9090].map(|port| {
+            let named = |name: &str| NamedPort { name: name.into(), protocol: Protocol::Tcp, port };
+            Arc::from([named("port-0"), named("port-1")])
+        });
+        let scene = Scene { labels: labels.collect(), namespaces: namespaces.collect(), ports };
+        Self { store: scene.store(), scene, compiler: Compiler::new("node-0") }
+    }
+
+    fn everything(&mut self) {
+        let started = Instant::now();
+        self.compiler.update(&self.store, &Dirty::everything());
+        let took = started.elapsed();
+        let table = self.compiler.table();
+        println!(
+            "{PODS} pods, {} NetworkPolicies, {CLUSTER_POLICIES} ClusterNetworkPolicies: {} local pods, {} peers, {} rows",
+            NAMESPACES * POLICIES_OF_A_NAMESPACE,
+            table.locals.len(),
+            table.peers.len(),
+            table.rows.len(),
+        );
+        println!("everything, the first time: {took:?}");
+        assert_eq!(table.locals.len(), PODS_OF_A_NODE as usize);
+        let atoms: BTreeSet<_> = table.peers.values().collect();
+        println!("classes of peers: {}", atoms.len());
+    }
+
+    /// The median of several runs, and the least: others may keep the machine busy.
+    fn measure(
+        &mut self,
+        what: &str,
+        times: u16,
+        change: impl Fn(&Scene, &mut Store, u16) -> Dirty,
+        holds: impl Fn(&Delta, u16) -> bool,
+    ) {
+        let mut all = Vec::new();
+        for run in 0..times {
+            let dirty = change(&self.scene, &mut self.store, run);
+            let started = Instant::now();
+            let delta = self.compiler.update(&self.store, &dirty);
+            all.push(started.elapsed());
+            assert!(holds(&delta, run), "{what}: {} peers", delta.peers.len());
+        }
+        print(what, all);
+    }
+}
+
+fn print(what: &str, mut all: Vec<Duration>) {
     all.sort();
-    println!("{what}: {:?}, at the least {:?}", all[times / 2], all[0]);
+    println!("{what}: {:?}, at the least {:?}", all[all.len() / 2], all[0]);
 }
 
 #[test]
 #[ignore = "prints figures; of a release build they mean something"]
 fn what_a_change_costs() {
-    let labels =
-        (0..APPS).map(|app| Arc::new([("app".into(), format!("app-{app}").into())].into()));
-    let scene = Scene { labels: labels.collect() };
-    let mut store = scene.store();
-    let mut compiler = Compiler::new("node-0");
-    let timed = |compiler: &mut Compiler, store: &Store, dirty: &Dirty| {
-        let started = Instant::now();
-        let delta = compiler.update(store, dirty);
-        (started.elapsed(), delta)
-    };
-    let (first, _) = timed(&mut compiler, &store, &Dirty::everything());
-    let table = compiler.table();
-    println!(
-        "{PODS} pods, {} NetworkPolicies, {CLUSTER_POLICIES} ClusterNetworkPolicies: {} local pods, {} peers, {} rows",
-        NAMESPACES * POLICIES_OF_A_NAMESPACE,
-        table.locals.len(),
-        table.peers.len(),
-        table.rows.len(),
-    );
-    println!("everything, the first time: {first:?}");
-    assert_eq!(table.locals.len(), PODS_OF_A_NODE as usize);
-    let atoms: BTreeSet<_> = table.peers.values().collect();
-    println!("classes of peers: {}", atoms.len());
+    let mut rig = Rig::new();
+    rig.everything();
+    pods_and_labels(&mut rig);
+    other_peers(&mut rig);
+    other_blocks(&mut rig);
+    other_nodes_and_ports(&mut rig);
+    the_first_isolated_pod(&rig);
+}
 
-    measure("a new pod elsewhere, of a known class", 50, |run| {
-        let number = PODS + u32::try_from(run).expect("a small number");
-        let dirty = store.put_pod(scene.pod(number));
-        let (took, delta) = timed(&mut compiler, &store, &dirty);
-        assert_eq!(delta.peers.len(), 1);
-        took
+fn pods_and_labels(rig: &mut Rig) {
+    let elsewhere =
+        |scene: &Scene, store: &mut Store, run| store.put_pod(scene.pod(PODS + u32::from(run)));
+    rig.measure("a new pod elsewhere, of a known class", 50, elsewhere, |delta, _| {
+        delta.peers.len() == 1
     });
-    measure("a new pod here", 20, |run| {
-        let number = PODS + 1000 + u32::try_from(run).expect("a small number");
-        let dirty = store.put_pod(Pod { node: Some("node-0".into()), ..scene.pod(number) });
-        let (took, delta) = timed(&mut compiler, &store, &dirty);
-        assert!(!delta.locals.is_empty());
-        took
-    });
-    measure("a NetworkPolicy: another port", 20, |run| {
-        let port = 8000 + u16::try_from(run).expect("a small number");
-        let dirty = store.put_policy(network_policy(7, 7, "app-14".into(), port));
-        let (took, delta) = timed(&mut compiler, &store, &dirty);
-        assert!(!delta.locals.is_empty());
-        took
-    });
-    measure("a NetworkPolicy: peers that nobody asked for, and that nobody is", 20, |run| {
-        let dirty = store.put_policy(network_policy(7, 7, format!("other-{run}"), 80));
-        let (took, delta) = timed(&mut compiler, &store, &dirty);
-        assert_eq!(delta.locals.is_empty(), run > 0);
-        took
-    });
-    measure("a NetworkPolicy: other peers of 250 pods that nobody asked for", 20, |run| {
-        let mut policy = network_policy(7, 7, format!("app-{}", run % 40), 80);
-        let namespaces = is(NAMESPACE_NAME, format!("ns-{}", 100 + run));
-        let Some([rule]) = policy.ingress.as_deref_mut() else { panic!("one rule") };
-        rule.peers = Some(vec![pods(namespaces, is("app", format!("app-{}", run % 40)))]);
-        let dirty = store.put_policy(policy);
-        let (took, delta) = timed(&mut compiler, &store, &dirty);
-        assert!(!delta.locals.is_empty());
-        took
-    });
-    measure("a changed ClusterNetworkPolicy", 9, |run| {
-        let port = 8000 + u16::try_from(run).expect("a small number");
-        let dirty = store.put_cluster_policy(cluster_policy(0, port));
-        let (took, delta) = timed(&mut compiler, &store, &dirty);
-        assert!(!delta.locals.is_empty() || !delta.rows.is_empty());
-        took
-    });
-    measure("a Namespace of another team", 20, |run| {
+    let here = |scene: &Scene, store: &mut Store, run| {
+        let pod = scene.pod(PODS + 1000 + u32::from(run));
+        store.put_pod(Pod { node: Some("node-0".into()), ..pod })
+    };
+    rig.measure("a new pod here", 20, here, |delta, _| !delta.locals.is_empty());
+    let relabelled = |_: &Scene, store: &mut Store, run| {
         let name: Arc<str> = format!("ns-{}", 150 + run).into();
         let labels = [
             (NAMESPACE_NAME.into(), Arc::clone(&name)),
             ("team".into(), format!("team-{}", (run + 1) % 10).into()),
         ];
-        let namespace = Namespace { name, labels: labels.into(), audit: false };
-        let dirty = store.put_namespace(namespace);
-        let (took, delta) = timed(&mut compiler, &store, &dirty);
-        assert!(!delta.peers.is_empty());
-        took
+        store.put_namespace(Namespace { name, labels: labels.into(), audit: false })
+    };
+    rig.measure("a Namespace of another team", 20, relabelled, |delta, _| !delta.peers.is_empty());
+}
+
+fn other_peers(rig: &mut Rig) {
+    let port = |_: &Scene, store: &mut Store, run| {
+        store.put_policy(network_policy(7, 7, "app-14".into(), 8000 + run))
+    };
+    rig.measure("a NetworkPolicy: another port", 20, port, |delta, _| !delta.locals.is_empty());
+    let nobody = |_: &Scene, store: &mut Store, run| {
+        store.put_policy(network_policy(7, 7, format!("other-{run}"), 80))
+    };
+    rig.measure(
+        "a NetworkPolicy: peers that nobody asked for, and that nobody is",
+        20,
+        nobody,
+        |delta, run| delta.locals.is_empty() == (run > 0),
+    );
+    let app = |_: &Scene, store: &mut Store, run| {
+        let namespaces = is(NAMESPACE_NAME, format!("ns-{}", 100 + run));
+        let peer = pods(namespaces, is("app", format!("app-{}", run % 40)));
+        store.put_policy(with_peer(peer))
+    };
+    rig.measure("a NetworkPolicy: other peers, that nobody asked for", 20, app, |delta, _| {
+        !delta.locals.is_empty()
     });
-    measure("a NetworkPolicy: another ipBlock", 9, |run| {
-        let mut policy = network_policy(7, 7, "app-14".into(), 80);
-        let cidr = format!("198.51.{run}.0/24").parse().expect("a network");
-        let block = Peer::Block(Block { cidr, except: Vec::new() });
-        policy.ingress.iter_mut().flatten().for_each(|rule| rule.peers = Some(vec![block.clone()]));
-        let dirty = store.put_policy(policy);
-        let (took, delta) = timed(&mut compiler, &store, &dirty);
-        assert!(delta.networks.is_some());
-        took
+    let cluster =
+        |_: &Scene, store: &mut Store, run| store.put_cluster_policy(cluster_policy(0, 8000 + run));
+    rig.measure("a changed ClusterNetworkPolicy", 9, cluster, |delta, _| {
+        !delta.locals.is_empty() || !delta.rows.is_empty()
     });
-    measure("a new Node", 20, |run| {
-        let name = format!("more-{run}");
-        let number = 0x11_0000 + u32::try_from(run).expect("a small number");
+}
+
+fn other_blocks(rig: &mut Rig) {
+    // `#` is another number each time.
+    let blocks = [
+        ("of strangers", "198.51.#.0/24"),
+        ("of one pod", "10.0.#.17/32"),
+        ("of 256 pods", "10.0.#.0/24"),
+        ("of all pods", "10.#.0.0/8"),
+    ];
+    for (what, cidr) in blocks {
+        let change = |_: &Scene, store: &mut Store, run: u16| {
+            let cidr = cidr.replace('#', &run.to_string()).parse().expect("a network");
+            store.put_policy(with_peer(Peer::Block(Block { cidr, except: Vec::new() })))
+        };
+        rig.measure(&format!("a NetworkPolicy: another ipBlock, {what}"), 9, change, |delta, _| {
+            delta.networks.is_some()
+        });
+    }
+}
+
+fn other_nodes_and_ports(rig: &mut Rig) {
+    let nodes = |_: &Scene, store: &mut Store, run| {
+        let mut policy = cluster_policy(0, 80);
+        let nodes = Peer::Nodes(is("zone", format!("zone-{}", run % 3)));
+        policy.egress.push(ActionRule {
+            name: "".into(),
+            action: Action::Accept,
+            on: Rule { peers: Some(vec![nodes]), ports: None },
+        });
+        store.put_cluster_policy(policy)
+    };
+    rig.measure("a ClusterNetworkPolicy: another selector of nodes", 9, nodes, |_, _| true);
+    let named = |_: &Scene, store: &mut Store, run| {
+        let mut policy = network_policy(7, 7, format!("app-{}", 10 + run), 80);
+        let name = PortNumber::Named(format!("port-{}", run % 2).into());
+        policy.egress = policy.ingress.take();
+        for rule in policy.egress.iter_mut().flatten() {
+            rule.ports = Some(vec![PortMatch { protocol: Protocol::Tcp, port: name.clone() }]);
+        }
+        store.put_policy(policy)
+    };
+    rig.measure("a NetworkPolicy: a named port in egress, of 250 pods", 9, named, |delta, _| {
+        delta.peers.len() >= 250
+    });
+    let node = |_: &Scene, store: &mut Store, run| {
+        let name = format!("more-{run}").into();
         let labels = [("zone".into(), "zone-1".into())].into();
-        let addresses = vec![address(number)];
-        let dirty = store.put_node(PeerNode { name: name.into(), labels, addresses });
-        timed(&mut compiler, &store, &dirty).0
-    });
+        let addresses = vec![address(0x11_0000 + u32::from(run))];
+        store.put_node(PeerNode { name, labels, addresses })
+    };
+    rig.measure("a new Node", 20, node, |_, _| true);
+}
+
+fn the_first_isolated_pod(rig: &Rig) {
+    let mut store = rig.store.clone();
+    let keys: Vec<_> = store.policies().map(|policy| policy.key.clone()).collect();
+    keys.iter().for_each(|key| drop(store.remove_policy(key)));
+    let names: Vec<_> = store.cluster_policies().map(|policy| Arc::clone(&policy.name)).collect();
+    names.iter().for_each(|name| drop(store.remove_cluster_policy(name)));
+    let mut all = Vec::new();
+    for _ in 0..9 {
+        let (mut store, mut compiler) = (store.clone(), Compiler::new("node-0"));
+        assert!(compiler.update(&store, &Dirty::everything()).is_empty());
+        let dirty = store.put_policy(network_policy(7, 7, "app-14".into(), 80));
+        let started = Instant::now();
+        let delta = compiler.update(&store, &dirty);
+        all.push(started.elapsed());
+        assert!(!delta.locals.is_empty() && delta.peers.len() == 250);
+    }
+    print("the first isolated pod", all);
+}
+
+/// The policy that is changed, with another peer.
+fn with_peer(peer: Peer) -> NetworkPolicy {
+    let mut policy = network_policy(7, 7, "app-14".into(), 80);
+    policy.ingress.iter_mut().flatten().for_each(|rule| rule.peers = Some(vec![peer.clone()]));
+    policy
 }

@@ -1,17 +1,15 @@
-//! Who asks what, so that a policy that asks otherwise than before leads to the pods concerned.
+//! Who asks what, so that a policy that asks otherwise than before leads to the addresses concerned.
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
-use std::net::IpAddr;
 use std::sync::Arc;
 
-use shunt_model::address::Protocol;
-
 use super::LocalPrograms;
-use super::feature::{Feature, Features, Label, Matching};
+use super::feature::{Feature, Features, Is, NamedPort};
 use super::program::{Port, Program};
-use crate::selector::Operator;
-use crate::store::Store;
+
+/// A port that is asked for by its name, and of whom; `None`: of everyone.
+type PortOf = (NamedPort, Option<Arc<Feature>>);
 
 /// How many ask what.
 #[derive(Debug, Default)]
@@ -19,34 +17,33 @@ pub(super) struct Askers {
     /// Of the local addresses: by the address of their programs.
     programs: Counts<usize>,
     features: Counts<Arc<Feature>>,
-    ports: Counts<(Arc<str>, Protocol)>,
+    ports: Counts<PortOf>,
     own_node: Counts<()>,
     /// Since this was asked last.
     asked: Asked,
 }
 
 /// What is asked otherwise than before.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Asked {
-    /// Selectors of pods that are asked for now and were not before, and the other way round.
+    /// What is asked for now and was not before.
     appeared: Vec<Arc<Feature>>,
+    /// The other way round.
     vanished: Vec<Arc<Feature>>,
-    /// Nothing else has changed than those.
-    pub(super) is_of_pods: bool,
-}
-
-impl Default for Asked {
-    fn default() -> Self {
-        Self { appeared: Vec::new(), vanished: Vec::new(), is_of_pods: true }
-    }
+    /// Of either kind.
+    pub(super) ports: Vec<PortOf>,
+    /// Whether the peer is the node itself is, or is no more.
+    pub(super) own_node: bool,
 }
 
 impl Asked {
-    pub(super) fn is_empty(&self) -> bool {
-        self.appeared.is_empty() && self.vanished.is_empty()
+    /// Whether blocks are among it.
+    pub(super) fn is_of_blocks(&self) -> bool {
+        self.features().any(|feature| matches!(feature.is, Is::Block(_)))
     }
 
-    fn features(&self) -> impl Iterator<Item = &Arc<Feature>> {
+    /// What is asked for now, or no more.
+    pub(super) fn features(&self) -> impl Iterator<Item = &Arc<Feature>> {
         self.appeared.iter().chain(&self.vanished)
     }
 }
@@ -85,7 +82,7 @@ impl Features {
     pub(super) fn add(&mut self, programs: &LocalPrograms) {
         let askers = &mut self.askers;
         if programs.egress.is_some() && askers.own_node.add(()) {
-            (self.own_node, askers.asked.is_of_pods) = (true, false);
+            (self.own_node, askers.asked.own_node) = (true, true);
         }
         for program in programs.iter() {
             if !askers.programs.add(Arc::as_ptr(program) as usize) {
@@ -98,8 +95,9 @@ impl Features {
             }
             for port in ports(program) {
                 if askers.ports.add(port.clone()) {
-                    self.ports.insert(port);
-                    askers.asked.is_of_pods = false;
+                    let (name, of) = port.clone();
+                    self.ports.entry(name).or_default().insert(of);
+                    askers.asked.ports.push(port);
                 }
             }
         }
@@ -109,7 +107,7 @@ impl Features {
     pub(super) fn remove(&mut self, programs: &LocalPrograms) {
         let askers = &mut self.askers;
         if programs.egress.is_some() && askers.own_node.remove(&()) {
-            (self.own_node, askers.asked.is_of_pods) = (false, false);
+            (self.own_node, askers.asked.own_node) = (false, true);
         }
         for program in programs.iter() {
             if !askers.programs.remove(&(Arc::as_ptr(program) as usize)) {
@@ -122,8 +120,12 @@ impl Features {
             }
             for port in ports(program) {
                 if askers.ports.remove(&port) {
-                    self.ports.remove(&port);
-                    askers.asked.is_of_pods = false;
+                    let (name, of) = &port;
+                    if let Some(askers) = self.ports.get_mut(name) {
+                        askers.remove(of);
+                    }
+                    self.ports.retain(|_, of| !of.is_empty());
+                    askers.asked.ports.push(port);
                 }
             }
         }
@@ -131,65 +133,32 @@ impl Features {
 
     /// Brings the index up to date with what was added and taken away; returns what that was.
     pub(super) fn settle(&mut self) -> Asked {
-        let mut asked = std::mem::take(&mut self.askers.asked);
+        let asked = std::mem::take(&mut self.askers.asked);
         for feature in &asked.vanished {
-            self.asked.remove(feature);
-            self.nodes.remove(feature);
-            match labels(feature) {
-                None => self.by_no_label.retain(|held| held != feature),
-                Some(labels) => labels.for_each(|label| {
-                    if let Some(held) = self.by_label.get_mut(&label) {
-                        held.retain(|held| held != feature);
-                    }
-                }),
+            match self.kind(feature) {
+                Some(kind) => drop(kind.remove(feature)),
+                None => self.pods.remove(feature),
             }
         }
         for feature in &asked.appeared {
-            self.asked.insert(Arc::clone(feature));
-            match (feature.as_ref(), labels(feature)) {
-                (Feature::Node(_), _) => drop(self.nodes.insert(Arc::clone(feature))),
-                (Feature::Pods(..), None) => self.by_no_label.push(Arc::clone(feature)),
-                (_, labels) => labels.into_iter().flatten().for_each(|label| {
-                    self.by_label.entry(label).or_default().push(Arc::clone(feature));
-                }),
+            match self.kind(feature) {
+                Some(kind) => drop(kind.insert(Arc::clone(feature))),
+                None => self.pods.insert(feature),
             }
         }
-        let of_pods = |feature: &Arc<Feature>| matches!(feature.as_ref(), Feature::Pods(..));
-        let all_of_pods = asked.features().all(of_pods);
-        asked.is_of_pods &= all_of_pods;
         asked
     }
 
-    /// Forgets what was found of pods that selectors match which are asked for now, or no more, and of pods of some
-    /// namespaces; returns their addresses.
-    pub(super) fn forget_matching(
-        &mut self,
-        store: &Store,
-        asked: &Asked,
-        relabelled: &BTreeSet<Arc<str>>,
-    ) -> Vec<IpAddr> {
-        let mut addresses = Vec::new();
-        self.matches.retain(|(namespace, _), Matching { labels, .. }| {
-            let is_concerned = relabelled.contains(namespace)
-                || asked.features().any(|feature| feature.selects(store, namespace, labels));
-            if is_concerned {
-                addresses.extend(store.addresses_alike(namespace, labels));
-            }
-            !is_concerned
-        });
-        addresses
+    /// All features of its kind; `None`: it is a selector of pods.
+    fn kind(&mut self, feature: &Feature) -> Option<&mut BTreeSet<Arc<Feature>>> {
+        match feature.is {
+            Is::Block(_) => Some(&mut self.blocks),
+            Is::Node(_) => Some(&mut self.nodes),
+            Is::Domain(_) => Some(&mut self.domains),
+            // Programs ask for neither of the last two as such.
+            Is::Pods(..) | Is::OwnNode | Is::Port(..) => None,
+        }
     }
-}
-
-/// The label by which a selector of pods is found, with each of its values.
-fn labels(feature: &Feature) -> Option<impl Iterator<Item = Label>> {
-    let Feature::Pods(_, pods) = feature else { return None };
-    let (key, values) =
-        pods.requirements().find_map(|requirement| match &requirement.operator {
-            Operator::In(values) => Some((&requirement.key, values)),
-            _ => None,
-        })?;
-    Some(values.iter().map(|value| (Arc::clone(key), Arc::clone(value))))
 }
 
 /// Each once.
@@ -198,11 +167,19 @@ fn features(program: &Program) -> BTreeSet<&Arc<Feature>> {
 }
 
 /// The ports that peers have by names, each once.
-fn ports(program: &Program) -> BTreeSet<(Arc<str>, Protocol)> {
-    let ports = program.matches().flat_map(|asked| asked.ports.iter().flatten());
-    let named = ports.filter_map(|(protocol, port)| match port {
-        Port::OfPeer(name) => Some((Arc::clone(name), *protocol)),
-        Port::Range(..) => None,
-    });
-    named.collect()
+fn ports(program: &Program) -> BTreeSet<PortOf> {
+    let mut all = BTreeSet::new();
+    for asked in program.matches() {
+        for (protocol, port) in asked.ports.iter().flatten() {
+            let Port::OfPeer(name) = port else { continue };
+            let name = (Arc::clone(name), *protocol);
+            match &asked.peers {
+                None => drop(all.insert((name, None))),
+                Some(peers) => {
+                    all.extend(peers.iter().map(|of| (name.clone(), Some(Arc::clone(of)))));
+                }
+            }
+        }
+    }
+    all
 }

@@ -1,21 +1,31 @@
 //! What policies in force ask of an address.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::hash::{Hash, Hasher};
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use shunt_model::address::{Family, Protocol};
+use shunt_model::address::Protocol;
 
 use super::asked::Askers;
+use super::number;
+use super::selectors::Selectors;
 use crate::domain::DomainName;
 use crate::object::{Block, Pod};
 use crate::selector::{Labels, Selector};
 use crate::store::Store;
-use crate::table::Range;
 
-/// Something that a peer may have.
+/// Something that a peer may have. Features are compared, sorted and looked up far more often than made, so their hash is
+/// made with them.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Feature {
+    hash: u64,
+    pub(super) is: Is,
+}
+
+/// What it is.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Feature {
+pub(super) enum Is {
     /// It is a pod that this selects.
     Pods(NamespaceMatch, Selector),
     /// Its address is in this block.
@@ -30,10 +40,22 @@ pub(super) enum Feature {
     Port(Arc<str>, Protocol, u16),
 }
 
+impl From<Is> for Feature {
+    fn from(is: Is) -> Self {
+        Self { hash: number::hash(&is), is }
+    }
+}
+
+impl Hash for Feature {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
+}
+
 impl Feature {
     /// Whether it selects pods of a namespace with these labels.
     pub(super) fn selects(&self, store: &Store, namespace: &Arc<str>, labels: &Labels) -> bool {
-        let Self::Pods(namespaces, pods) = self else { return false };
+        let Is::Pods(namespaces, pods) = &self.is else { return false };
         pods.selects(labels)
             && match namespaces {
                 NamespaceMatch::Named(name) => name == namespace,
@@ -49,18 +71,31 @@ pub(super) enum NamespaceMatch {
     Selected(Selector),
 }
 
-/// The features that a peer has.
+/// The features that a peer has, sorted, each once.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Signature(BTreeSet<Arc<Feature>>);
+pub(super) struct Signature(Box<[Arc<Feature>]>);
+
+impl FromIterator<Arc<Feature>> for Signature {
+    fn from_iter<T: IntoIterator<Item = Arc<Feature>>>(features: T) -> Self {
+        let mut features: Vec<_> = features.into_iter().collect();
+        features.sort_unstable();
+        features.dedup();
+        Self(features.into())
+    }
+}
 
 impl Signature {
     pub(super) fn contains(&self, feature: &Arc<Feature>) -> bool {
-        self.0.contains(feature)
+        self.0.binary_search(feature).is_ok()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Feature>> {
+        self.0.iter()
     }
 
     /// Whether the peer is the node that the table is for.
     pub(super) fn is_own_node(&self) -> bool {
-        self.0.iter().any(|feature| **feature == Feature::OwnNode)
+        self.0.iter().any(|feature| feature.is == Is::OwnNode)
     }
 
     /// The numbers that the peer has for a named port.
@@ -69,8 +104,8 @@ impl Signature {
         name: &'a str,
         protocol: Protocol,
     ) -> impl Iterator<Item = u16> + 'a {
-        self.0.iter().filter_map(move |feature| match feature.as_ref() {
-            Feature::Port(of, p, number) if of.as_ref() == name && *p == protocol => Some(*number),
+        self.0.iter().filter_map(move |feature| match &feature.is {
+            Is::Port(of, p, number) if of.as_ref() == name && *p == protocol => Some(*number),
             _ => None,
         })
     }
@@ -80,106 +115,105 @@ impl Signature {
 #[derive(Debug, Default)]
 pub(super) struct Features {
     pub(super) askers: Askers,
-    pub(super) asked: BTreeSet<Arc<Feature>>,
-    /// Ports that are asked for by their names.
-    pub(super) ports: BTreeSet<(Arc<str>, Protocol)>,
+    /// Selectors of pods.
+    pub(super) pods: Selectors,
+    pub(super) blocks: BTreeSet<Arc<Feature>>,
     /// Selectors of nodes.
     pub(super) nodes: BTreeSet<Arc<Feature>>,
+    pub(super) domains: BTreeSet<Arc<Feature>>,
+    /// Ports that are asked for by their names, and of whom; `None`: of everyone.
+    pub(super) ports: BTreeMap<NamedPort, BTreeSet<Option<Arc<Feature>>>>,
     /// It is asked whether the peer is the node itself.
     pub(super) own_node: bool,
-    /// Selectors of pods that ask for a label with one of some values, by that label and each of
-    /// the values: of a thousand selectors a pod is asked about a few.
-    pub(super) by_label: HashMap<Label, Vec<Arc<Feature>>>,
-    /// All other selectors of pods.
-    pub(super) by_no_label: Vec<Arc<Feature>>,
     /// Which selectors match, for each namespace and set of labels that was looked at. Pods share
     /// their labels, and the set is held here, so its address stands for it.
-    pub(super) matches: BTreeMap<(Arc<str>, usize), Matching>,
+    matches: HashMap<(Arc<str>, usize), Matching>,
 }
 
-/// A label and its value.
-pub(super) type Label = (Arc<str>, Arc<str>);
+/// The name of a port.
+pub(super) type NamedPort = (Arc<str>, Protocol);
 
 /// A set of labels and the selectors that match it.
 #[derive(Debug)]
-pub(super) struct Matching {
-    pub(super) labels: Arc<Labels>,
+struct Matching {
+    /// Held so that nothing else comes to their place.
+    labels: Arc<Labels>,
     features: Arc<[Arc<Feature>]>,
 }
 
+/// An address as it is asked about.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer<'a> {
+    pub(super) address: IpAddr,
+    /// Who has it.
+    pub(super) pod: Option<&'a Arc<Pod>>,
+    /// It is one of the node that the table is for.
+    pub(super) own: bool,
+    /// The blocks that hold it, if any do.
+    pub(super) blocks: Option<&'a Signature>,
+}
+
 impl Features {
-    /// The numbers that a pod has for each port that is asked for by its name.
-    pub(super) fn ports_of(&self, pod: &Pod) -> Vec<Option<u16>> {
-        if pod.ports.is_empty() {
-            return Vec::new();
-        }
-        self.ports.iter().map(|(name, protocol)| pod.port(name, *protocol)).collect()
+    /// Whether pods are told apart.
+    pub(super) fn ask_for_pods(&self) -> bool {
+        !self.pods.is_empty() || !self.ports.is_empty()
     }
 
-    /// Whether it is asked which nodes a peer is the address of.
-    pub(super) fn ask_for_nodes(&self) -> bool {
-        !self.nodes.is_empty()
-    }
-
-    /// Whether it is asked if a peer is the node itself.
-    pub(super) const fn ask_for_own_node(&self) -> bool {
-        self.own_node
-    }
-
-    /// The features of an address; `None` if it has none but those of its network. `own`: it is one
-    /// of the node that the table is for.
-    pub(super) fn of(
-        &mut self,
-        store: &Store,
-        address: IpAddr,
-        pod: Option<&Arc<Pod>>,
-        own: bool,
-    ) -> Option<Signature> {
-        let mut features = BTreeSet::new();
-        if let Some(pod) = pod {
-            features.extend(self.matching(store, pod).iter().cloned());
-            for (name, protocol) in &self.ports {
-                if let Some(number) = pod.port(name, *protocol) {
-                    features.insert(Arc::new(Feature::Port(Arc::clone(name), *protocol, number)));
-                }
-            }
-        }
-        if own && self.own_node {
-            features.insert(Arc::new(Feature::OwnNode));
-        }
-        let selects = |feature: &&Arc<Feature>| match feature.as_ref() {
-            Feature::Node(selector) => {
-                store.nodes_at(address).any(|node| selector.selects(&node.labels))
-            }
-            _ => false,
-        };
-        features.extend(self.nodes.iter().filter(selects).cloned());
-        if features.is_empty() {
-            return None;
-        }
-        features.extend(self.blocks_with(address).cloned());
-        Some(Signature(features))
+    /// The features of an address; `None` if it has none but those of its network.
+    pub(super) fn of(&mut self, store: &Store, peer: Peer<'_>) -> Option<Signature> {
+        let features = self.beside_ports(store, peer);
+        self.with_ports(features, peer)
     }
 
     /// The features of an address that DNS has given names to, with those that it has otherwise; `None` if nobody asks
     /// for its names.
-    pub(super) fn of_named(
-        &mut self,
-        store: &Store,
-        address: IpAddr,
-        pod: Option<&Arc<Pod>>,
-        own: bool,
-    ) -> Option<Signature> {
-        let names = store.names_of(address).map(|name| Feature::Domain(name.clone()));
-        let asked = names.filter_map(|name| self.asked.get(&name).cloned());
-        let names: BTreeSet<_> = asked.collect();
+    pub(super) fn of_named(&mut self, store: &Store, peer: Peer<'_>) -> Option<Signature> {
+        let names = store.names_of(peer.address).map(|name| Is::Domain(name.clone()).into());
+        let asked = names.filter_map(|name: Feature| self.domains.get(&name).cloned());
+        let names: Vec<_> = asked.collect();
         if names.is_empty() {
             return None;
         }
-        let by_network = Signature(self.blocks_with(address).cloned().collect());
-        let mut signature = self.of(store, address, pod, own).unwrap_or(by_network);
-        signature.0.extend(names);
-        Some(signature)
+        let mut features = self.beside_ports(store, peer);
+        features.extend(names);
+        self.with_ports(features, peer)
+    }
+
+    /// The features of an address beside its blocks and named ports.
+    fn beside_ports(&mut self, store: &Store, peer: Peer<'_>) -> Vec<Arc<Feature>> {
+        let mut features = Vec::new();
+        if let Some(pod) = peer.pod.filter(|_| !self.pods.is_empty()) {
+            features.extend(self.matching(store, pod).iter().cloned());
+        }
+        if peer.own && self.own_node {
+            features.push(Arc::new(Is::OwnNode.into()));
+        }
+        let selects = |feature: &&Arc<Feature>| match &feature.is {
+            Is::Node(selector) => {
+                store.nodes_at(peer.address).any(|node| selector.selects(&node.labels))
+            }
+            _ => false,
+        };
+        features.extend(self.nodes.iter().filter(selects).cloned());
+        features
+    }
+
+    /// Adds the blocks, and the numbers of the named ports that are asked of whoever has such features.
+    fn with_ports(&self, mut features: Vec<Arc<Feature>>, peer: Peer<'_>) -> Option<Signature> {
+        let beside_blocks = features.len();
+        features.extend(peer.blocks.into_iter().flat_map(Signature::iter).cloned());
+        let mut ports: Vec<Arc<Feature>> = Vec::new();
+        for pod in peer.pod.into_iter().filter(|pod| !pod.ports.is_empty()) {
+            for ((name, protocol), of) in &self.ports {
+                let Some(number) = pod.port(name, *protocol) else { continue };
+                if of.contains(&None) || of.iter().flatten().any(|one| features.contains(one)) {
+                    let port = Is::Port(Arc::clone(name), *protocol, number);
+                    ports.push(Arc::new(port.into()));
+                }
+            }
+        }
+        let has_more = beside_blocks > 0 || !ports.is_empty();
+        has_more.then(|| features.into_iter().chain(ports).collect())
     }
 
     /// The selectors that match a pod.
@@ -188,72 +222,27 @@ impl Features {
         if let Some(found) = self.matches.get(&place) {
             return Arc::clone(&found.features);
         }
-        let matches =
-            |feature: &&Arc<Feature>| feature.selects(store, &pod.key.namespace, &pod.labels);
-        let of_label = |(key, value): (&Arc<str>, &Arc<str>)| {
-            self.by_label.get(&(Arc::clone(key), Arc::clone(value)))
-        };
-        let likely = pod.labels.iter().filter_map(of_label).flatten().chain(&self.by_no_label);
-        let features: Arc<[_]> = likely.filter(matches).cloned().collect();
+        let found = self.pods.matching(store, &pod.key.namespace, &pod.labels).cloned();
+        let features: Arc<[_]> = found.collect();
         let found = Matching { labels: Arc::clone(&pod.labels), features: Arc::clone(&features) };
         self.matches.insert(place, found);
         features
     }
 
-    fn blocks(&self) -> impl Iterator<Item = (&Arc<Feature>, &Block)> {
-        self.asked.iter().filter_map(|feature| match feature.as_ref() {
-            Feature::Block(block) => Some((feature, block)),
-            _ => None,
-        })
+    /// Forgets what was found of pods of a namespace with these labels.
+    pub(super) fn forget(&mut self, namespace: &Arc<str>, labels: &Arc<Labels>) {
+        self.matches.remove(&(Arc::clone(namespace), Arc::as_ptr(labels) as usize));
     }
 
-    fn blocks_with(&self, address: IpAddr) -> impl Iterator<Item = &Arc<Feature>> {
-        self.blocks().filter(move |(_, block)| block.contains(address)).map(|(feature, _)| feature)
+    /// Forgets all that was found of pods.
+    pub(super) fn forget_all(&mut self) {
+        self.matches.clear();
     }
 
-    /// The ranges of a family that blocks tell apart, sorted; those without any are left out, and
-    /// neighbours that are alike are one.
-    pub(super) fn networks(&self, family: Family) -> Vec<(Range, Signature)> {
-        let mut starts = BTreeSet::new();
-        let of_family = |net: &&ipnet::IpNet| Family::of(net.addr()) == family;
-        for (_, block) in self.blocks() {
-            for net in [&block.cidr].into_iter().chain(&block.except).filter(of_family) {
-                starts.insert(number(net.network()));
-                starts.extend(number(net.broadcast()).checked_add(1));
-            }
+    /// Forgets what was found of pods that are not there any more, once that is more than half.
+    pub(super) fn forget_gone(&mut self, store: &Store) {
+        if self.matches.len() > 2 * store.alike().len() {
+            self.matches.retain(|(namespace, _), found| store.has_alike(namespace, &found.labels));
         }
-        let greatest = match family {
-            Family::V4 => u128::from(u32::MAX),
-            Family::V6 => u128::MAX,
-        };
-        let starts: Vec<_> = starts.into_iter().filter(|start| *start <= greatest).collect();
-        let mut pieces: Vec<(Range, Signature)> = Vec::new();
-        for (position, start) in starts.iter().enumerate() {
-            let last = starts.get(position + 1).map_or(greatest, |next| next - 1);
-            let (first, last) = (address(family, *start), address(family, last));
-            let signature = Signature(self.blocks_with(first).cloned().collect());
-            match pieces.last_mut() {
-                Some((before, same)) if *same == signature && number(before.last) + 1 == *start => {
-                    before.last = last;
-                }
-                _ if signature == Signature::default() => {}
-                _ => pieces.push((Range { first, last }, signature)),
-            }
-        }
-        pieces
-    }
-}
-
-fn number(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(address) => u32::from(address).into(),
-        IpAddr::V6(address) => address.into(),
-    }
-}
-
-fn address(family: Family, number: u128) -> IpAddr {
-    match family {
-        Family::V4 => Ipv4Addr::from(u32::try_from(number).unwrap_or(u32::MAX)).into(),
-        Family::V6 => Ipv6Addr::from(number).into(),
     }
 }

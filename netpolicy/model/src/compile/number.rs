@@ -9,12 +9,11 @@ use std::sync::Arc;
 pub(super) struct Numbers<T> {
     by_value: HashMap<Arc<T>, u32>,
     by_number: BTreeMap<u32, Arc<T>>,
-    news: bool,
 }
 
 impl<T> Default for Numbers<T> {
     fn default() -> Self {
-        Self { by_value: HashMap::new(), by_number: BTreeMap::new(), news: true }
+        Self { by_value: HashMap::new(), by_number: BTreeMap::new() }
     }
 }
 
@@ -24,7 +23,7 @@ impl<T: Hash + Eq + Default> Numbers<T> {
         if let Some(number) = self.by_value.get(&value) {
             return *number;
         }
-        let mut number = if value == T::default() { 0 } else { hash(&value) };
+        let mut number = if value == T::default() { 0 } else { short(hash(&value)) };
         // Two values with one hash are rare, and then the second takes the next number.
         while self.by_number.contains_key(&number) {
             number = in_range(number.wrapping_add(1));
@@ -32,7 +31,6 @@ impl<T: Hash + Eq + Default> Numbers<T> {
         let value = Arc::new(value);
         self.by_value.insert(Arc::clone(&value), number);
         self.by_number.insert(number, value);
-        self.news = true;
         number
     }
 
@@ -50,9 +48,11 @@ impl<T: Hash + Eq + Default> Numbers<T> {
         self.by_value.retain(|_, number| keep(*number));
     }
 
-    /// Whether there are new ones since this was asked last.
-    pub(super) fn take_news(&mut self) -> bool {
-        std::mem::take(&mut self.news)
+    /// Forgets one.
+    pub(super) fn forget(&mut self, number: u32) {
+        if let Some(value) = self.by_number.remove(&number) {
+            self.by_value.remove(&value);
+        }
     }
 }
 
@@ -61,11 +61,16 @@ fn in_range(number: u32) -> u32 {
     number.clamp(1, u32::MAX - 1)
 }
 
-fn hash(value: &impl Hash) -> u32 {
+fn short(hash: u64) -> u32 {
+    let [a, b, c, d, e, f, g, h] = hash.to_le_bytes();
+    in_range(u32::from_le_bytes([a ^ e, b ^ f, c ^ g, d ^ h]))
+}
+
+/// A hash that is the same in every process.
+pub(super) fn hash(value: &impl Hash) -> u64 {
     let mut hasher = Fnv(0xcbf2_9ce4_8422_2325);
     value.hash(&mut hasher);
-    let [a, b, c, d, e, f, g, h] = hasher.finish().to_le_bytes();
-    in_range(u32::from_le_bytes([a ^ e, b ^ f, c ^ g, d ^ h]))
+    hasher.finish()
 }
 
 /// FNV-1a: the same in every process, which the standard library's hasher is not.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use shunt_model::address::Protocol;
 use shunt_model::object::ObjectKey;
 
-use super::feature::{Feature, NamespaceMatch, Signature};
+use super::feature::{Feature, Is, NamespaceMatch, Signature};
 use crate::cluster::{Action, Tier};
 use crate::deciders::{Deciders, Decision, Policies};
 use crate::object::{Direction, NetworkPolicy, Peer, Pod, PortNumber, Rule};
@@ -281,19 +281,18 @@ fn resolve(
     direction: Direction,
     of: Option<Arc<str>>,
 ) -> Match {
-    let feature = |peer: &Peer| {
-        Arc::new(match peer {
-            Peer::Block(block) => Feature::Block(block.clone()),
-            Peer::Nodes(selector) => Feature::Node(selector.clone()),
-            Peer::Domain(name) => Feature::Domain(name.clone()),
-            Peer::Pods { namespaces: None, pods } => {
-                Feature::Pods(NamespaceMatch::Named(Arc::clone(own)), pods.clone())
-            }
-            Peer::Pods { namespaces: Some(selector), pods } => {
-                Feature::Pods(NamespaceMatch::Selected(selector.clone()), pods.clone())
-            }
-        })
+    let is = |peer: &Peer| match peer {
+        Peer::Block(block) => Is::Block(block.clone()),
+        Peer::Nodes(selector) => Is::Node(selector.clone()),
+        Peer::Domain(name) => Is::Domain(name.clone()),
+        Peer::Pods { namespaces: None, pods } => {
+            Is::Pods(NamespaceMatch::Named(Arc::clone(own)), pods.clone())
+        }
+        Peer::Pods { namespaces: Some(selector), pods } => {
+            Is::Pods(NamespaceMatch::Selected(selector.clone()), pods.clone())
+        }
     };
+    let feature = |peer: &Peer| Arc::new(is(peer).into());
     let peers = rule.peers.as_ref().map(|peers| sorted(peers.iter().map(feature)));
     let port = |port: &crate::object::PortMatch| {
         let resolved = match &port.port {

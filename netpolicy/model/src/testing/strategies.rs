@@ -59,6 +59,8 @@ pub(super) enum Edit {
     NoNode(Arc<str>),
     Machine(Arc<str>, BTreeSet<IpAddr>),
     Names(IpAddr, BTreeSet<DomainName>),
+    /// All policies go: the next that comes isolates the first pod.
+    NoPolicies,
 }
 
 pub(super) fn edits(count: Range<usize>) -> impl Strategy<Value = Vec<Edit>> {
@@ -74,6 +76,9 @@ pub(super) fn edits(count: Range<usize>) -> impl Strategy<Value = Vec<Edit>> {
         1 => word(&NODES).prop_map(Edit::NoNode),
         1 => (word(&NODES), hosts()).prop_map(|(node, hosts)| Edit::Machine(node, hosts)),
         2 => names(),
+        1 => Just(Edit::NoPolicies),
+        4 => narrow_policy().prop_map(Edit::Policy),
+        4 => narrow_cluster_policy().prop_map(Edit::ClusterPolicy),
     ];
     vec(edit, count)
 }
@@ -189,6 +194,53 @@ fn policy() -> impl Strategy<Value = NetworkPolicy> {
         pods,
         ingress,
         egress,
+    })
+}
+
+/// One peer, and a port: few, so that what is asked often changes in one thing alone.
+fn narrow_rule(peer: impl Strategy<Value = Peer>) -> impl Strategy<Value = Rule> {
+    let port = prop_oneof![
+        1 => Just(PortNumber::Range(80, 80)),
+        1 => word(PORT_NAMES).prop_map(PortNumber::Named),
+    ];
+    let port = port.prop_map(|port| PortMatch { protocol: Protocol::Tcp, port });
+    (weighted(0.8, peer), weighted(0.7, port)).prop_map(|(peer, port)| Rule {
+        peers: peer.map(|peer| vec![peer]),
+        ports: port.map(|port| vec![port]),
+    })
+}
+
+/// Blocks or one and the same selector, for all pods of a namespace.
+fn narrow_policy() -> impl Strategy<Value = NetworkPolicy> {
+    let one = Requirement { key: KEYS[0].into(), operator: Operator::In(["a".into()].into()) };
+    let pods = Peer::Pods { namespaces: None, pods: [one].into_iter().collect() };
+    let peer = prop_oneof![3 => block().prop_map(Peer::Block), 1 => Just(pods)];
+    let key =
+        (select(NAMESPACES), select(&NAMES[..2])).prop_map(|(ns, name)| ObjectKey::new(ns, name));
+    (key, narrow_rule(peer), any::<bool>()).prop_map(|(key, rule, ingress)| {
+        let pods = Selector::default();
+        match ingress {
+            true => NetworkPolicy { key, pods, ingress: Some(vec![rule]), egress: None },
+            false => NetworkPolicy { key, pods, ingress: None, egress: Some(vec![rule]) },
+        }
+    })
+}
+
+/// Egress to nodes, blocks or names, of all pods.
+fn narrow_cluster_policy() -> impl Strategy<Value = ClusterNetworkPolicy> {
+    let peer = prop_oneof![
+        2 => selector().prop_map(Peer::Nodes),
+        1 => block().prop_map(Peer::Block),
+        1 => domain().prop_map(Peer::Domain),
+    ];
+    (word(&NAMES[..2]), narrow_rule(peer)).prop_map(|(name, on)| ClusterNetworkPolicy {
+        name,
+        tier: Tier::Admin,
+        priority: 0,
+        namespaces: Selector::default(),
+        pods: Selector::default(),
+        ingress: Vec::new(),
+        egress: vec![ActionRule { name: "".into(), action: Action::Accept, on }],
     })
 }
 
