@@ -1,7 +1,7 @@
 //! A flow on the real kernel.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -33,12 +33,18 @@ pub(super) struct Prober<'a> {
     pub(super) cluster: &'a Cluster,
     /// What is known of it.
     pub(super) setup: &'a Setup,
-    /// The pods that flows have led to which must lead to the same again.
-    pub(super) same: &'a RefCell<Same>,
+    /// What they have met so far.
+    pub(super) memory: &'a RefCell<Memory>,
 }
 
-/// The pods of `| same NAME`, by name and family.
-pub(super) type Same = BTreeMap<(String, bool), String>;
+/// What probes have met so far in a scenario.
+#[derive(Default)]
+pub(super) struct Memory {
+    /// The pods of `| same NAME`, by name and family.
+    same: BTreeMap<(String, bool), String>,
+    /// Where connections came from, and where to they were.
+    connections: BTreeSet<(SocketAddr, SocketAddr)>,
+}
 
 impl Prober<'_> {
     /// Tries a flow until all that is expected has been seen.
@@ -141,6 +147,7 @@ impl Prober<'_> {
 
     fn check_served(self, flow: &Flow, servers: &[Server]) -> Result<()> {
         let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+        let mut same = 0;
         for asked in 1..=tries(servers.len()) {
             if let Some(seconds) = flow.pause {
                 thread::sleep(Duration::from_secs(seconds));
@@ -157,9 +164,14 @@ impl Prober<'_> {
             };
             self.check_source(flow, server, *seen_source, *local)?;
             *seen.entry(by.clone()).or_default() += 1;
+            let is_new = self.memory.borrow_mut().connections.insert((*local, flow.to));
             if let Some(name) = &flow.same {
-                self.check_same(flow, name, &server.pod)?;
-                if asked == REPEATS_OF_SAME {
+                // What IPVS remembers of a former connection from that port outweighs the client's affinity.
+                if is_new {
+                    self.check_same(flow, name, &server.pod)?;
+                    same += 1;
+                }
+                if same == REPEATS_OF_SAME {
                     return Ok(());
                 }
                 continue;
@@ -174,9 +186,9 @@ impl Prober<'_> {
     }
 
     fn check_same(self, flow: &Flow, name: &str, pod: &str) -> Result<()> {
-        let mut same = self.same.borrow_mut();
+        let mut memory = self.memory.borrow_mut();
         let place = (name.to_owned(), flow.to.is_ipv4());
-        let first = same.entry(place).or_insert_with(|| pod.to_owned());
+        let first = memory.same.entry(place).or_insert_with(|| pod.to_owned());
         ensure!(first == pod, "on the wire: {pod} answers, but {name} was {first} before");
         Ok(())
     }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use shunt_cluster::{Cluster, ClusterSpec, EchoServer, Host, Role};
 
 use super::need::Need;
-use super::probe::{Held, Prober, Same};
+use super::probe::{Held, Memory, Prober};
 use super::setup::Setup;
 use super::step::{Act, Hold};
 use crate::control_plane::{Flannel, Plane, Rules};
@@ -17,7 +17,7 @@ use crate::control_plane::{Flannel, Plane, Rules};
 pub(super) struct Site<'a> {
     setup: &'a Setup,
     held: BTreeMap<String, (Hold, Held)>,
-    same: RefCell<Same>,
+    memory: RefCell<Memory>,
     _servers: Vec<EchoServer>,
     ground: Ground,
 }
@@ -85,7 +85,7 @@ impl<'a> Site<'a> {
         Ok(Self {
             setup,
             held: BTreeMap::new(),
-            same: RefCell::default(),
+            memory: RefCell::default(),
             _servers: servers,
             ground,
         })
@@ -98,7 +98,7 @@ impl<'a> Site<'a> {
 
     /// What sends probes.
     pub(super) fn prober(&self) -> Prober<'_> {
-        Prober { cluster: self.cluster(), setup: self.setup, same: &self.same }
+        Prober { cluster: self.cluster(), setup: self.setup, memory: &self.memory }
     }
 
     /// Opens a connection and keeps it.
