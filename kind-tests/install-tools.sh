@@ -28,6 +28,7 @@ need qemu-system-x86_64 qemu-system-x86
 [ -x /usr/lib/qemu/virtiofsd ] || missing="$missing qemu-system-common"
 [ -x /usr/lib/cni/bridge ] || missing="$missing containernetworking-plugins"
 [ -x /usr/sbin/bird ] || missing="$missing bird2"
+need wg wireguard-tools
 need busybox busybox-static
 # Runs the containers of the real containerd.
 need runc runc

@@ -116,6 +116,11 @@ networks! {
     macvlan Macvlan
     ipvlan Ipvlan
     geneve Geneve
+    gre Gre
+    ip6gre Ip6Gre
+    sit Sit
+    ip6tnl Ip6Tnl
+    wireguard Wireguard
     flanneld Flanneld
 }
 

@@ -35,6 +35,8 @@ const BR_NF_CALL_IPTABLES: u16 = 36;
 const BR_NF_CALL_IP6TABLES: u16 = 37;
 /// The length of `struct ifinfomsg`.
 const HEADER: usize = 16;
+/// `IFF_UP` (`include/uapi/linux/if.h`).
+const IFF_UP: u32 = 1;
 /// Where `br_netfilter` has its sysctls; not there: it is not there.
 const SYSCTLS: &str = "proc/sys/net/bridge";
 
@@ -46,6 +48,8 @@ pub(crate) struct Link {
     /// The kind as `ip -d link` prints it; empty for hardware.
     pub(crate) kind: String,
     pub(crate) mtu: u32,
+    /// Whether it is up: a tunnel's module brings a device that is not, until someone uses it.
+    pub(crate) is_up: bool,
     /// The index of the bridge that it is a port of, or of what else it belongs to.
     pub(crate) master: Option<u32>,
     /// Whether it sits on another interface of this network namespace.
@@ -83,6 +87,7 @@ fn link(payload: &[u8]) -> Option<Link> {
         name: find(NAME)?.text()?.to_owned(),
         mtu: number(MTU)?,
         index: u32::from_ne_bytes(payload.get(4..8)?.try_into().ok()?),
+        is_up: u32::from_ne_bytes(payload.get(8..12)?.try_into().ok()?) & IFF_UP != 0,
         master: number(MASTER),
         sits_here: number(LOWER).is_some_and(|lower| lower != 0) && find(LOWER_NETNS).is_none(),
         hairpin: port.and_then(|mode| mode.payload.first().map(|mode| *mode != 0)),

@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use anyhow::Result;
 use nix::libc;
 
+use crate::host::Family;
 use crate::link::{
     CREATE, IFLA_ADDRESS, IFLA_IFNAME, IFLA_INFO_DATA, IFLA_INFO_KIND, IFLA_LINKINFO,
     IFLA_NET_NS_FD, Links, REPLACE, family, ifinfo, octets,
@@ -30,6 +31,15 @@ const IFLA_VXLAN_LOCAL: u16 = 4;
 const IFLA_VXLAN_LEARNING: u16 = 7;
 const IFLA_VXLAN_PORT: u16 = 15;
 const IFLA_VXLAN_LOCAL6: u16 = 17;
+// From linux/if_tunnel.h and linux/ip6_tunnel.h.
+const IFLA_GRE_LOCAL: u16 = 6;
+const IFLA_GRE_REMOTE: u16 = 7;
+const IFLA_GRE_FLAGS: u16 = 13;
+const IFLA_IPTUN_LOCAL: u16 = 2;
+const IFLA_IPTUN_REMOTE: u16 = 3;
+const IFLA_IPTUN_FLAGS: u16 = 8;
+const IFLA_IPTUN_PROTO: u16 = 9;
+const IP6_TNL_F_IGN_ENCAP_LIMIT: u32 = 1;
 // From linux/neighbour.h.
 const NDA_DST: u16 = 1;
 const NDA_LLADDR: u16 = 2;
@@ -43,6 +53,49 @@ pub enum Sharing {
     Macvlan,
     /// With the same hardware address, told apart by IP addresses (mode L2).
     Ipvlan,
+}
+
+/// A tunnel to one other end, for packets of both families.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tunnel {
+    /// GRE over IPv4.
+    Gre,
+    /// GRE over IPv6.
+    Ip6Gre,
+    /// The packets themselves in those of IPv4.
+    Sit,
+    /// The packets themselves in those of IPv6.
+    Ip6Tnl,
+}
+
+impl Tunnel {
+    /// The kernel's word for it.
+    pub(crate) const fn kind(self) -> &'static str {
+        match self {
+            Self::Gre => "gre",
+            Self::Ip6Gre => "ip6gre",
+            Self::Sit => "sit",
+            Self::Ip6Tnl => "ip6tnl",
+        }
+    }
+
+    /// The family of the packets outside.
+    pub(crate) const fn outer(self) -> Family {
+        match self {
+            Self::Gre | Self::Sit => Family::V4,
+            Self::Ip6Gre | Self::Ip6Tnl => Family::V6,
+        }
+    }
+
+    /// How much longer it makes a packet, in bytes: the outer header, and GRE's of four.
+    pub(crate) const fn overhead(self) -> u32 {
+        match self {
+            Self::Gre => 24,
+            Self::Ip6Gre => 44,
+            Self::Sit => 20,
+            Self::Ip6Tnl => 40,
+        }
+    }
 }
 
 impl Links {
@@ -90,6 +143,39 @@ impl Links {
                 m.text(IFLA_INFO_KIND, text).nest(IFLA_INFO_DATA, |m| m.attr(key, mode))
             });
         self.tell(new, || format!("creating the {text} device {name}"))
+    }
+
+    /// Creates a tunnel between two addresses of the underlay.
+    pub fn add_tunnel(
+        &mut self,
+        name: &str,
+        tunnel: Tunnel,
+        local: IpAddr,
+        remote: IpAddr,
+    ) -> Result<()> {
+        let (from, to) = match tunnel {
+            Tunnel::Gre | Tunnel::Ip6Gre => (IFLA_GRE_LOCAL, IFLA_GRE_REMOTE),
+            Tunnel::Sit | Tunnel::Ip6Tnl => (IFLA_IPTUN_LOCAL, IFLA_IPTUN_REMOTE),
+        };
+        // Else each packet would carry eight bytes more, which say how often it may be wrapped again.
+        let no_limit = IP6_TNL_F_IGN_ENCAP_LIMIT.to_ne_bytes();
+        let any_protocol = [0];
+        let options: &[(u16, &[u8])] = match tunnel {
+            Tunnel::Gre => &[],
+            Tunnel::Ip6Gre => &[(IFLA_GRE_FLAGS, &no_limit)],
+            Tunnel::Sit => &[(IFLA_IPTUN_PROTO, &any_protocol)],
+            Tunnel::Ip6Tnl => &[(IFLA_IPTUN_PROTO, &any_protocol), (IFLA_IPTUN_FLAGS, &no_limit)],
+        };
+        let new = Message::new(libc::RTM_NEWLINK, CREATE)
+            .raw(&ifinfo(0, 0))
+            .text(IFLA_IFNAME, name)
+            .nest(IFLA_LINKINFO, |m| {
+                m.text(IFLA_INFO_KIND, tunnel.kind()).nest(IFLA_INFO_DATA, |m| {
+                    let m = m.attr(from, &octets(local)).attr(to, &octets(remote));
+                    options.iter().fold(m, |m, (kind, value)| m.attr(*kind, value))
+                })
+            });
+        self.tell(new, || format!("creating the {} device {name}", tunnel.kind()))
     }
 
     /// Creates a GENEVE device with one other end on the underlay, and this hardware address.

@@ -17,7 +17,8 @@ use crate::network::cni::Settings;
 #[cfg(feature = "tun")]
 use crate::network::udp::Forwarder;
 use crate::network::{
-    Between, Network, Pods, bgp, bridge, cni, geneve, ipip, macvlan, masquerade, ptp, routed, vxlan,
+    Between, Network, Pods, bgp, bridge, cni, geneve, ipip, macvlan, masquerade, ptp, routed,
+    tunnel, vxlan, wireguard,
 };
 use crate::numbering;
 use crate::process::Process;
@@ -118,6 +119,7 @@ impl Fabric {
         prepare(&host.netns, self.families)?;
         let is_node = matches!(host.role, Role::Node { .. });
         if is_node {
+            self.network.outer().map_or(Ok(()), |outer| prepare(&host.netns, outer.into()))?;
             forward(&host.netns, self.families)?;
         }
         let peer = Peer { name: DEVICE, netns: host.netns.fd() };
@@ -126,6 +128,10 @@ impl Fabric {
             let mut links = host.netns.links();
             for address in &host.addresses {
                 links.add_address(DEVICE, numbering::in_underlay(*address))?;
+            }
+            let foreign = self.network.foreign(self.families, Some(number)).filter(|_| is_node);
+            if let Some(address) = foreign {
+                links.add_address(DEVICE, numbering::in_underlay(address))?;
             }
             links.set_up(DEVICE)?;
         }
@@ -164,7 +170,12 @@ impl Fabric {
             Between::Ipip => ipip::prepare(host, &gateways, mtu)?,
             Between::Vxlan => vxlan::prepare(host, &numbered(numbering::VTEP), mtu)?,
             Between::Udp => self.start_forwarder(host, &numbered(numbering::VTEP), mtu)?,
-            Between::Routes | Between::Geneve | Between::Nothing | Between::Daemon => {}
+            Between::Wireguard => wireguard::prepare(host, &numbered(numbering::VTEP), mtu)?,
+            Between::Routes
+            | Between::Geneve
+            | Between::Tunnel(_)
+            | Between::Nothing
+            | Between::Daemon => {}
         }
         if self.network.masquerades() && !self.network.takes_daemons() {
             masquerade::prepare(host, pod_networks)?;
@@ -177,6 +188,14 @@ impl Fabric {
         let Role::Node { pod_networks } = &other.role else {
             return Ok(());
         };
+        // One device for both families.
+        match self.network.between() {
+            Between::Tunnel(kind) => {
+                return tunnel::introduce(node, other, kind, self.network.mtu());
+            }
+            Between::Wireguard => return wireguard::introduce(node, other),
+            _ => {}
+        }
         for (network, via) in pod_networks.iter().zip(&other.addresses) {
             match self.network.between() {
                 Between::Routes => node.add_route(*network, *via)?,
@@ -188,7 +207,7 @@ impl Fabric {
                     geneve::introduce(node, own, *network, *via, self.network.mtu())?;
                 }
                 Between::Udp => self.introduce_forwarder(node, *network, *via)?,
-                Between::Nothing | Between::Daemon => {}
+                Between::Tunnel(_) | Between::Wireguard | Between::Nothing | Between::Daemon => {}
             }
         }
         Ok(())

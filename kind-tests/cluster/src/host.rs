@@ -43,6 +43,15 @@ pub enum Families {
     Dual,
 }
 
+impl From<Family> for Families {
+    fn from(family: Family) -> Self {
+        match family {
+            Family::V4 => Self::V4,
+            Family::V6 => Self::V6,
+        }
+    }
+}
+
 impl Families {
     /// The families, first one first.
     pub fn each(self) -> &'static [Family] {

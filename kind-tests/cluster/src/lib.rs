@@ -2,7 +2,7 @@
 //! servers to ask and traffic to count.
 //!
 //! Everything is done by this process over netlink and system calls; no program is run (but for Flannel's rules, which
-//! `nft` writes, CNI plugins and BGP daemons) and nothing is written to the file system. Namespaces have no names: they end with their handles, also when the process is killed. All traffic
+//! `nft` writes, WireGuard's keys, CNI plugins and BGP daemons) and nothing is written to the file system. Namespaces have no names: they end with their handles, also when the process is killed. All traffic
 //! stays between them.
 //!
 //! # Addresses
@@ -19,7 +19,7 @@
 //! | pod j of node i, from 1 | 10.77.i.(10+j) | fd00:10:77:i::(10+j) |
 //! | gateway of routed pods | 169.254.1.1 | fe80::1 |
 //! | gateway of other pods, on their node: `cni0`, `shim0` | 10.77.i.1 | fd00:10:77:i::1 |
-//! | node i in the tunnel: `flannel.1`, `flannel0` | 10.77.i.0 | fd00:10:77:i:: |
+//! | node i in the tunnel: `flannel.1`, `flannel0`, `gre-12`, `wg0` | 10.77.i.0 | fd00:10:77:i:: |
 //!
 //! Every host has its addresses on `eth0`. The node's end of the veth pair of pod j is `veth(10+j)`. How pods are
 //! connected is a choice: [`Network`].

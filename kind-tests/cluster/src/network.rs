@@ -11,9 +11,11 @@ pub(crate) mod macvlan;
 pub(crate) mod masquerade;
 pub(crate) mod ptp;
 pub(crate) mod routed;
+pub(crate) mod tunnel;
 #[cfg(feature = "tun")]
 pub(crate) mod udp;
 pub(crate) mod vxlan;
+pub(crate) mod wireguard;
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -21,7 +23,7 @@ use std::path::Path;
 use anyhow::Result;
 use ipnet::IpNet;
 
-use crate::devices::Sharing;
+use crate::devices::{Sharing, Tunnel};
 use crate::host::{Families, Family};
 use crate::link::Links;
 use crate::netns::Netns;
@@ -59,6 +61,16 @@ pub enum Network {
     Ipvlan,
     /// As Antrea or Cilium with GENEVE: routed veth pairs, a tunnel to each other node.
     Geneve,
+    /// Routed veth pairs, and a GRE tunnel over IPv4 to each other node, for both families.
+    Gre,
+    /// The same over IPv6.
+    Ip6Gre,
+    /// The same without GRE: packets in packets of IPv4.
+    Sit,
+    /// Packets in packets of IPv6.
+    Ip6Tnl,
+    /// As Calico or Cilium with WireGuard: routed veth pairs, and `wg0` to all other nodes.
+    Wireguard,
     /// Whatever Flannel's own daemon makes of it, on an API server; the stock CNI plugins bridge and host-local do what
     /// it leaves for them ([`crate::Cluster::configure`]).
     Flanneld,
@@ -88,6 +100,8 @@ pub(crate) enum Between {
     Bgp,
     Vxlan,
     Geneve,
+    Tunnel(Tunnel),
+    Wireguard,
     Udp,
     /// The pods are on one link.
     Nothing,
@@ -97,7 +111,7 @@ pub(crate) enum Between {
 
 impl Network {
     /// All.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 20] = [
         Self::Routed,
         Self::Ipip,
         Self::Bgp,
@@ -112,6 +126,11 @@ impl Network {
         Self::Macvlan,
         Self::Ipvlan,
         Self::Geneve,
+        Self::Gre,
+        Self::Ip6Gre,
+        Self::Sit,
+        Self::Ip6Tnl,
+        Self::Wireguard,
         Self::Flanneld,
     ];
 
@@ -133,6 +152,11 @@ impl Network {
             Self::Macvlan => "macvlan",
             Self::Ipvlan => "ipvlan",
             Self::Geneve => "geneve",
+            Self::Gre => "gre",
+            Self::Ip6Gre => "ip6gre",
+            Self::Sit => "sit",
+            Self::Ip6Tnl => "ip6tnl",
+            Self::Wireguard => "wireguard",
             Self::Flanneld => "flanneld",
         }
     }
@@ -156,6 +180,13 @@ impl Network {
                 let remote = numbering::POD_GATEWAY_V4.into();
                 has(&|links, _| links.add_geneve("probe", 1, remote, [2, 0, 0, 0, 0, 1]))
             }
+            (_, Between::Tunnel(kind)) => {
+                let end = |number| numbering::underlay(kind.outer().into(), number)[0];
+                has(&|links, _| links.add_tunnel("probe", kind, end(1), end(2)))
+            }
+            (_, Between::Wireguard) => {
+                wireguard::is_installed() && has(&|links, _| links.add("wireguard", "probe"))
+            }
             (Pods::OnLink(Sharing::Ipvlan), _) => has(&|links, netns| {
                 links.add("bridge", "lower")?;
                 links.add_sharing(Sharing::Ipvlan, "probe", "lower", netns.fd())
@@ -174,7 +205,15 @@ impl Network {
 
     pub(crate) const fn pods(self) -> Pods {
         match self {
-            Self::Routed | Self::Ipip | Self::Bgp | Self::Geneve => Pods::Routed,
+            Self::Routed
+            | Self::Ipip
+            | Self::Bgp
+            | Self::Geneve
+            | Self::Gre
+            | Self::Ip6Gre
+            | Self::Sit
+            | Self::Ip6Tnl
+            | Self::Wireguard => Pods::Routed,
             Self::BridgeUnseen => Pods::Bridge { seen: false },
             Self::Bridge | Self::FlannelHostGw | Self::FlannelVxlan | Self::FlannelUdp => {
                 Pods::Bridge { seen: true }
@@ -203,6 +242,11 @@ impl Network {
             Self::FlannelUdp => Between::Udp,
             Self::Macvlan | Self::Ipvlan => Between::Nothing,
             Self::Geneve => Between::Geneve,
+            Self::Gre => Between::Tunnel(Tunnel::Gre),
+            Self::Ip6Gre => Between::Tunnel(Tunnel::Ip6Gre),
+            Self::Sit => Between::Tunnel(Tunnel::Sit),
+            Self::Ip6Tnl => Between::Tunnel(Tunnel::Ip6Tnl),
+            Self::Wireguard => Between::Wireguard,
             Self::Flanneld => Between::Daemon,
         }
     }
@@ -242,6 +286,14 @@ impl Network {
         matches!(self.pods(), Pods::Bridge { seen: false }).then(|| (bridge::BRIDGE, networks()))
     }
 
+    /// The family that packets between nodes are wrapped in whatever the cluster's families are, if there is one.
+    pub(crate) const fn outer(self) -> Option<Family> {
+        match self.between() {
+            Between::Tunnel(tunnel) => Some(tunnel.outer()),
+            _ => None,
+        }
+    }
+
     /// The addresses that node `index` (from 1) has in this network besides those on the underlay.
     #[must_use]
     pub fn node_addresses(self, families: Families, index: u8) -> Vec<IpAddr> {
@@ -254,12 +306,26 @@ impl Network {
                 let own = numbering::pod(families, index, numbering::GATEWAY).into_iter();
                 addresses.extend(own.filter(|own| Family::of(*own) == Family::V4));
             }
-            Between::Vxlan | Between::Geneve | Between::Udp | Between::Daemon => {
+            Between::Vxlan
+            | Between::Geneve
+            | Between::Tunnel(_)
+            | Between::Wireguard
+            | Between::Udp
+            | Between::Daemon => {
                 addresses.extend(numbering::pod(families, index, numbering::VTEP));
             }
             Between::Routes | Between::Bgp | Between::Nothing => {}
         }
+        addresses.extend(self.foreign(families, numbering::node_number(index.into())));
         addresses
+    }
+
+    /// The address on the underlay that a node needs besides those of the cluster's families, as packets are wrapped in
+    /// another.
+    pub(crate) fn foreign(self, families: Families, number: Option<u8>) -> Option<IpAddr> {
+        let outer = self.outer().filter(|outer| !families.each().contains(outer))?;
+        let own = numbering::underlay(families, number?);
+        Some(numbering::in_family(own[0], outer))
     }
 
     /// The longest packet, in bytes, that a pod sends in one piece: what the underlay's 1500 leave after the tunnel's
@@ -272,6 +338,9 @@ impl Network {
             Between::Ipip => 1480,
             // IPv6, UDP, VXLAN or GENEVE, and Ethernet headers.
             Between::Vxlan | Between::Geneve | Between::Daemon => 1430,
+            Between::Tunnel(tunnel) => 1500 - tunnel.overhead(),
+            // IPv6, UDP, and WireGuard's own: what its device has by default.
+            Between::Wireguard => 1420,
             // IPv6 and UDP headers.
             Between::Udp => 1452,
         }
@@ -298,6 +367,11 @@ mod tests {
         };
         assert_eq!(text(Network::Routed), "");
         assert_eq!(text(Network::Ipip), "10.77.2.1");
+        assert_eq!(text(Network::Sit), "10.77.2.0 fd00:10:77:2::");
+        let foreign = |network: Network, families| network.foreign(families, Some(12));
+        assert_eq!(foreign(Network::Sit, Families::Dual), None);
+        assert_eq!(foreign(Network::Sit, Families::V6), "192.168.77.12".parse().ok());
+        assert_eq!(foreign(Network::Ip6Gre, Families::V4), "fd00:77::12".parse().ok());
         assert_eq!(text(Network::Ptp), "10.77.2.1 fd00:10:77:2::1");
         assert_eq!(
             text(Network::FlannelVxlan),

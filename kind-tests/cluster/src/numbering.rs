@@ -44,6 +44,22 @@ pub(crate) fn underlay(families: Families, number: u8) -> Vec<IpAddr> {
     both(families, Ipv4Addr::new(192, 168, 77, number), v6)
 }
 
+/// The number of an underlay address.
+pub(crate) fn of_underlay(address: IpAddr) -> u8 {
+    match address {
+        IpAddr::V4(address) => address.octets()[3],
+        IpAddr::V6(address) => {
+            let [high, low] = address.segments()[7].to_be_bytes();
+            high * 100 + (low >> 4) * 10 + (low & 15)
+        }
+    }
+}
+
+/// The address in a family of whoever has this underlay address.
+pub(crate) fn in_family(address: IpAddr, family: Family) -> IpAddr {
+    underlay(family.into(), of_underlay(address))[0]
+}
+
 /// An underlay address with the length of its network.
 pub(crate) fn in_underlay(address: IpAddr) -> IpNet {
     match address {
@@ -130,6 +146,14 @@ mod tests {
         let networks = pod_networks(Families::Dual, 1);
         let text: Vec<_> = networks.iter().map(ToString::to_string).collect();
         assert_eq!(text, ["10.77.1.0/24", "fd00:10:77:1::/64"]);
+    }
+
+    #[test]
+    fn an_underlay_address_tells_the_one_of_the_other_family() {
+        for number in [1, 42, 200] {
+            let [v4, v6] = underlay(Families::Dual, number)[..] else { panic!() };
+            assert_eq!((in_family(v4, Family::V6), in_family(v6, Family::V4)), (v6, v4));
+        }
     }
 
     #[test]

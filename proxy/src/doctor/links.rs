@@ -10,7 +10,8 @@ use super::{Finding, Severity};
 use crate::links::{BridgeNetfilter, Link, beside_pods, bridges, sysctl};
 
 /// Kinds of interfaces that wrap packets into others.
-const OVERLAYS: [&str; 7] = ["vxlan", "ipip", "sit", "geneve", "wireguard", "ip6tnl", "tun"];
+const OVERLAYS: [&str; 9] =
+    ["vxlan", "ipip", "sit", "gre", "ip6gre", "geneve", "wireguard", "ip6tnl", "tun"];
 /// Kinds of interfaces that lead to pods.
 const PODS: [&str; 2] = ["bridge", "veth"];
 
@@ -145,11 +146,7 @@ fn too_large(links: &[Link]) -> Option<Finding> {
     let of = |kinds: &'static [&str]| {
         links.iter().filter(move |link| kinds.contains(&link.kind.as_str()))
     };
-    // Tunnels that exist without being used are down to the kernel's default.
-    let fallback = ["tunl0", "sit0", "ip6tnl0", "gre0"];
-    let overlay = of(&OVERLAYS)
-        .filter(|link| !fallback.contains(&link.name.as_str()) || link.mtu < 1480)
-        .min_by_key(|link| link.mtu)?;
+    let overlay = of(&OVERLAYS).filter(|link| link.is_up).min_by_key(|link| link.mtu)?;
     let pod = of(&PODS).max_by_key(|link| link.mtu)?;
     (pod.mtu > overlay.mtu).then(|| {
         Finding::new(
@@ -170,7 +167,7 @@ mod tests {
     use super::*;
 
     fn link(name: &str, kind: &str, mtu: u32) -> Link {
-        Link { name: name.into(), kind: kind.into(), mtu, ..Link::default() }
+        Link { name: name.into(), kind: kind.into(), mtu, is_up: true, ..Link::default() }
     }
 
     /// A bridge with one port.
@@ -185,6 +182,8 @@ mod tests {
         assert_eq!(too_large(&good), None);
         let bad = [link("flannel.1", "vxlan", 1450), link("cni0", "bridge", 1500)];
         assert!(too_large(&bad).unwrap().what.starts_with("cni0 has an MTU of 1500"));
+        let unused = Link { is_up: false, ..link("ip6gre0", "ip6gre", 1448) };
+        assert_eq!(too_large(&[unused, link("veth1", "veth", 1500)]), None);
         assert_eq!(too_large(&[link("eth0", "", 1500), link("v", "veth", 9000)]), None);
     }
 
