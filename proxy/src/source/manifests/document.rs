@@ -8,20 +8,19 @@
 //! Each document is read twice: once for the kinds in it, once for the objects, as the kind may
 //! come last (`kubectl get -o json` writes a list so) and a tree of values would have no lines.
 
-use std::fmt;
+mod content;
+mod objects;
+
 use std::path::Path;
 
-use serde::Deserialize;
-use serde::de::{
-    DeserializeOwned, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor,
-};
+use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer};
 use serde_path_to_error::Track;
 use shunt_model::object::ObjectKey;
 use shunt_model::problem::Kind;
-use tracing::debug;
 
-use crate::source::convert::{Converted, Converter, Wire};
-use crate::source::wire::{self, cluster, policy};
+use self::content::{Content, Header};
+use self::objects::{List, Objects, One};
+use crate::source::convert::Converter;
 use crate::source::{FileProblem, SourceEvent};
 
 /// An object that a file defines.
@@ -207,107 +206,6 @@ fn yaml_reason(text: &str) -> String {
     }
 }
 
-/// The kinds of object that are read, by what a document says it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Content {
-    /// One object.
-    One(Single),
-    /// A list, and what its items are if they do not say themselves.
-    List(Option<Single>),
-    Foreign,
-}
-
-/// The kind of a single object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Single {
-    Service,
-    EndpointSlice,
-    Node,
-    ServiceCidr,
-    Pod,
-    Namespace,
-    NetworkPolicy,
-    ClusterNetworkPolicy,
-}
-
-impl Single {
-    fn of(api_version: &str, kind: &str) -> Option<Self> {
-        Some(match (api_version, kind) {
-            ("v1", "Service") => Self::Service,
-            ("v1", "Node") => Self::Node,
-            ("v1", "Pod") => Self::Pod,
-            ("v1", "Namespace") => Self::Namespace,
-            ("discovery.k8s.io/v1", "EndpointSlice") => Self::EndpointSlice,
-            ("networking.k8s.io/v1", "ServiceCIDR") => Self::ServiceCidr,
-            ("networking.k8s.io/v1", "NetworkPolicy") => Self::NetworkPolicy,
-            ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy") => {
-                Self::ClusterNetworkPolicy
-            }
-            _ => return None,
-        })
-    }
-}
-
-impl Content {
-    fn of(api_version: &str, kind: &str) -> Self {
-        if (api_version, kind) == ("v1", "List") {
-            return Self::List(None);
-        }
-        match (Single::of(api_version, kind), kind.strip_suffix("List")) {
-            (Some(single), _) => Self::One(single),
-            (None, Some(of)) => {
-                Single::of(api_version, of).map_or(Self::Foreign, |of| Self::List(Some(of)))
-            }
-            (None, None) => Self::Foreign,
-        }
-    }
-}
-
-/// What a document, or an item of a list, says it is.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Header {
-    #[serde(default)]
-    api_version: Option<String>,
-    #[serde(default)]
-    kind: Option<String>,
-    #[serde(default)]
-    metadata: Option<HeaderMetadata>,
-    #[serde(default)]
-    items: Option<Vec<Header>>,
-}
-
-#[derive(Debug, Deserialize)]
-struct HeaderMetadata {
-    #[serde(default)]
-    name: Option<String>,
-}
-
-impl Header {
-    /// What it is; `implied` is what the list around it says.
-    fn content(&self, implied: Option<Single>) -> Result<Content, (&'static str, &'static str)> {
-        let content = match (self.api_version.as_deref(), self.kind.as_deref(), implied) {
-            (None, None, Some(single)) => Content::One(single),
-            (_, None, _) => return Err(("kind", "there is no kind")),
-            (None, Some(_), _) => return Err(("apiVersion", "there is no apiVersion")),
-            (Some(api_version), Some(kind), _) => Content::of(api_version, kind),
-        };
-        let name = self.metadata.as_ref().and_then(|metadata| metadata.name.as_deref());
-        match content {
-            Content::Foreign => {
-                debug!(api_version = self.api_version, kind = self.kind, "a kind that is not read");
-            }
-            Content::List(_) => {}
-            Content::One(_) => {
-                if name.is_none_or(str::is_empty) {
-                    return Err(("metadata.name", "there is no name"));
-                }
-            }
-        }
-        Ok(content)
-    }
-}
-
 /// Reads one document and keeps what it defines.
 struct Reader<'a> {
     document: &'a Document<'a>,
@@ -362,152 +260,5 @@ impl<'de, T: DeserializeOwned> DeserializeSeed<'de> for Of<T> {
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<T, D::Error> {
         T::deserialize(deserializer)
-    }
-}
-
-/// Reads objects one after the other, each of the next kind, and converts them at once.
-struct Objects<'a> {
-    line: u64,
-    contents: std::slice::Iter<'a, Content>,
-    converter: &'a mut Converter,
-    defined: &'a mut Vec<Defined>,
-}
-
-impl Objects<'_> {
-    fn read<'de, D: Deserializer<'de>>(&mut self, deserializer: D) -> Result<(), D::Error> {
-        match self.contents.next() {
-            Some(Content::One(single)) => match single {
-                Single::Service => self.keep::<wire::Service, D>(deserializer),
-                Single::EndpointSlice => self.keep::<wire::EndpointSlice, D>(deserializer),
-                Single::Node => {
-                    let node = wire::Node::deserialize(deserializer)?;
-                    let converted = node.convert(self.converter);
-                    self.converted(converted);
-                    // Network policy sees a Node in another way.
-                    let wire::Node { metadata, status, .. } = node;
-                    let converted = cluster::PeerNode { metadata, status }.convert(self.converter);
-                    self.converted(converted);
-                    Ok(())
-                }
-                Single::ServiceCidr => self.keep::<wire::ServiceCidr, D>(deserializer),
-                Single::Pod => self.keep::<policy::Pod, D>(deserializer),
-                Single::Namespace => self.keep::<policy::Namespace, D>(deserializer),
-                Single::NetworkPolicy => self.keep::<policy::NetworkPolicy, D>(deserializer),
-                Single::ClusterNetworkPolicy => {
-                    self.keep::<cluster::ClusterNetworkPolicy, D>(deserializer)
-                }
-            },
-            // Lists in lists are not read.
-            Some(Content::List(_) | Content::Foreign) | None => {
-                IgnoredAny::deserialize(deserializer).map(drop)
-            }
-        }
-    }
-
-    fn keep<'de, T, D>(&mut self, deserializer: D) -> Result<(), D::Error>
-    where
-        T: Wire + Deserialize<'de>,
-        D: Deserializer<'de>,
-        Converted<T::Object>: Into<SourceEvent>,
-    {
-        let converted = T::deserialize(deserializer)?.convert(self.converter);
-        self.converted(converted);
-        Ok(())
-    }
-
-    fn converted<O>(&mut self, converted: Converted<O>)
-    where
-        Converted<O>: Into<SourceEvent>,
-    {
-        let (kind, key) = (converted.kind, converted.key.clone());
-        self.defined.push(Defined { line: self.line, kind, key, event: converted.into() });
-    }
-}
-
-/// A document that is one object.
-struct One<'a>(Objects<'a>);
-
-impl<'de> DeserializeSeed<'de> for One<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(mut self, deserializer: D) -> Result<(), D::Error> {
-        self.0.read(deserializer)
-    }
-}
-
-/// A document that is a list of objects.
-struct List<'a>(Objects<'a>);
-
-impl<'de> DeserializeSeed<'de> for List<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_map(self)
-    }
-}
-
-impl<'de> Visitor<'de> for List<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list of objects")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
-        while let Some(key) = map.next_key::<String>()? {
-            if key == "items" {
-                map.next_value_seed(Items(&mut self.0))?;
-            } else {
-                map.next_value::<IgnoredAny>()?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The value of `items`: a sequence or null.
-struct Items<'a, 'b>(&'a mut Objects<'b>);
-
-impl<'de> DeserializeSeed<'de> for Items<'_, '_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_option(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Items<'_, '_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a sequence of objects")
-    }
-
-    fn visit_none<E>(self) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_seq(self)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
-        while items.next_element_seed(Item(&mut *self.0))?.is_some() {}
-        Ok(())
-    }
-}
-
-/// One of the items.
-struct Item<'a, 'b>(&'a mut Objects<'b>);
-
-impl<'de> DeserializeSeed<'de> for Item<'_, '_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        self.0.read(deserializer)
     }
 }
