@@ -17,7 +17,7 @@ const LOOK: Duration = Duration::from_secs(7);
 const ESTABLISHED: &str = "net/netfilter/nf_conntrack_tcp_timeout_established";
 
 /// Runs a line of shell in a namespace: its exit code, and what it said. `shunt` is our binary.
-fn shell(netns: &Netns, line: &str) -> Result<(Option<i32>, String)> {
+pub(crate) fn shell(netns: &Netns, line: &str) -> Result<(Option<i32>, String)> {
     let line = format!("shunt() {{ {} \"$@\"; }}\n{line}", shunt_binary()?.display());
     let output = netns.run(move || Command::new("sh").args(["-c", &line]).output())?;
     let told = [output.stdout, output.stderr].concat();
@@ -25,7 +25,7 @@ fn shell(netns: &Netns, line: &str) -> Result<(Option<i32>, String)> {
 }
 
 /// Starts a daemon, which writes its log to the directory, and waits until something is so.
-fn start(
+pub(crate) fn start(
     netns: &Netns,
     directory: &Path,
     flags: &[&str],

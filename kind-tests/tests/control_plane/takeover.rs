@@ -5,6 +5,7 @@
 
 mod cleanup;
 mod figures;
+mod interrupted;
 mod left;
 mod traffic;
 
