@@ -174,7 +174,6 @@ fn a_policy_holds_from_its_creation_to_its_deletion_and_drops_are_told_with_name
         node.plane.api().patch(&Id::namespace("default"), patch)?;
         node.wait_until("shop", "web", value == "audit")?;
         if value == "audit" {
-            // The daemon says so by what it knows when it reads the packet, so before the next change.
             node.daemon.wait_for_log("network policy would drop a packet")?;
             let asked = node.asked(&["explain", "default/shop", "default/web", "8080"])?;
             ensure!(asked.contains("8080/tcp: would be denied, but passes: audited"), "{asked}");

@@ -27,6 +27,8 @@ const COLLECT: u32 = 20;
 pub struct DroppedPacket {
     /// By what.
     pub denial: Denial,
+    /// It was let through, in an audit.
+    pub audited: bool,
     /// From its header, as it was to leave the node.
     pub source: IpAddr,
     /// The same: a Service's address is already its endpoint's.
@@ -98,13 +100,15 @@ fn parse(payload: &[u8]) -> Option<DroppedPacket> {
             _ => {}
         }
     }
-    let denial = Denial::ALL.into_iter().find(|denial| Some(denial.prefix()) == prefix)?;
+    let mut denials = Denial::ALL.into_iter().flat_map(|denial| [(denial, false), (denial, true)]);
+    let (denial, audited) =
+        denials.find(|(denial, audited)| Some(denial.prefix(*audited)) == prefix)?;
     let packet = packet?;
     let (source, destination, protocol, rest) = parts(packet)?;
     let port = |at: usize| Some(u16::from_be_bytes(rest?.get(at..at + 2)?.try_into().ok()?));
     let has_ports = matches!(protocol, 6 | 17 | 132);
     let ports = if has_ports { port(0).zip(port(2)) } else { None };
-    Some(DroppedPacket { denial, source, destination, protocol, ports })
+    Some(DroppedPacket { denial, audited, source, destination, protocol, ports })
 }
 
 #[cfg(test)]
@@ -130,7 +134,9 @@ mod tests {
         let mut v4 = vec![0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
         v4.extend([0x9c, 0x40, 0x15, 0x38, 0, 0, 0, 0]);
         let read = parse(&message("shunt policy ingress", &v4)).unwrap();
-        assert_eq!(read.denial, Denial::Policy(Direction::Ingress));
+        assert_eq!((read.denial, read.audited), (Denial::Policy(Direction::Ingress), false));
+        let let_through = parse(&message("shunt audit ingress", &v4)).unwrap();
+        assert_eq!(let_through, DroppedPacket { audited: true, ..read });
         assert_eq!((read.source, read.destination), ([10, 0, 0, 1].into(), [10, 0, 0, 2].into()));
         assert_eq!((read.protocol, read.ports), (6, Some((40000, 5432))));
         // A later fragment has no ports.

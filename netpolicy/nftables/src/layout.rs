@@ -102,13 +102,16 @@ impl Denial {
         }
     }
 
-    /// What the log's messages begin with.
+    /// What the log's messages begin with. `audited`: the packet passes all the same.
     #[must_use]
-    pub const fn prefix(self) -> &'static str {
-        match self {
-            Self::Policy(Direction::Ingress) => "shunt policy ingress",
-            Self::Policy(Direction::Egress) => "shunt policy egress",
-            Self::Unknown => "shunt policy unknown",
+    pub const fn prefix(self, audited: bool) -> &'static str {
+        match (self, audited) {
+            (Self::Policy(Direction::Ingress), false) => "shunt policy ingress",
+            (Self::Policy(Direction::Egress), false) => "shunt policy egress",
+            (Self::Unknown, false) => "shunt policy unknown",
+            (Self::Policy(Direction::Ingress), true) => "shunt audit ingress",
+            (Self::Policy(Direction::Egress), true) => "shunt audit egress",
+            (Self::Unknown, true) => "shunt audit unknown",
         }
     }
 
@@ -209,7 +212,7 @@ pub(crate) fn chains(variant: Variant) -> Vec<PolicyChain> {
 /// The chains that judge, by one of these.
 fn judging(variant: Variant, keys: &[Keys]) -> Vec<PolicyChain> {
     let mut chains = vec![allowed()];
-    chains.extend(Denial::ALL.map(|denial| denied(denial, variant, keys)));
+    chains.extend(Denial::ALL.into_iter().flat_map(|denial| denied(denial, variant, keys)));
     for keys in keys.iter().copied() {
         for direction in Direction::ALL {
             chains.extend([judge_ports(keys, direction, variant), judge(keys, direction, variant)]);
@@ -312,32 +315,54 @@ fn allowed() -> PolicyChain {
 }
 
 /// Where a packet ends that is not allowed; in an audit it goes on.
-fn denied(denial: Denial, variant: Variant, keys: &[Keys]) -> PolicyChain {
+fn denied(denial: Denial, variant: Variant, keys: &[Keys]) -> Vec<PolicyChain> {
+    let mut chains = Vec::new();
     let mut rules = Vec::new();
-    if variant.log {
-        let (prefix, group, length) = (denial.prefix(), GROUP, LOG_LENGTH);
-        let text = format!(
-            "limit rate {LOG_RATE}/second burst {LOG_BURST} packets \
-             log prefix \"{prefix}\" group {group} snaplen {length}"
-        );
-        let limit = Expression::Limit { rate: LOG_RATE, burst: LOG_BURST };
-        rules.push(Rule::new(text, [limit, Expression::Log { prefix, group, length }]));
-    }
     if let (Denial::Policy(direction), false) = (denial, variant.audit) {
+        let to = match variant.log {
+            true => {
+                let name = format!("audited_{}", direction.word());
+                let pass = Rule::new(format!("goto {ALLOWED}"), [goto(ALLOWED)]);
+                chains.push(chain(name.clone(), vec![log(denial, true), pass]));
+                name
+            }
+            false => ALLOWED.to_owned(),
+        };
         let tracked = keys.contains(&Keys::Connection);
         let each = keys.iter().flat_map(|keys| Family::ALL.map(|family| (*keys, family)));
-        rules.extend(each.map(|(keys, family)| audited(keys, tracked, direction, family)));
+        rules.extend(each.map(|(keys, family)| audited(keys, tracked, direction, family, &to)));
+    }
+    if variant.log {
+        rules.push(log(denial, variant.audit));
     }
     let (word, end) = match variant.audit {
         true => (format!("goto {ALLOWED}"), goto(ALLOWED)),
         false => ("drop".to_owned(), Expression::End(Verdict::Drop)),
     };
     rules.push(Rule::new(format!("counter packets 0 bytes 0 {word}"), [Expression::Counter, end]));
-    chain(denial.chain(), rules)
+    chains.push(chain(denial.chain(), rules));
+    chains
 }
 
-/// What is not allowed goes on if the pod's namespace is audited. `tracked`: some are known by their connections.
-fn audited(keys: Keys, tracked: bool, direction: Direction, family: Family) -> PolicyRule {
+/// Tells of a packet, but not of all where there are many.
+fn log(denial: Denial, audited: bool) -> PolicyRule {
+    let (prefix, group, length) = (denial.prefix(audited), GROUP, LOG_LENGTH);
+    let text = format!(
+        "limit rate {LOG_RATE}/second burst {LOG_BURST} packets \
+         log prefix \"{prefix}\" group {group} snaplen {length}"
+    );
+    let limit = Expression::Limit { rate: LOG_RATE, burst: LOG_BURST };
+    Rule::new(text, [limit, Expression::Log { prefix, group, length }])
+}
+
+/// What is not allowed goes there if the pod's namespace is audited. `tracked`: some are known by their connections.
+fn audited(
+    keys: Keys,
+    tracked: bool,
+    direction: Direction,
+    family: Family,
+    to: &str,
+) -> PolicyRule {
     let set = SetId::Audited(family);
     let local = match direction {
         Direction::Ingress => keys.destination(family),
@@ -350,8 +375,8 @@ fn audited(keys: Keys, tracked: bool, direction: Direction, family: Family) -> P
         Keys::Header | Keys::Connection => ("", Vec::new()),
     };
     expressions.extend(load(keys, direction == Direction::Egress, family));
-    expressions.extend([within(set), goto(ALLOWED)]);
-    Rule::new(format!("{text}{local} @{set} goto {ALLOWED}"), expressions)
+    expressions.extend([within(set), goto(to)]);
+    Rule::new(format!("{text}{local} @{set} goto {to}"), expressions)
 }
 
 /// Whether the row in the register accepts the packet.

@@ -253,8 +253,10 @@ fn in_an_audited_namespace_what_would_be_dropped_is_told_and_in_others_it_is() {
     assert!(world.reaches("b", "a") && world.reaches("c", "a"), "in");
     assert!(world.reaches("a", "b"), "out");
     assert!(!world.reaches("b", "c") && !world.reaches("a", "c"), "not audited");
-    let denials: BTreeSet<_> = logged(&mut log).iter().map(|packet| packet.denial).collect();
-    assert_eq!(denials, Direction::ALL.map(Denial::Policy).into());
+    let by = |packet: &DroppedPacket| (packet.denial, packet.audited);
+    let denials: BTreeSet<_> = logged(&mut log).iter().map(by).collect();
+    let [ingress, egress] = [Direction::Ingress, Direction::Egress].map(Denial::Policy);
+    assert_eq!(denials, [(ingress, true), (egress, true), (ingress, false)].into());
     // What is let through was not dropped.
     assert_eq!(world.dropped(), Dropped { ingress: 4, egress: 0, unknown: 0 });
     let netns = world.cluster.host("node-1").expect("a node").netns();
@@ -269,8 +271,10 @@ fn an_audit_drops_nothing_and_tells_what_it_would() {
     let world = World::new(options(Variant { log: true, audit: true, ..Variant::default() }));
     let mut log = world.listen();
     assert!(world.reaches("b", "a") && world.reaches("c", "a") && world.reaches("a", "c"));
-    let denials: BTreeSet<_> = logged(&mut log).iter().map(|packet| packet.denial).collect();
+    let packets = logged(&mut log);
+    let denials: BTreeSet<_> = packets.iter().map(|packet| packet.denial).collect();
     assert_eq!(denials, Direction::ALL.map(Denial::Policy).into());
+    assert!(packets.iter().all(|packet| packet.audited), "{packets:?}");
     let Dropped { ingress, egress, .. } = world.dropped();
     assert_eq!((ingress, egress), (2, 2));
 }

@@ -87,7 +87,7 @@ impl EventLoop {
             DropEvent::Packet(packet) => {
                 let record = policy.record_drop(packet);
                 self.metrics.policy_logged(&record);
-                let what = if policy.is_audit() || record.audited { "would drop" } else { "drops" };
+                let what = if record.audited { "would drop" } else { "drops" };
                 info!(
                     denied = record.denied,
                     source = record.source,

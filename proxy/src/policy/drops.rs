@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use shunt_netpolicy::object::Direction;
 use shunt_netpolicy::oracle::{Ruling, explain};
 use shunt_netpolicy::store::Store;
 use shunt_netpolicy::table::Packet;
@@ -34,7 +33,7 @@ pub struct DropRecord {
     pub answer: bool,
     /// Which policies decided, or the isolation, in one clause.
     pub by: String,
-    /// It was let through, as the pod's namespace is audited.
+    /// It was let through, in an audit.
     pub audited: bool,
     /// The policies, for counting.
     pub policies: Vec<String>,
@@ -116,13 +115,6 @@ pub(super) fn describe(store: &Store, packet: &DroppedPacket) -> DropRecord {
         },
     };
     let shown = if answer { reversed } else { asked };
-    let audited = found.as_ref().is_some_and(|(direction, _)| {
-        let pod = store.pod_at(match direction {
-            Direction::Ingress => shown.destination,
-            Direction::Egress => shown.source,
-        });
-        pod.is_some_and(|pod| store.audits(&pod.key.namespace))
-    });
     let by = match (&found, packet.denial) {
         (Some((direction, ruling)), _) => why(*direction, ruling),
         (None, Denial::Unknown) => "the pod that has the address is not known (yet)".to_owned(),
@@ -134,7 +126,7 @@ pub(super) fn describe(store: &Store, packet: &DroppedPacket) -> DropRecord {
         destination: named(store, shown.destination),
         port: port(packet, shown.port),
         answer,
-        audited,
+        audited: packet.audited,
         by,
         policies: found.map_or_else(Vec::new, |(_, ruling)| policies(&ruling)),
     }
