@@ -9,9 +9,9 @@ use anyhow::{Result, ensure};
 use clap::Parser;
 use serde::Serialize;
 use shunt_kind_tests::benchmark::{self, goal};
-use shunt_kind_tests::policy::cost::{Cost, Pair, of_layout, of_shunt};
+use shunt_kind_tests::policy::cost::{Choice, Chosen, Cost, Pair, of_choice, of_layout, of_shunt};
 use shunt_kind_tests::policy::layout::Layout;
-use shunt_kind_tests::policy::own::{self, Own, Times};
+use shunt_kind_tests::policy::own::{self, Change, Own};
 use shunt_kind_tests::policy::scene::Scene;
 use shunt_kind_tests::scenario::shunt_binary_or;
 
@@ -48,6 +48,8 @@ struct Size {
     policies: usize,
     /// By the name of the rules.
     costs: Vec<(String, Cost)>,
+    /// By the flag.
+    chosen: Vec<(String, Chosen)>,
     own: Own,
 }
 
@@ -70,11 +72,17 @@ fn run(arguments: &Arguments) -> Result<()> {
         let own = own::measure(&scene, changes)?;
         eprintln!("policy: connections under shunt");
         let mut costs = vec![("shunt".to_owned(), of_shunt(&shunt, &scene, rounds)?)];
+        let mut chosen = Vec::new();
+        for choice in Choice::ALL {
+            let flag = choice.flag();
+            eprintln!("policy: connections under shunt {flag}");
+            chosen.push((flag.to_owned(), of_choice(&shunt, choice, &scene, rounds)?));
+        }
         for layout in Layout::ALL {
             eprintln!("policy: connections under a {layout}");
             costs.push((layout.to_string(), of_layout(layout, &scene, rounds)?));
         }
-        results.sizes.push(Size { policies: *policies, costs, own });
+        results.sizes.push(Size { policies: *policies, costs, chosen, own });
     }
     finish(arguments, &results)
 }
@@ -130,40 +138,69 @@ fn section(results: &Results) -> String {
             pair.ratio()
         );
     }
+    choices(&mut out, results);
+    own_times(&mut out, results);
+    out
+}
+
+/// What counters and audits add.
+fn choices(out: &mut String, results: &Results) {
+    out.push_str("\n### A new connection with counters, and in an audit\n\n");
+    out.push_str("As above, and beside _shunt_ there: how much more an isolated pod pays for a new connection. ");
+    out.push_str("_Denied_: what an audit logs and lets pass.\n\n");
+    out.push_str("| policies | flag | new, no policy | new, isolated | times | times without the flag | resident |\n");
+    out.push_str("|---:|---|---:|---:|---|---:|---:|\n");
+    for Size { policies, costs, chosen, .. } in &results.sizes {
+        let plain = costs.first().map_or(f64::NAN, |(_, cost)| cost.connect.ratio());
+        for (flag, Chosen { allowed, denied, resident }) in chosen {
+            let mut row = |of: &str, pair: &Pair, resident: &str| {
+                let _ = writeln!(
+                    out,
+                    "| {policies} | `{flag}`{of} | {:.1} | {:.1} | {} | {:.2} | {resident} |",
+                    pair.plain,
+                    pair.isolated,
+                    goal(pair.ratio(), 1.5),
+                    pair.ratio() / plain,
+                );
+            };
+            row("", allowed, &format!("{:.2} MB", megabytes(*resident)));
+            denied.iter().for_each(|denied| row(", denied", denied, ""));
+        }
+    }
+}
+
+fn own_times(out: &mut String, results: &Results) {
     out.push_str("\n### Our own time for a change, and memory\n\n");
-    out.push_str("From the text of the object to the kernel's answer, at this many policies and pods. _First_: all objects at once, converted already. ");
-    out.push_str("Resident: the daemon that follows an API server with all of them.\n\n");
-    out.push_str("| policies | first | pod elsewhere, of a known class | pod of this node | policy: another port | policy: new peers | resident |\n");
-    out.push_str("|---:|---:|---|---|---|---|---|\n");
-    for Size { policies, costs, own } in &results.sizes {
+    let _ = writeln!(
+        out,
+        "From the text of the object to the kernel's answer, with {} pods. _Everything_: all objects at once, converted already. \
+         Resident: the daemon that follows an API server with all of them.\n",
+        results.pods
+    );
+    out.push_str("| policies | change | p50 | p99 | goal of p50 |\n");
+    out.push_str("|---:|---|---:|---:|---|\n");
+    for Size { policies, costs, own, .. } in &results.sizes {
+        let _ = writeln!(out, "| {policies} | everything | {:.0} ms | | |", own.first_ms);
+        for Change { what, times, limit } in &own.changes {
+            let (p50, p99) = (times.p50 / 1e3, times.p99 / 1e3);
+            let verdict = if p50 <= *limit { "met" } else { "MISSED" };
+            let _ = writeln!(
+                out,
+                "| {policies} | {what} | {p50:.2} ms | {p99:.2} ms | {limit} ms: {verdict} |"
+            );
+        }
         let resident = costs.first().map_or(0, |(_, cost)| cost.resident);
-        let megabytes = f64::from(u32::try_from(resident / 1000).unwrap_or(u32::MAX)) / 1e3;
-        let _ = writeln!(
-            out,
-            "| {policies} | {:.0} ms | {} | {} | {} | {} | {} |",
-            own.first_ms,
-            times(&own.remote_pod, 1.0),
-            times(&own.local_pod, 1.0),
-            times(&own.known_peers, 50.0),
-            times(&own.new_peers, 50.0),
-            goal(megabytes, 100.0).replacen(',', " MB,", 1),
-        );
+        let _ =
+            writeln!(out, "| {policies} | resident | | | {} |", goal(megabytes(resident), 100.0));
     }
     out.push('\n');
-    out
+}
+
+fn megabytes(bytes: u64) -> f64 {
+    f64::from(u32::try_from(bytes / 1000).unwrap_or(u32::MAX)) / 1e3
 }
 
 fn judged(results: &Results) -> impl Iterator<Item = (&Size, Pair)> {
     let of = |size: &'_ Size| size.costs.iter().find_map(|(_, cost)| cost.judged);
     results.sizes.iter().filter_map(move |size| Some((size, of(size)?)))
-}
-
-/// Both times in milliseconds, and whether the median meets its goal.
-fn times(times: &Times, limit: f64) -> String {
-    let verdict = if times.p50 / 1e3 <= limit { "met" } else { "MISSED" };
-    format!(
-        "p50 {:.2} ms, p99 {:.2} ms, goal {limit} ms: {verdict}",
-        times.p50 / 1e3,
-        times.p99 / 1e3
-    )
 }

@@ -64,12 +64,59 @@ pub fn of_shunt(binary: &Path, scene: &Scene, rounds: usize) -> Result<Cost> {
     let mut node = Node::start(&Proxy::Shunt(binary.to_owned()), 2, &scene.objects(), START)?;
     let judged = exchanges(&node, rounds)?;
     ensure!(watched(&node)? > 0, "the exchanges took longer than packets are judged");
-    let connect = connects(&node, rounds)?;
+    let connect = connects(&node, PORT, rounds)?;
     wait_until_unwatched(&node)?;
     let mut cost = Cost { connect, exchange: exchanges(&node, rounds)?, ..Cost::default() };
     cost.judged = Some(judged);
     cost.resident = node.status()?.map_or(0, |status| status.resident_bytes);
     Ok(cost)
+}
+
+/// What an operator may choose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// Connections are counted by policy.
+    Counters,
+    /// Nothing is dropped.
+    Audit,
+}
+
+impl Choice {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Counters, Self::Audit];
+
+    /// How it is chosen.
+    #[must_use]
+    pub const fn flag(self) -> &'static str {
+        match self {
+            Self::Counters => "--policy-counters",
+            Self::Audit => "--network-policy=audit",
+        }
+    }
+}
+
+/// A new connection under what an operator has chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Chosen {
+    /// To a port that policy allows.
+    pub allowed: Pair,
+    /// In an audit, to one that it does not.
+    pub denied: Option<Pair>,
+    /// What the daemon has resident, in bytes.
+    pub resident: u64,
+}
+
+/// Measures under shunt's rules with a flag.
+///
+/// # Errors
+/// If it is not synced in time, or a connection fails.
+pub fn of_choice(binary: &Path, choice: Choice, scene: &Scene, rounds: usize) -> Result<Chosen> {
+    let proxy = Proxy::ShuntWith(binary.to_owned(), vec![choice.flag().to_owned()]);
+    let mut node = Node::start(&proxy, 2, &scene.objects(), START)?;
+    let allowed = connects(&node, PORT, rounds)?;
+    let denied = (choice == Choice::Audit).then(|| connects(&node, DENIED, rounds)).transpose()?;
+    let resident = node.status()?.map_or(0, |status| status.resident_bytes);
+    Ok(Chosen { allowed, denied, resident })
 }
 
 /// Measures under the rules of another layout.
@@ -79,7 +126,7 @@ pub fn of_shunt(binary: &Path, scene: &Scene, rounds: usize) -> Result<Cost> {
 pub fn of_layout(layout: Layout, scene: &Scene, rounds: usize) -> Result<Cost> {
     let node = Node::start(&Proxy::None, 2, &[], START)?;
     layout.load(scene, node.netns()?)?;
-    let connect = connects(&node, rounds)?;
+    let connect = connects(&node, PORT, rounds)?;
     Ok(Cost { connect, exchange: exchanges(&node, rounds)?, ..Cost::default() })
 }
 
@@ -104,25 +151,28 @@ fn watched(node: &Node) -> Result<usize> {
 
 const PODS: [usize; 2] = [PLAIN, ISOLATED];
 
-fn destinations() -> [SocketAddr; 2] {
-    PODS.map(|pod| SocketAddr::new(Node::pod(pod), PORT))
+/// Where no policy lets anybody connect to.
+const DENIED: u16 = 9999;
+
+fn destinations(port: u16) -> [SocketAddr; 2] {
+    PODS.map(|pod| SocketAddr::new(Node::pod(pod), port))
 }
 
-fn listeners(node: &Node) -> Result<Vec<TcpListener>> {
-    PODS.iter().map(|pod| node.listen(*pod, PORT)).collect()
+fn listeners(node: &Node, port: u16) -> Result<Vec<TcpListener>> {
+    PODS.iter().map(|pod| node.listen(*pod, port)).collect()
 }
 
 /// New connections.
-fn connects(node: &Node, rounds: usize) -> Result<Pair> {
-    let to = destinations();
-    connect_times(node.client()?, listeners(node)?, &to, WARM_UP).context("warming up")?;
-    Ok(pair(connect_times(node.client()?, listeners(node)?, &to, rounds)?))
+fn connects(node: &Node, port: u16, rounds: usize) -> Result<Pair> {
+    let to = destinations(port);
+    connect_times(node.client()?, listeners(node, port)?, &to, WARM_UP).context("warming up")?;
+    Ok(pair(connect_times(node.client()?, listeners(node, port)?, &to, rounds)?))
 }
 
 /// A byte there and one back, over connections that are established.
 fn exchanges(node: &Node, rounds: usize) -> Result<Pair> {
     let mut open = Vec::new();
-    for (listener, destination) in listeners(node)?.into_iter().zip(destinations()) {
+    for (listener, destination) in listeners(node, PORT)?.into_iter().zip(destinations(PORT)) {
         open.push(Established::open(node, &listener, destination)?);
     }
     let mut times = vec![Vec::new(); open.len()];

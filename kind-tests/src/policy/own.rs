@@ -3,23 +3,21 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use shunt::policy::{Demand, PolicyPlanner};
 use shunt::source::SourceEvent;
 use shunt::source::convert::{Converted, Converter, Wire};
-use shunt::source::wire::policy as wire;
+use shunt::source::wire::{cluster, policy as wire};
 use shunt_cluster::Netns;
 use shunt_model::problem::Kind;
-use shunt_netpolicy::snapshot::{Change, Object};
+use shunt_netpolicy::snapshot::{Change as Told, Object};
 use shunt_netpolicy_nftables::kernel::PolicyTable;
 
-use super::scene::{
-    NODE, PORT, Scene, at_home, class_name, everywhere, local_address, pod, policy, policy_name,
-    team_name,
-};
+use super::changes;
+use super::scene::{NODE, Scene};
 
 /// Times in microseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
@@ -30,19 +28,24 @@ pub struct Times {
     pub p99: f64,
 }
 
+/// A kind of change.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Change {
+    /// Of what.
+    pub what: String,
+    /// How long it took.
+    pub times: Times,
+    /// The goal of the median, in milliseconds.
+    pub limit: f64,
+}
+
 /// What was found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Own {
     /// Everything at once, from empty.
     pub first_ms: f64,
-    /// A pod elsewhere, of a class that is known.
-    pub remote_pod: Times,
-    /// A pod of our node, of a class that is known: it gets its decisions.
-    pub local_pod: Times,
-    /// Another port in a policy.
-    pub known_peers: Times,
-    /// Peers in a policy that no policy asked for before, so that every pod is looked at.
-    pub new_peers: Times,
+    /// Each kind of change.
+    pub changes: Vec<Change>,
 }
 
 /// Measures so many changes of each kind in a cluster of this size.
@@ -52,35 +55,42 @@ pub struct Own {
 pub fn measure(scene: &Scene, changes: usize) -> Result<Own> {
     let netns = Netns::new("policy-own")?;
     let mut rig = Rig::new(&netns)?;
-    let first_ms = rig.load(scene)?.as_secs_f64() * 1e3;
-    let some = |make: &mut dyn FnMut(usize) -> Result<Duration>, count| -> Result<Times> {
-        let times: Result<Vec<_>> = (0..count).map(make).collect();
-        Ok(times_of(times?))
-    };
-    let remote_pod = some(&mut |n| rig.apply(&new_pod(n, "node-2", &class_name(n % 7))), changes)?;
-    let local_pod = some(
-        &mut |n| {
-            let name = format!("late-server-{n}");
-            // All teams but the last have a policy.
-            let team = team_name(n % scene.teams().saturating_sub(1).max(1));
-            rig.apply(&pod(&team, &name, "server", NODE, late(n)))
-        },
-        changes.min(100),
-    )?;
-    let policies = changes.div_ceil(10);
-    let known_peers = some(
-        &mut |n| {
-            let port = PORT + 1 + u16::try_from(n).unwrap_or(0);
-            let from = everywhere(&class_name(0));
-            rig.apply(&policy(&team_name(0), &policy_name(0), &from, port))
-        },
-        policies,
-    )?;
-    let new_peers = some(
-        &mut |n| rig.apply(&policy(&team_name(0), &policy_name(0), &at_home(n), PORT)),
-        policies,
-    )?;
-    Ok(Own { first_ms, remote_pod, local_pod, known_peers, new_peers })
+    let mut own = Own { first_ms: rig.load(scene)?.as_secs_f64() * 1e3, ..Own::default() };
+    for node in changes::nodes() {
+        rig.take(&node)?;
+    }
+    for kind in changes::all(scene, changes) {
+        let times: Result<Vec<_>> = (0..kind.times).map(|n| rig.apply(&(kind.object)(n))).collect();
+        let times = times_of(times.with_context(|| kind.what.to_owned())?);
+        own.changes.push(Change { what: kind.what.to_owned(), times, limit: kind.limit });
+    }
+    drop((rig, netns));
+    let times = first_isolated(scene, changes.div_ceil(10))?;
+    own.changes.push(Change {
+        what: "policy: the first isolated pod".to_owned(),
+        times,
+        limit: 50.0,
+    });
+    Ok(own)
+}
+
+/// A policy that isolates the first pods of the node, and is gone again each time.
+fn first_isolated(scene: &Scene, changes: usize) -> Result<Times> {
+    let netns = Netns::new("policy-first")?;
+    let mut rig = Rig::new(&netns)?;
+    let mut objects = scene.objects();
+    objects.retain(|object| object["kind"] != "NetworkPolicy");
+    rig.take_all(&objects)?;
+    let policy = scene.policy(0);
+    let Told::Applied { object, .. } = rig.convert(&policy)? else { bail!("{policy}") };
+    let mut times = Vec::new();
+    for _ in 0..changes {
+        times.push(rig.apply(&policy)?);
+        let now = Instant::now();
+        rig.planner.take(Told::Deleted { kind: object.kind(), key: object.key() }, now);
+        rig.sync()?;
+    }
+    Ok(times_of(times))
 }
 
 /// What the daemon has for network policy, without what brings objects to it.
@@ -110,36 +120,50 @@ impl Rig {
     /// # Errors
     /// If the kernel refuses something.
     pub fn load(&mut self, scene: &Scene) -> Result<Duration> {
-        let kinds = [Kind::Namespace, Kind::Pod, Kind::NetworkPolicy, Kind::ClusterNetworkPolicy];
-        let changes: Result<Vec<_>> =
-            scene.objects().iter().map(|object| self.convert(object)).collect();
+        let took = self.take_all(&scene.objects())?;
+        let status = self.planner.status();
+        ensure!(status.pods >= scene.pods && status.isolated >= 90, "{status:?}");
+        Ok(took)
+    }
+
+    fn take_all(&mut self, objects: &[Value]) -> Result<Duration> {
+        let kinds = [
+            Kind::Namespace,
+            Kind::Pod,
+            Kind::NetworkPolicy,
+            Kind::ClusterNetworkPolicy,
+            Kind::PeerNode,
+        ];
+        let changes: Result<Vec<_>> = objects.iter().map(|object| self.convert(object)).collect();
         let changes = changes?;
         let started = Instant::now();
         self.planner.take_addresses(&[IpAddr::from([192, 168, 77, 1])].into(), started);
         for kind in kinds {
-            self.planner.take(Change::ListStarted(kind), started);
+            self.planner.take(Told::ListStarted(kind), started);
         }
         for change in changes {
             self.planner.take(change, started);
         }
         for kind in kinds {
-            self.planner.take(Change::ListDone(kind), started);
+            self.planner.take(Told::ListDone(kind), started);
         }
         self.sync()?;
-        let took = started.elapsed();
-        let status = self.planner.status();
-        ensure!(status.pods >= scene.pods && status.isolated >= 90, "{status:?}");
-        Ok(took)
+        Ok(started.elapsed())
     }
 
     /// Takes an object in, as the source of objects does, and brings the kernel there.
     fn apply(&mut self, object: &Value) -> Result<Duration> {
         let text = serde_json::to_string(object)?;
         let started = Instant::now();
-        let change = self.convert(&serde_json::from_str(&text)?)?;
-        self.planner.take(change, started);
+        self.take(&serde_json::from_str(&text)?)?;
         self.sync()?;
         Ok(started.elapsed())
+    }
+
+    fn take(&mut self, object: &Value) -> Result<()> {
+        let change = self.convert(object)?;
+        self.planner.take(change, Instant::now());
+        Ok(())
     }
 
     fn sync(&mut self) -> Result<()> {
@@ -149,15 +173,17 @@ impl Rig {
         Ok(())
     }
 
-    fn convert(&mut self, object: &Value) -> Result<Change> {
+    fn convert(&mut self, object: &Value) -> Result<Told> {
         match object["kind"].as_str() {
             Some("Pod") => self.read::<wire::Pod>(object),
             Some("Namespace") => self.read::<wire::Namespace>(object),
+            Some("Node") => self.read::<cluster::PeerNode>(object),
+            Some("ClusterNetworkPolicy") => self.read::<cluster::ClusterNetworkPolicy>(object),
             _ => self.read::<wire::NetworkPolicy>(object),
         }
     }
 
-    fn read<W>(&mut self, object: &Value) -> Result<Change>
+    fn read<W>(&mut self, object: &Value) -> Result<Told>
     where
         W: Wire<Object = Object> + DeserializeOwned,
     {
@@ -167,18 +193,6 @@ impl Rig {
             other => anyhow::bail!("{other:?}"),
         }
     }
-}
-
-/// A pod that comes late, on another node.
-fn new_pod(n: usize, node: &str, class: &str) -> Value {
-    let [_, _, high, low] = u32::try_from(n).unwrap_or(u32::MAX).to_be_bytes();
-    let address = IpAddr::from([10, 250, high, low]);
-    pod(&team_name(n % 7), &format!("late-{n}"), class, node, address)
-}
-
-/// The address of a pod that comes late on our node.
-fn late(n: usize) -> IpAddr {
-    local_address(110 + n)
 }
 
 fn times_of(mut times: Vec<Duration>) -> Times {

@@ -168,8 +168,13 @@ pub fn pod(namespace: &str, name: &str, app: &str, node: &str, address: IpAddr) 
     pod
 }
 
-fn named(kind: &str, namespace: &str, name: &str) -> Value {
-    let version = if kind == "NetworkPolicy" { "networking.k8s.io/v1" } else { "v1" };
+/// An object with nothing but a name.
+pub(super) fn named(kind: &str, namespace: &str, name: &str) -> Value {
+    let version = match kind {
+        "NetworkPolicy" => "networking.k8s.io/v1",
+        "ClusterNetworkPolicy" => "policy.networking.k8s.io/v1alpha2",
+        _ => "v1",
+    };
     let mut metadata = json!({ "name": name, "creationTimestamp": "2026-01-01T00:00:00Z" });
     if !namespace.is_empty() {
         metadata["namespace"] = json!(namespace);

@@ -29,6 +29,8 @@ const MARK: u16 = 1;
 pub enum Proxy {
     /// This program.
     Shunt(PathBuf),
+    /// The same with flags.
+    ShuntWith(PathBuf, Vec<String>),
     /// The real kube-proxy.
     KubeProxy(Mode),
     /// None at all: for rules of other makes.
@@ -39,6 +41,7 @@ impl fmt::Display for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Shunt(_) => f.write_str("shunt"),
+            Self::ShuntWith(_, flags) => write!(f, "shunt {}", flags.join(" ")),
             Self::KubeProxy(mode) => mode.fmt(f),
             Self::None => f.write_str("no proxy"),
         }
@@ -91,12 +94,16 @@ impl Node {
             Proxy::KubeProxy(mode) => {
                 Running::KubeProxy(KubeProxy::start(*mode, NODE, &[cidr], &node, &log)?)
             }
-            Proxy::Shunt(binary) => {
+            Proxy::Shunt(binary) | Proxy::ShuntWith(binary, _) => {
                 let kubeconfig = files.path().join("kubeconfig");
                 std::fs::write(&kubeconfig, Api::kubeconfig())?;
                 let run =
                     ["run", "--node-name", NODE, "--kubeconfig", &kubeconfig.to_string_lossy()];
-                let arguments: Vec<_> = run.map(str::to_owned).into_iter().chain([cidr]).collect();
+                let mut arguments: Vec<_> = run.map(str::to_owned).into_iter().collect();
+                arguments.push(cidr);
+                if let Proxy::ShuntWith(_, flags) = proxy {
+                    arguments.extend_from_slice(flags);
+                }
                 Running::Shunt(Daemon::start(binary, &arguments, &node, &log)?)
             }
         };

@@ -21,11 +21,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use shunt_model::address::Family;
+
 use self::asked::Asked;
 use self::classes::Classes;
 use self::feature::Features;
 use self::number::Numbers;
-use self::program::Program;
+use self::program::{Program, Question};
 use self::tighten::tightened;
 use crate::object::{Direction, Pod};
 use crate::store::{Dirty, Store};
@@ -163,7 +165,7 @@ impl Compiler {
         let mut changed = BTreeMap::new();
         for address in concerned {
             let pod = store.pod_at(address);
-            let programs = pod.map(|pod| self.programs_of(store, pod)).unwrap_or_default();
+            let programs = pod.map(|pod| self.programs_of(store, address, pod)).unwrap_or_default();
             if *self.locals.get(&address).unwrap_or(&nothing) != programs {
                 changed.insert(address, programs);
             }
@@ -189,12 +191,13 @@ impl Compiler {
         self.features.settle()
     }
 
-    fn programs_of(&mut self, store: &Store, pod: &Pod) -> LocalPrograms {
+    fn programs_of(&mut self, store: &Store, address: IpAddr, pod: &Pod) -> LocalPrograms {
         if !pod.is_on(&self.node) {
             return LocalPrograms::default();
         }
         let mut program = |direction| {
-            let program = Program::of(store, pod, direction, self.counting)?;
+            let (family, counting) = (Family::of(address), self.counting);
+            let program = Program::of(&Question { store, pod, family, direction, counting })?;
             if let Some(held) = self.programs.get(&program) {
                 return Some(Arc::clone(held));
             }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use shunt_model::object::ObjectKey;
 
-use self::strategies::{ADDRESSES, Edit, HOSTS, NODES, STRANGERS, edits};
+use self::strategies::{ADDRESSES, Edit, HOSTS, NODES, STRANGERS, edits, narrow_edits};
 use crate::compile::{Compiler, full};
 use crate::object::Direction;
 use crate::oracle::{self, Ruling};
@@ -198,21 +198,37 @@ proptest! {
 
     #[test]
     fn each_change_alone_comes_to_the_same(edits in edits(6..40)) {
-        let mut store = Store::new();
-        let mut compiler = Compiler::new(NODES[0]);
-        // What one gets who is only told of the changes.
-        let mut followed = Table::default();
-        for edit in edits {
-            let dirty = apply(&mut store, edit);
-            let delta = compiler.update(&store, &dirty);
-            prop_assert!(!dirty.is_empty() || delta.is_empty());
-            followed.apply(&delta);
-            prop_assert_eq!(&followed, compiler.table());
-            prop_assert_eq!(compiler.table(), &full(NODES[0], &store));
-        }
+        let (store, compiler) = one_by_one(edits)?;
         check(&store, NODES[0], compiler.table())?;
-        for dirty in [Dirty::default(), Dirty::everything()] {
-            prop_assert!(compiler.update(&store, &dirty).is_empty());
-        }
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(768))]
+
+    /// What is asked changes in a block, a selector, a port by its name alone; and the first pod is isolated.
+    #[test]
+    fn each_narrow_change_alone_comes_to_the_same(edits in narrow_edits(10..50)) {
+        one_by_one(edits)?;
+    }
+}
+
+/// Compiles each change alone; that comes to what compiling from nothing does.
+fn one_by_one(edits: Vec<Edit>) -> Result<(Store, Compiler), TestCaseError> {
+    let mut store = Store::new();
+    let mut compiler = Compiler::new(NODES[0]);
+    // What one gets who is only told of the changes.
+    let mut followed = Table::default();
+    for edit in edits {
+        let dirty = apply(&mut store, edit);
+        let delta = compiler.update(&store, &dirty);
+        prop_assert!(!dirty.is_empty() || delta.is_empty());
+        followed.apply(&delta);
+        prop_assert_eq!(&followed, compiler.table());
+        prop_assert_eq!(compiler.table(), &full(NODES[0], &store));
+    }
+    for dirty in [Dirty::default(), Dirty::everything()] {
+        prop_assert!(compiler.update(&store, &dirty).is_empty());
+    }
+    Ok((store, compiler))
 }

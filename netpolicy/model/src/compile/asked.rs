@@ -5,7 +5,7 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use super::LocalPrograms;
-use super::feature::{Feature, Features, Is, NamedPort};
+use super::feature::{Feature, Features, Is, NamedPort, Signature};
 use super::program::{Port, Program};
 
 /// A port that is asked for by its name, and of whom; `None`: of everyone.
@@ -15,10 +15,12 @@ type PortOf = (NamedPort, Option<Arc<Feature>>);
 #[derive(Debug, Default)]
 pub(super) struct Askers {
     /// Of the local addresses: by the address of their programs.
-    programs: Counts<usize>,
-    features: Counts<Arc<Feature>>,
-    ports: Counts<PortOf>,
-    own_node: Counts<()>,
+    programs: HashMap<usize, usize>,
+    /// Of the programs, by their addresses.
+    features: Each<Arc<Feature>>,
+    ports: Each<PortOf>,
+    /// Of the local addresses.
+    own_node: usize,
     /// Since this was asked last.
     asked: Asked,
 }
@@ -48,32 +50,59 @@ impl Asked {
     }
 }
 
+/// What is asked, with the programs that ask it.
 #[derive(Debug)]
-struct Counts<T>(HashMap<T, usize>);
+struct Each<T>(HashMap<T, BTreeSet<usize>>);
 
-impl<T> Default for Counts<T> {
+impl<T> Default for Each<T> {
     fn default() -> Self {
         Self(HashMap::new())
     }
 }
 
-impl<T: Hash + Eq> Counts<T> {
+impl<T: Hash + Eq> Each<T> {
     /// Whether it is the first.
-    fn add(&mut self, what: T) -> bool {
-        let count = self.0.entry(what).or_default();
-        *count += 1;
-        *count == 1
+    fn add(&mut self, what: T, program: usize) -> bool {
+        let programs = self.0.entry(what).or_default();
+        programs.insert(program);
+        programs.len() == 1
     }
 
     /// Whether it was the last.
-    fn remove(&mut self, what: &T) -> bool {
-        let Some(count) = self.0.get_mut(what) else { return false };
-        *count -= 1;
-        let last = *count == 0;
+    fn remove(&mut self, what: &T, program: usize) -> bool {
+        let Some(programs) = self.0.get_mut(what) else { return false };
+        programs.remove(&program);
+        let last = programs.is_empty();
         if last {
             self.0.remove(what);
         }
         last
+    }
+
+    fn of(&self, what: &T) -> Option<&BTreeSet<usize>> {
+        self.0.get(what)
+    }
+}
+
+/// One more; whether it is the first.
+fn add(count: &mut usize) -> bool {
+    *count += 1;
+    *count == 1
+}
+
+/// One less; whether it was the last.
+fn remove(count: &mut usize) -> bool {
+    *count = count.saturating_sub(1);
+    *count == 0
+}
+
+impl Askers {
+    /// The programs to which a feature makes a difference by itself: ports that are asked of some do not.
+    fn of(&self, feature: &Arc<Feature>) -> Option<&BTreeSet<usize>> {
+        match &feature.is {
+            Is::Port(name, protocol, _) => self.ports.of(&((Arc::clone(name), *protocol), None)),
+            _ => self.features.of(feature),
+        }
     }
 }
 
@@ -81,20 +110,21 @@ impl Features {
     /// Adds what the programs of a local address ask. To be settled afterwards.
     pub(super) fn add(&mut self, programs: &LocalPrograms) {
         let askers = &mut self.askers;
-        if programs.egress.is_some() && askers.own_node.add(()) {
+        if programs.egress.is_some() && add(&mut askers.own_node) {
             (self.own_node, askers.asked.own_node) = (true, true);
         }
         for program in programs.iter() {
-            if !askers.programs.add(Arc::as_ptr(program) as usize) {
+            let place = Arc::as_ptr(program) as usize;
+            if !add(askers.programs.entry(place).or_default()) {
                 continue;
             }
             for feature in features(program) {
-                if askers.features.add(Arc::clone(feature)) {
+                if askers.features.add(Arc::clone(feature), place) {
                     askers.asked.appeared.push(Arc::clone(feature));
                 }
             }
             for port in ports(program) {
-                if askers.ports.add(port.clone()) {
+                if askers.ports.add(port.clone(), place) {
                     let (name, of) = port.clone();
                     self.ports.entry(name).or_default().insert(of);
                     askers.asked.ports.push(port);
@@ -106,20 +136,22 @@ impl Features {
     /// Takes away what the former programs of a local address asked. To be settled afterwards.
     pub(super) fn remove(&mut self, programs: &LocalPrograms) {
         let askers = &mut self.askers;
-        if programs.egress.is_some() && askers.own_node.remove(&()) {
+        if programs.egress.is_some() && remove(&mut askers.own_node) {
             (self.own_node, askers.asked.own_node) = (false, true);
         }
         for program in programs.iter() {
-            if !askers.programs.remove(&(Arc::as_ptr(program) as usize)) {
+            let place = Arc::as_ptr(program) as usize;
+            if !askers.programs.get_mut(&place).is_some_and(remove) {
                 continue;
             }
+            askers.programs.remove(&place);
             for feature in features(program) {
-                if askers.features.remove(feature) {
+                if askers.features.remove(feature, place) {
                     askers.asked.vanished.push(Arc::clone(feature));
                 }
             }
             for port in ports(program) {
-                if askers.ports.remove(&port) {
+                if askers.ports.remove(&port, place) {
                     let (name, of) = &port;
                     if let Some(askers) = self.ports.get_mut(name) {
                         askers.remove(of);
@@ -147,6 +179,22 @@ impl Features {
             }
         }
         asked
+    }
+
+    /// The programs, by their addresses, that may decide otherwise about those with these features than about anyone.
+    pub(super) fn askers_of(&self, signature: &Signature) -> BTreeSet<usize> {
+        if signature.is_own_node() {
+            return self.askers.programs.keys().copied().collect();
+        }
+        signature.iter().filter_map(|feature| self.askers.of(feature)).flatten().copied().collect()
+    }
+
+    /// Whether the program with this address is one of them.
+    pub(super) fn asks(&self, program: usize, signature: &Signature) -> bool {
+        signature.iter().any(|feature| {
+            feature.is == Is::OwnNode
+                || self.askers.of(feature).is_some_and(|askers| askers.contains(&program))
+        })
     }
 
     /// All features of its kind; `None`: it is a selector of pods.

@@ -73,13 +73,11 @@ impl Classes {
         let is_empty = |atom: &Atom| self.members.get(atom).is_none_or(|members| *members == 0);
         let (unused, appeared): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.appeared).into_iter().partition(is_empty);
-        let mut vanished = std::mem::take(&mut self.emptied);
-        vanished.retain(is_empty);
+        let vanished = std::mem::take(&mut self.emptied);
         for atom in vanished.iter().chain(&unused) {
             self.signatures.forget(atom.0);
             self.members.remove(atom);
         }
-        vanished.retain(|atom| !unused.contains(atom));
         Turnover { appeared, vanished: vanished.into_iter().collect() }
     }
 }
@@ -136,17 +134,17 @@ impl Compiler {
         }
     }
 
-    /// Counts who has come to which class and who has left.
+    /// Counts who has come to which class and who has left. First who has come: no class is empty in between.
     pub(super) fn count(&mut self, delta: &Delta) -> Turnover {
         let Self { table, classes, .. } = self;
-        let joined = delta.peers.values().chain(delta.named.values()).flatten();
+        let networks = delta.networks.iter().flatten().map(|(_, atom)| atom);
+        let joined = delta.peers.values().chain(delta.named.values()).flatten().chain(networks);
         joined.for_each(|atom| classes.join(*atom));
         let former = delta.peers.keys().filter_map(|address| table.peers.get(*address));
         former.for_each(|atom| classes.leave(*atom));
         let former = delta.named.keys().filter_map(|address| table.named.get(address));
         former.for_each(|atom| classes.leave(*atom));
-        if let Some(networks) = &delta.networks {
-            networks.iter().for_each(|(_, atom)| classes.join(*atom));
+        if delta.networks.is_some() {
             table.networks.iter().for_each(|(_, atom)| classes.leave(*atom));
         }
         classes.settle()

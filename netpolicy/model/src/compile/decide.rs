@@ -13,6 +13,7 @@ use crate::table::{Atom, Decisions, Delta, Local, Row, RowId};
 impl Compiler {
     /// Brings the decisions for local addresses up to date.
     pub(super) fn decide(&mut self, turnover: &Turnover, delta: &mut Delta) {
+        let concerned = self.concerned(turnover);
         let mut locals = BTreeMap::new();
         let mut used = HashMap::new();
         for (address, of) in &self.locals {
@@ -20,10 +21,12 @@ impl Compiler {
                 let place = Arc::as_ptr(program) as usize;
                 let decisions = used.entry(place).or_insert_with(|| {
                     let (classes, rows) = (&self.classes, &mut self.rows);
-                    match self.decided.get(&place) {
-                        Some(former) => again(former, program, turnover, classes, rows),
-                        None => Arc::new(decisions(program, classes, rows)),
-                    }
+                    let Some(former) = self.decided.get(&place) else {
+                        let asks = |signature: &Signature| self.features.asks(place, signature);
+                        return Arc::new(decisions(program, asks, classes, rows));
+                    };
+                    let appeared = concerned.get(&place).map_or(&[][..], Vec::as_slice);
+                    again(former, program, (appeared, &turnover.vanished), classes, rows)
                 });
                 Arc::clone(decisions)
             };
@@ -44,6 +47,18 @@ impl Compiler {
         }
     }
 
+    /// The new classes about which programs may decide otherwise than about anyone, by the programs' addresses.
+    fn concerned(&self, turnover: &Turnover) -> HashMap<usize, Vec<Atom>> {
+        let mut concerned: HashMap<usize, Vec<Atom>> = HashMap::new();
+        for atom in &turnover.appeared {
+            let Some(signature) = self.classes.get(*atom) else { continue };
+            for program in self.features.askers_of(signature) {
+                concerned.entry(program).or_default().push(*atom);
+            }
+        }
+        concerned
+    }
+
     /// Finds the rows that are decided on, and forgets the others.
     fn keep_rows(&mut self, delta: &mut Delta) {
         let mut ids = BTreeSet::new();
@@ -57,29 +72,37 @@ impl Compiler {
     }
 }
 
-fn decisions(program: &Program, classes: &Classes, rows: &mut Numbers<Row>) -> Decisions {
+/// `asks`: whether the program may decide otherwise about those with such features than about anyone.
+fn decisions(
+    program: &Program,
+    asks: impl Fn(&Signature) -> bool,
+    classes: &Classes,
+    rows: &mut Numbers<Row>,
+) -> Decisions {
     let default = RowId(rows.number(program.row(&Signature::default())));
+    let asked = classes.iter().filter(|(_, signature)| asks(signature));
     let of_atom = |(atom, signature): (Atom, &Signature)| {
         let row = RowId(rows.number(program.row(signature)));
         (row != default).then_some((atom, row))
     };
-    Decisions { default, rows: classes.iter().filter_map(of_atom).collect() }
+    Decisions { default, rows: asked.filter_map(of_atom).collect() }
 }
 
-/// The decisions of a program when there are other classes.
+/// The decisions of a program when some classes have appeared about which it may decide otherwise than about anyone, and
+/// others have vanished.
 fn again(
     former: &Arc<Decisions>,
     program: &Program,
-    turnover: &Turnover,
+    (appeared, vanished): (&[Atom], &[Atom]),
     classes: &Classes,
     rows: &mut Numbers<Row>,
 ) -> Arc<Decisions> {
     let default = former.default;
     let mut changes = Vec::new();
-    for atom in turnover.vanished.iter().filter(|atom| former.rows.contains_key(atom)) {
+    for atom in vanished.iter().filter(|atom| former.rows.contains_key(atom)) {
         changes.push((*atom, None));
     }
-    for atom in &turnover.appeared {
+    for atom in appeared {
         let Some(signature) = classes.get(*atom) else { continue };
         let row = RowId(rows.number(program.row(signature)));
         if row != default {

@@ -115,3 +115,55 @@ fn address(family: Family, number: u128) -> IpAddr {
         Family::V6 => Ipv6Addr::from(number).into(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::object::Block;
+
+    fn block(cidr: &str, except: &[&str]) -> Arc<Feature> {
+        let net = |text: &str| text.parse().expect("a network");
+        let except = except.iter().map(|text| net(text)).collect();
+        Arc::new(Is::Block(Block { cidr: net(cidr), except }).into())
+    }
+
+    #[test]
+    fn each_address_has_the_blocks_that_hold_it() {
+        let blocks = [
+            block("10.0.0.0/8", &["10.1.0.0/16", "10.1.2.0/24", "10.2.0.0/16"]),
+            block("10.1.2.0/24", &[]),
+            block("255.255.255.0/24", &["255.255.255.254/31"]),
+            block("::/0", &["fd00::/64", "fd00::/64"]),
+        ];
+        let found = networks(blocks.iter());
+        let texts = [
+            "9.255.255.255",
+            "10.0.0.0",
+            "10.0.255.255",
+            "10.1.0.0",
+            "10.1.2.3",
+            "10.1.3.0",
+            "10.2.255.255",
+            "10.3.0.0",
+            "11.0.0.0",
+            "255.255.255.253",
+            "255.255.255.255",
+            "::1",
+            "fd00::1",
+            "fd00:0:0:1::",
+            "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+        ];
+        for text in texts {
+            let address = text.parse().expect("an address");
+            let holds = |feature: &&Arc<Feature>| match &feature.is {
+                Is::Block(block) => block.contains(address),
+                _ => false,
+            };
+            let expected: Signature = blocks.iter().filter(holds).cloned().collect();
+            let signature = crate::table::range_with(&found, address);
+            assert_eq!(signature.cloned().unwrap_or_default(), expected, "{text}");
+        }
+        let of_v4 = found.iter().filter(|(range, _)| range.first.is_ipv4());
+        assert_eq!(of_v4.count(), 4, "nothing is divided that is alike: {found:?}");
+    }
+}

@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use shunt_model::address::Protocol;
+use ipnet::IpNet;
+use shunt_model::address::{Family, Protocol};
 use shunt_model::object::ObjectKey;
 
 use super::feature::{Feature, Is, NamespaceMatch, Signature};
 use crate::cluster::{Action, Tier};
 use crate::deciders::{Deciders, Decision, Policies};
-use crate::object::{Direction, NetworkPolicy, Peer, Pod, PortNumber, Rule};
+use crate::object::{Block, Direction, NetworkPolicy, Peer, Pod, PortMatch, PortNumber, Rule};
 use crate::store::Store;
 use crate::table::Row;
 
@@ -52,14 +53,8 @@ pub(super) enum Port {
 }
 
 impl Program {
-    /// The program of a pod; `None` if no policy speaks of it in this direction.
-    pub(super) fn of(
-        store: &Store,
-        pod: &Pod,
-        direction: Direction,
-        counting: bool,
-    ) -> Option<Self> {
-        let asked = Asked { store, pod, direction, counting };
+    /// The program of a pod's address; `None` if no policy speaks of it in this direction.
+    pub(super) fn of(asked: &Question<'_>) -> Option<Self> {
         let allowed = asked.allowed();
         let admin = asked.steps(Tier::Admin);
         let baseline = match allowed {
@@ -67,7 +62,7 @@ impl Program {
             Some(_) => Vec::new(),
         };
         let speaks = allowed.is_some() || !admin.is_empty() || !baseline.is_empty();
-        let isolating = counting.then(|| asked.isolating());
+        let isolating = asked.counting.then(|| asked.isolating());
         speaks.then_some(Self { admin, allowed, baseline, isolating })
     }
 
@@ -217,15 +212,19 @@ impl Match {
     }
 }
 
-/// The pod and the direction that a program is made for.
-struct Asked<'a> {
-    store: &'a Store,
-    pod: &'a Pod,
-    direction: Direction,
-    counting: bool,
+/// What a program is made for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Question<'a> {
+    pub(super) store: &'a Store,
+    pub(super) pod: &'a Pod,
+    /// Of the pod's address: who has one of the other never meets it.
+    pub(super) family: Family,
+    pub(super) direction: Direction,
+    /// Rows say who decides.
+    pub(super) counting: bool,
 }
 
-impl<'a> Asked<'a> {
+impl<'a> Question<'a> {
     /// The NetworkPolicies that isolate the pod, with their rules.
     fn policies(&self) -> impl Iterator<Item = (&'a Arc<NetworkPolicy>, &'a [Rule])> {
         let Self { store, pod, direction, .. } = *self;
@@ -239,9 +238,8 @@ impl<'a> Asked<'a> {
         let mut rules = None;
         for (policy, of_policy) in self.policies() {
             let rules = rules.get_or_insert_with(BTreeSet::new);
-            let (own, of) = (&policy.key.namespace, self.name(&policy.key));
-            let resolve = |rule| resolve(rule, own, self.pod, self.direction, of.clone());
-            rules.extend(of_policy.iter().map(resolve));
+            let of = self.name(&policy.key);
+            rules.extend(of_policy.iter().map(|rule| self.resolve(rule, of.clone())));
         }
         rules
     }
@@ -255,7 +253,7 @@ impl<'a> Asked<'a> {
     }
 
     fn steps(&self, tier: Tier) -> Vec<Step> {
-        let Self { store, pod, direction, counting } = *self;
+        let Self { store, pod, direction, counting, .. } = *self;
         let mut steps = Vec::new();
         let mut policies = store.cluster_policies_of(tier).peekable();
         if policies.peek().is_none() {
@@ -264,52 +262,72 @@ impl<'a> Asked<'a> {
         let labels = store.namespace_labels(&pod.key.namespace);
         for policy in policies.filter(|policy| policy.selects(&labels, pod)) {
             let of = counting.then(|| Arc::clone(&policy.name));
-            steps.extend(policy.rules(direction).iter().map(|rule| Step {
-                action: rule.action,
-                on: resolve(&rule.on, &pod.key.namespace, pod, direction, of.clone()),
-            }));
+            steps.extend(
+                policy.rules(direction).iter().map(|rule| Step {
+                    action: rule.action,
+                    on: self.resolve(&rule.on, of.clone()),
+                }),
+            );
         }
         steps
     }
-}
 
-/// `own` is the namespace of a policy that has one.
-fn resolve(
-    rule: &Rule,
-    own: &Arc<str>,
-    pod: &Pod,
-    direction: Direction,
-    of: Option<Arc<str>>,
-) -> Match {
-    let is = |peer: &Peer| match peer {
-        Peer::Block(block) => Is::Block(block.clone()),
-        Peer::Nodes(selector) => Is::Node(selector.clone()),
-        Peer::Domain(name) => Is::Domain(name.clone()),
-        Peer::Pods { namespaces: None, pods } => {
-            Is::Pods(NamespaceMatch::Named(Arc::clone(own)), pods.clone())
+    /// `of`: whose rule it is.
+    fn resolve(&self, rule: &Rule, of: Option<Arc<str>>) -> Match {
+        let peers = rule.peers.as_ref().filter(|peers| !peers.iter().any(|peer| self.is_all(peer)));
+        let peers = peers.map(|peers| sorted(peers.iter().filter_map(|peer| self.feature(peer))));
+        let ports = rule.ports.as_ref();
+        let ports = ports.map(|ports| sorted(ports.iter().filter_map(|port| self.port(port))));
+        Match { peers, ports, of }
+    }
+
+    /// Whether a peer is everyone whom the pod can meet.
+    fn is_all(&self, peer: &Peer) -> bool {
+        match peer {
+            Peer::Block(Block { cidr, except }) => {
+                cidr.prefix_len() == 0 && self.is_of_family(cidr) && except.is_empty()
+            }
+            _ => false,
         }
-        Peer::Pods { namespaces: Some(selector), pods } => {
-            Is::Pods(NamespaceMatch::Selected(selector.clone()), pods.clone())
-        }
-    };
-    let feature = |peer: &Peer| Arc::new(is(peer).into());
-    let peers = rule.peers.as_ref().map(|peers| sorted(peers.iter().map(feature)));
-    let port = |port: &crate::object::PortMatch| {
+    }
+
+    fn is_of_family(&self, net: &IpNet) -> bool {
+        Family::of(net.addr()) == self.family
+    }
+
+    /// What a peer is asked for; `None`: the pod can meet nobody who has it.
+    fn feature(&self, peer: &Peer) -> Option<Arc<Feature>> {
+        let is = match peer {
+            Peer::Block(block) if !self.is_of_family(&block.cidr) => return None,
+            Peer::Block(block) => Is::Block(block.clone()),
+            Peer::Nodes(selector) => Is::Node(selector.clone()),
+            Peer::Domain(name) => Is::Domain(name.clone()),
+            Peer::Pods { namespaces: None, pods } => {
+                // A policy is for pods of its own namespace.
+                let own = Arc::clone(&self.pod.key.namespace);
+                Is::Pods(NamespaceMatch::Named(own), pods.clone())
+            }
+            Peer::Pods { namespaces: Some(selector), pods } => {
+                Is::Pods(NamespaceMatch::Selected(selector.clone()), pods.clone())
+            }
+        };
+        Some(Arc::new(is.into()))
+    }
+
+    fn port(&self, port: &PortMatch) -> Option<(Protocol, Port)> {
         let resolved = match &port.port {
             PortNumber::Any => Port::Range(0, u16::MAX),
             PortNumber::Range(first, last) => Port::Range(*first, *last),
-            PortNumber::Named(name) if direction == Direction::Egress => {
+            PortNumber::Named(name) if self.direction == Direction::Egress => {
                 Port::OfPeer(Arc::clone(name))
             }
             PortNumber::Named(name) => {
-                let number = pod.port(name, port.protocol)?;
+                let number = self.pod.port(name, port.protocol)?;
                 Port::Range(number, number)
             }
         };
         Some((port.protocol, resolved))
-    };
-    let ports = rule.ports.as_ref().map(|ports| sorted(ports.iter().filter_map(port)));
-    Match { peers, ports, of }
+    }
 }
 
 /// Each once and in order, so that two rules that say the same are equal.

@@ -77,8 +77,6 @@ pub(super) fn edits(count: Range<usize>) -> impl Strategy<Value = Vec<Edit>> {
         1 => (word(&NODES), hosts()).prop_map(|(node, hosts)| Edit::Machine(node, hosts)),
         2 => names(),
         1 => Just(Edit::NoPolicies),
-        4 => narrow_policy().prop_map(Edit::Policy),
-        4 => narrow_cluster_policy().prop_map(Edit::ClusterPolicy),
     ];
     vec(edit, count)
 }
@@ -197,31 +195,45 @@ fn policy() -> impl Strategy<Value = NetworkPolicy> {
     })
 }
 
-/// One peer, and a port: few, so that what is asked often changes in one thing alone.
+/// Few policies with one peer and one port, so that what is asked often changes in one thing alone.
+pub(super) fn narrow_edits(count: Range<usize>) -> impl Strategy<Value = Vec<Edit>> {
+    let edit = prop_oneof![
+        4 => pod().prop_map(Edit::Pod),
+        1 => namespace().prop_map(Edit::Namespace),
+        6 => narrow_policy().prop_map(Edit::Policy),
+        4 => narrow_cluster_policy().prop_map(Edit::ClusterPolicy),
+        1 => node().prop_map(Edit::Node),
+        1 => (word(&NODES), hosts()).prop_map(|(node, hosts)| Edit::Machine(node, hosts)),
+        1 => names(),
+        1 => Just(Edit::NoPolicies),
+    ];
+    vec(edit, count)
+}
+
 fn narrow_rule(peer: impl Strategy<Value = Peer>) -> impl Strategy<Value = Rule> {
     let port = prop_oneof![
         1 => Just(PortNumber::Range(80, 80)),
-        1 => word(PORT_NAMES).prop_map(PortNumber::Named),
+        2 => word(PORT_NAMES).prop_map(PortNumber::Named),
     ];
-    let port = port.prop_map(|port| PortMatch { protocol: Protocol::Tcp, port });
-    (weighted(0.8, peer), weighted(0.7, port)).prop_map(|(peer, port)| Rule {
+    let port = (protocol(), port).prop_map(|(protocol, port)| PortMatch { protocol, port });
+    (weighted(0.8, peer), weighted(0.8, port)).prop_map(|(peer, port)| Rule {
         peers: peer.map(|peer| vec![peer]),
         ports: port.map(|port| vec![port]),
     })
 }
 
-/// Blocks or one and the same selector, for all pods of a namespace.
+/// Blocks or some of two selectors, for all pods of a namespace.
 fn narrow_policy() -> impl Strategy<Value = NetworkPolicy> {
     let one = Requirement { key: KEYS[0].into(), operator: Operator::In(["a".into()].into()) };
-    let pods = Peer::Pods { namespaces: None, pods: [one].into_iter().collect() };
-    let peer = prop_oneof![3 => block().prop_map(Peer::Block), 1 => Just(pods)];
-    let key =
-        (select(NAMESPACES), select(&NAMES[..2])).prop_map(|(ns, name)| ObjectKey::new(ns, name));
-    (key, narrow_rule(peer), any::<bool>()).prop_map(|(key, rule, ingress)| {
-        let pods = Selector::default();
+    let some = prop_oneof![Just(Selector::default()), Just([one].into_iter().collect())];
+    let pods = some.prop_map(|pods| Peer::Pods { namespaces: Some(Selector::default()), pods });
+    let peer = prop_oneof![1 => block().prop_map(Peer::Block), 1 => pods];
+    let key = select(NAMESPACES).prop_map(|namespace| ObjectKey::new(namespace, NAMES[0]));
+    (key, narrow_rule(peer), weighted(0.3, Just(()))).prop_map(|(key, rule, ingress)| {
+        let (pods, rules) = (Selector::default(), Some(vec![rule]));
         match ingress {
-            true => NetworkPolicy { key, pods, ingress: Some(vec![rule]), egress: None },
-            false => NetworkPolicy { key, pods, ingress: None, egress: Some(vec![rule]) },
+            Some(()) => NetworkPolicy { key, pods, ingress: rules, egress: None },
+            None => NetworkPolicy { key, pods, ingress: None, egress: rules },
         }
     })
 }
