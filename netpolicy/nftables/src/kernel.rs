@@ -1,33 +1,33 @@
 //! The executor: one table, the record of what is installed, and transactions.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+mod questions;
+mod tend;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ipnet::IpNet;
-use nix::libc::NETLINK_NETFILTER;
-use shunt_conntrack::ends::Ends;
-use shunt_netlink::{Pulse, Socket};
-use shunt_netpolicy::object::Direction;
-use shunt_netpolicy::table::{Delta, Packet, Table, Verdict};
+use shunt_netlink::Pulse;
+use shunt_netpolicy::table::{Delta, Table};
 pub use shunt_nftables::codec::{Error, Report};
-use shunt_nftables::codec::{Session, Table as NftTable, accepts, rejected};
+use shunt_nftables::codec::{Session, Table as NftTable, rejected};
 
+pub use self::questions::{Dropped, Learnt, dropped, inventory, learnt, switched};
+use self::tend::{concerned, held_watched, takes_a_class};
 pub use crate::counting::{Count, PolicyCounts};
 use crate::counting::{Kept, Teller};
-use crate::element::Key;
 use crate::installed::{Counts, Installed, Steps};
-use crate::layout::{self, Denial, Switched, Variant};
-use crate::live::{Walked, Walker, Watch};
+use crate::layout::{Switched, Variant};
+use crate::live::{Walker, Watch};
 use crate::lower::{Beside, Operation, Wanted};
-use crate::name::SetId;
 use crate::planned::Planned;
 use crate::readback::{self, Found, ReadBack};
 use crate::text::fresh;
-use crate::transaction::{self, BRIDGE, OURS};
+use crate::transaction::{self, OURS};
 
 /// A change of what is to be enforced.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -54,17 +54,6 @@ pub struct Options {
     pub variant: Variant,
     /// Connections that have begun go on when policy changes.
     pub keep_connections: bool,
-}
-
-/// Packets that were dropped since the table was made; in an audit, that would have been.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Dropped {
-    /// By ingress policies.
-    pub ingress: u64,
-    /// By egress policies.
-    pub egress: u64,
-    /// As the pod was not known.
-    pub unknown: u64,
 }
 
 impl Change {
@@ -154,47 +143,6 @@ impl PolicyTable {
             Err(_) => self.installed = None,
         }
         result.map(|()| report)
-    }
-
-    /// When [`tend`](Self::tend) has something to do.
-    #[must_use]
-    pub fn tend_at(&self) -> Option<Instant> {
-        let look_at = self.counts().and_then(|_| self.walker.due(self.watch.look_at()));
-        look_at.into_iter().chain(self.teller.as_ref().map(|teller| teller.at)).min()
-    }
-
-    /// Looks, beside this thread, whether pods whose live connections are judged packet by packet
-    /// have any left that they do not allow; those that have none are watched no more. Returns how
-    /// many operations that took.
-    ///
-    /// # Errors
-    /// If the kernel refuses to stop watching; what is installed is to be read anew then.
-    pub fn tend(&mut self, now: Instant) -> Result<usize, Error> {
-        if self.teller.as_ref().is_some_and(|teller| teller.at <= now) {
-            let counted = self.counted().ok();
-            self.teller.iter_mut().for_each(|teller| teller.tell(counted.clone(), now));
-        }
-        if self.counts().is_none() {
-            return Ok(0);
-        }
-        match self.walker.end(now) {
-            Some(Walked { began, ends: Ok(ends) }) => {
-                let entangled = self.entangled(&ends);
-                let leave = self.watch.walked(began, now, |pod| entangled.contains(&pod));
-                self.unwatch(&leave)
-            }
-            // Without knowing the connections pods stay watched.
-            Some(Walked { ends: Err(_), .. }) => {
-                self.watch.failed(now);
-                Ok(0)
-            }
-            None => {
-                if self.walker.due(self.watch.look_at()).is_some_and(|at| at <= now) {
-                    self.walker.begin(self.beside.watched.clone(), now);
-                }
-                Ok(0)
-            }
-        }
     }
 
     /// What each policy has accepted and denied since this was opened, and before that what the table already had
@@ -433,58 +381,6 @@ impl PolicyTable {
         !self.table.locals.is_empty() || !self.beside.pod_networks.is_empty()
     }
 
-    /// Has the live connections of pods judged packet by packet from now on.
-    fn watch(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
-        // An audit tells of connections, not of each of their packets.
-        if !self.options.keep_connections && !self.options.variant.audit {
-            for address in addresses {
-                self.watch.again([address]);
-                self.beside.watched.insert(address);
-            }
-        }
-    }
-
-    /// The ends of connections that are not allowed.
-    fn entangled(&self, ends: &HashSet<Ends>) -> BTreeSet<IpAddr> {
-        let denied = ends.iter().filter(|ends| !self.allows(ends));
-        denied.flat_map(|ends| [ends.client, ends.server]).collect()
-    }
-
-    /// Whether the table accepts packets of such a connection.
-    fn allows(&self, ends: &Ends) -> bool {
-        let Ends { client, server, protocol, port } = *ends;
-        let Beside { own, pod_networks, known, .. } = &self.beside;
-        let is_own = |address| own.contains(&address);
-        let is_closed = |address| {
-            pod_networks.iter().any(|network| network.contains(&address))
-                && !known.contains(&address)
-        };
-        if !is_own(client) && !is_own(server) && (is_closed(client) || is_closed(server)) {
-            return false;
-        }
-        let from_node = is_own(client);
-        let packet = Packet { source: client, destination: server, protocol, port, from_node };
-        self.table.verdict(&packet) == Verdict::Accept
-    }
-
-    fn unwatch(&mut self, leave: &BTreeSet<IpAddr>) -> Result<usize, Error> {
-        let before = self.beside.clone();
-        self.beside.watched.retain(|pod| !leave.contains(pod));
-        let mut wanted = Wanted::default();
-        wanted.beside(&before, &self.beside);
-        let steps = Steps::between(&Planned { table: &self.table, beside: &before }, &wanted);
-        let mut report = Report::default();
-        match self.commit_steps(&steps, &mut report) {
-            Ok(()) => self.watch.committed(&self.beside.watched, Instant::now()),
-            Err(error) => {
-                self.beside = before;
-                self.installed = None;
-                return Err(error);
-            }
-        }
-        Ok(report.operations)
-    }
-
     fn remove(&mut self, tables: &[NftTable], report: &mut Report) -> Result<(), Error> {
         let started = Instant::now();
         if self.options.variant.counting {
@@ -535,112 +431,4 @@ impl PolicyTable {
         report.commit += started.elapsed();
         Ok(())
     }
-}
-
-/// How this kernel can judge what is switched on bridges; `None`: not at all. It is asked with the rules themselves, and
-/// nothing is changed.
-///
-/// # Errors
-/// If nftables cannot be written to.
-pub fn switched() -> Result<Option<Switched>, Error> {
-    for switched in [Switched::Tracked, Switched::FirstOfTcp] {
-        let variant = Variant { switched: Some(switched), ..Variant::default() };
-        let (mut messages, mut ids) = (Vec::new(), 0);
-        for (table, chains) in layout::tables(variant) {
-            // There may be a table of ours.
-            if table == BRIDGE {
-                messages.extend(transaction::make(PROBE, &chains, false, false, &mut ids));
-            }
-        }
-        if accepts(PROBE, messages)? {
-            return Ok(Some(switched));
-        }
-    }
-    Ok(None)
-}
-
-/// A table that is never made.
-const PROBE: NftTable = NftTable::bridge("shunt-probe");
-
-/// What the table of this network namespace has dropped so far. Needs no running daemon, and changes
-/// nothing.
-///
-/// # Errors
-/// If nftables cannot be read.
-pub fn dropped(socket: &mut Socket) -> Result<Dropped, Error> {
-    let counters = readback::counters(socket)?;
-    let of = |denial: Denial| counters.get(&denial.chain()).copied().unwrap_or_default();
-    Ok(Dropped {
-        ingress: of(Denial::Policy(Direction::Ingress)),
-        egress: of(Denial::Policy(Direction::Egress)),
-        unknown: of(Denial::Unknown),
-    })
-}
-
-/// What the kernel of this network namespace holds; `None` if there is no table, or none of this
-/// release. Needs no running daemon, and changes nothing.
-///
-/// # Errors
-/// If nftables cannot be read.
-pub fn inventory() -> Result<Option<Installed>, Error> {
-    let mut socket = Socket::open(NETLINK_NETFILTER)?;
-    for variant in Variant::all() {
-        match readback::read(&mut socket, variant)? {
-            ReadBack::Ours(installed, _) => return Ok(Some(*installed)),
-            ReadBack::Nothing => return Ok(None),
-            ReadBack::Unfit(..) => {}
-        }
-    }
-    Ok(None)
-}
-
-/// A domain name that the kernel of this network namespace knows an address to have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Learnt {
-    /// The address.
-    pub address: IpAddr,
-    /// The number of the name.
-    pub name: u32,
-    /// For how long it still holds.
-    pub holds: Duration,
-}
-
-/// What an earlier run has learnt from DNS. Changes nothing.
-///
-/// # Errors
-/// If nftables cannot be read.
-pub fn learnt() -> Result<Vec<Learnt>, Error> {
-    readback::learnt(&mut Socket::open(NETLINK_NETFILTER)?)
-}
-
-/// The local pods whose decisions a change touches.
-fn concerned(steps: &Steps) -> BTreeSet<IpAddr> {
-    let local = |operation: &Operation| match operation {
-        Operation::Add(
-            SetId::Isolated(..) | SetId::ToNode(_) | SetId::Audited(_),
-            Key::Address(address),
-            _,
-        )
-        | Operation::Delete(
-            SetId::Isolated(..) | SetId::ToNode(_) | SetId::Audited(_),
-            Key::Address(address),
-        )
-        | Operation::Add(SetId::Rows(..), Key::Pair(address, _), _)
-        | Operation::Delete(SetId::Rows(..), Key::Pair(address, _)) => Some(*address),
-        _ => None,
-    };
-    steps.in_order().flatten().filter_map(local).collect()
-}
-
-/// Whether peers may be in another class than before.
-const fn takes_a_class(operation: &Operation) -> bool {
-    matches!(operation, Operation::ReplaceNetworks(..) | Operation::Delete(SetId::Peers(_), _))
-}
-
-fn held_watched(installed: &Installed) -> BTreeSet<IpAddr> {
-    let watched = |(set, key): &(SetId, Key)| match (set, key) {
-        (SetId::Watched(_), Key::Address(address)) => Some(*address),
-        _ => None,
-    };
-    installed.elements.keys().filter_map(watched).collect()
 }

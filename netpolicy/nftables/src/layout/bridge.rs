@@ -5,7 +5,8 @@
 use shunt_model::address::Family;
 use shunt_nftables::codec::{Chain, Expression, Hook, Rule, Verdict};
 
-use super::{Keys, PolicyChain, PolicyRule, Switched, Variant, dispatch, judging, live, suffix};
+use super::keys::Keys;
+use super::{PolicyChain, PolicyRule, Switched, Variant, dispatch, judging, live, suffix};
 
 /// `NF_BR_FORWARD` and `NF_BR_PRI_FILTER_BRIDGED`: after conntrack, which is at prerouting.
 const FORWARD: Hook =
