@@ -50,24 +50,11 @@ const OF_POLICY: &[&str] = &["policy-live-connections", "policy-truth-table"];
 
 /// What cannot be on a network, and why.
 const NOT_ON: &[(Network, &[&str], &str)] = &[
-    (
-        Network::Macvlan,
-        SAME_LINK,
-        "a client on the endpoint's own link gets the reply past the node",
-    ),
     (Network::Macvlan, OF_POLICY, "policy does not see what pods say to one another"),
     (Network::Macvlan, &["policy-behind-services"], "nor what their nodes have masqueraded"),
-    (
-        Network::Ipvlan,
-        SAME_LINK,
-        "a client on the endpoint's own link gets the reply past the node",
-    ),
     (Network::Ipvlan, OF_POLICY, "policy does not see what pods say to one another"),
     (Network::Ipvlan, &["policy-behind-services"], "nor what their nodes have masqueraded"),
 ];
-
-/// They have traffic policies Local, which are never masqueraded.
-const SAME_LINK: &[&str] = &["external-traffic-policy-local", "masquerade-and-policies"];
 
 /// What was played on a network with a backend.
 #[derive(Clone, Copy, Debug, Default)]

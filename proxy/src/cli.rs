@@ -114,7 +114,7 @@ pub struct OwnArgs {
     #[arg(long, value_enum)]
     pub bridge_netfilter: Option<BridgeNetfilter>,
     /// Masquerade connections to Services that go back to the link they came from, where the reply would not come back
-    /// through this node: bridges that netfilter does not see [default: true]
+    /// through this node: bridges that netfilter does not see, macvlan and ipvlan pods [default: true]
     #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
     pub masquerade_same_link: Option<bool>,
     /// What to do where the kernel lacks what IPVS mode needs: end, or serve with nftables

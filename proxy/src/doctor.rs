@@ -115,7 +115,7 @@ pub(crate) fn unseen_pods(
     instead: Instead,
 ) -> Vec<String> {
     let found = links::bridged(links, netfilter, || instead).into_iter();
-    let found = found.chain(links::on_macvlan(links, instead.no_policy));
+    let found = found.chain(links::on_one_link(links, || instead));
     let wrong = found.filter(|finding| finding.severity != Severity::Note);
     let text = |Finding { what, consequence, remedy, .. }| {
         format!("{what}: {consequence}; to do: {remedy}")

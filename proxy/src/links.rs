@@ -52,8 +52,8 @@ pub(crate) struct Link {
     pub(crate) is_up: bool,
     /// The index of the bridge that it is a port of, or of what else it belongs to.
     pub(crate) master: Option<u32>,
-    /// Whether it sits on another interface of this network namespace.
-    pub(crate) sits_here: bool,
+    /// The index of the interface that it sits on, of this network namespace.
+    pub(crate) lower: Option<u32>,
     /// Of a bridge's port: whether it sends what it has received.
     pub(crate) hairpin: Option<bool>,
     /// Of a bridge: whether it shows what it switches to netfilter, whatever the sysctls say; for IPv4 and IPv6.
@@ -89,7 +89,7 @@ fn link(payload: &[u8]) -> Option<Link> {
         index: u32::from_ne_bytes(payload.get(4..8)?.try_into().ok()?),
         is_up: u32::from_ne_bytes(payload.get(8..12)?.try_into().ok()?) & IFF_UP != 0,
         master: number(MASTER),
-        sits_here: number(LOWER).is_some_and(|lower| lower != 0) && find(LOWER_NETNS).is_none(),
+        lower: number(LOWER).filter(|lower| *lower != 0 && find(LOWER_NETNS).is_none()),
         hairpin: port.and_then(|mode| mode.payload.first().map(|mode| *mode != 0)),
         shows: [shows(BR_NF_CALL_IPTABLES), shows(BR_NF_CALL_IP6TABLES)],
         kind,
@@ -179,30 +179,44 @@ pub(crate) fn show(bridge: &Link) -> shunt_netlink::Result<()> {
     Socket::open(ROUTE)?.request("have a bridge show its packets", change, |_| {})
 }
 
-/// The node's macvlan devices beside those of pods: such a device sits on another one of the machine, as pods cannot be
-/// reached through that.
-pub(crate) fn beside_pods(links: &[Link]) -> impl Iterator<Item = &Link> {
-    links.iter().filter(|link| link.kind == "macvlan" && link.sits_here)
+/// The node's macvlan and ipvlan devices beside those of pods, and what they sit on: another interface of the machine,
+/// through which it cannot reach those pods.
+pub(crate) fn beside_pods(links: &[Link]) -> impl Iterator<Item = (&Link, &Link)> {
+    let is_one = |link: &&Link| ["macvlan", "ipvlan"].contains(&link.kind.as_str());
+    links.iter().filter(is_one).filter_map(|link| {
+        let lower = links.iter().find(|lower| Some(lower.index) == link.lower)?;
+        Some((link, lower))
+    })
 }
 
-/// Bridges with pods that netfilter does not see.
+/// Bridges with pods that netfilter does not see, and what macvlan and ipvlan pods are on: those send by the node's device
+/// beside theirs or by what that sits on, and are reached by the one, hosts of the link by the other.
 pub(crate) fn blind(
     links: &[Link],
     netfilter: BridgeNetfilter,
     networks: &[(u32, IpNet)],
 ) -> BTreeSet<BlindLink> {
-    let bridges = bridges(links).map(|(bridge, _)| (bridge, netfilter.unseen(bridge).collect()));
-    let of_link = |(link, families): (&Link, Vec<Family>)| {
+    let networks = |of: &Link, families: &[Family]| -> BTreeSet<IpNet> {
         let here = |(index, network): &&(u32, IpNet)| {
-            *index == link.index && families.contains(&Family::of(network.addr()))
+            *index == of.index && families.contains(&Family::of(network.addr()))
         };
-        let networks: BTreeSet<_> =
-            networks.iter().filter(here).map(|(_, network)| network.trunc()).collect();
-        // A name that the kernel has and we do not take has blanks or quotes.
-        let name = link.name.parse().ok()?;
-        (!networks.is_empty()).then_some(BlindLink { name, networks })
+        networks.iter().filter(here).map(|(_, network)| network.trunc()).collect()
     };
-    bridges.filter_map(of_link).collect()
+    let way = |input: &Link, output: &Link, pods: &Link, families: &[Family]| {
+        let (clients, endpoints) = (networks(pods, families), networks(output, families));
+        // A name that the kernel has and we do not take has blanks or quotes.
+        let (input, output) = (input.name.parse().ok()?, output.name.parse().ok()?);
+        let link = BlindLink { input, output, clients, endpoints };
+        (!link.clients.is_empty()).then_some(link)
+    };
+    let bridges = bridges(links).filter_map(|(bridge, _)| {
+        way(bridge, bridge, bridge, &netfilter.unseen(bridge).collect::<Vec<_>>())
+    });
+    let shared = beside_pods(links).flat_map(|(shim, lower)| {
+        let ways = [(shim, shim), (shim, lower), (lower, shim), (lower, lower)];
+        ways.into_iter().filter_map(move |(input, output)| way(input, output, shim, &Family::ALL))
+    });
+    bridges.chain(shared).collect()
 }
 
 /// The networks that the machine has addresses in, by the index of the interface; `None` if they cannot be read. Without
@@ -214,4 +228,38 @@ pub(crate) fn networks() -> Option<Vec<(u32, IpNet)>> {
         (!is_everywhere).then_some((address.interface, network))
     };
     addresses::read(&mut Socket::open(ROUTE).ok()?, network).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pods_beside_a_macvlan_device_send_and_are_reached_by_two_devices() {
+        let link = |index, name: &str, kind: &str, lower| Link {
+            index,
+            name: name.into(),
+            kind: kind.into(),
+            lower,
+            ..Link::default()
+        };
+        let netfilter = BridgeNetfilter::read(Path::new("/nowhere"));
+        let networks = [(2, "192.168.77.11/24"), (3, "10.77.1.1/16")];
+        let networks = networks.map(|(index, text)| (index, text.parse().expect("a network")));
+        let shim = link(3, "shim0", "macvlan", Some(2));
+        let found = blind(&[link(2, "eth0", "", None), shim.clone()], netfilter, &networks);
+        let text = |link: &BlindLink| {
+            format!("{link} {:?} {:?}", link.clients.first(), link.endpoints.first())
+        };
+        let (pods, hosts) = ("Some(10.77.0.0/16)", "Some(192.168.77.0/24)");
+        assert!(found.iter().map(text).eq([
+            format!("eth0 {pods} {hosts}"),
+            format!("eth0:shim0 {pods} {pods}"),
+            format!("shim0:eth0 {pods} {hosts}"),
+            format!("shim0 {pods} {pods}"),
+        ]));
+        // The device of another machine's.
+        assert!(blind(&[link(3, "eth0", "macvlan", None)], netfilter, &networks).is_empty());
+        assert!(blind(&[shim], netfilter, &networks).is_empty());
+    }
 }

@@ -153,8 +153,13 @@ pub(crate) fn set_type(set: SetId) -> SetType {
             described
         }
         Kind::BlindLinks => {
-            let key = concatenated(&[datatype::IFNAME; 2]);
-            SetType::plain("ifname . ifname", key, 32, userdata::concat_set())
+            let (address, name, width) = address_type(set.family);
+            let key = concatenated(&[datatype::IFNAME, datatype::IFNAME, address]);
+            let text = format!("ifname . ifname . {name}");
+            let mut described = SetType::plain(&text, key, 32 + width, userdata::concat_set());
+            described.interval = true;
+            described.fields = vec![16, 16, width];
+            described
         }
         Kind::Hairpins => {
             let (address, name, width) = address_type(set.family);

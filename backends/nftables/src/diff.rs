@@ -271,6 +271,7 @@ pub fn assign_slots<T: Copy + Ord>(there: &HeldSlots<T>, pool: &[T]) -> Vec<T> {
 }
 
 fn diff_members(steps: &mut Steps, wanted: &Wanted, installed: &Installed) {
+    let mut first = Vec::new();
     for ((set, key), wanted) in &wanted.members {
         let there = installed.members.get(set).is_some_and(|members| members.contains(key));
         let add = || Operation::Add(Element { set: *set, key: *key, value: Value::Member });
@@ -282,10 +283,15 @@ fn diff_members(steps: &mut Steps, wanted: &Wanted, installed: &Installed) {
                 steps.switch.push(add());
             }
             (true, false) => steps.prepare.push(add()),
+            // Another network there may overlap.
+            (false, true) if set.kind == SetKind::BlindLinks => {
+                first.push(Operation::Delete(*set, *key));
+            }
             (false, true) => steps.retire.push(Operation::Delete(*set, *key)),
             (true, true) | (false, false) => {}
         }
     }
+    steps.prepare.splice(..0, first);
 }
 
 #[cfg(test)]

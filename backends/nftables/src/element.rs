@@ -20,8 +20,8 @@ use crate::pool::{Clients, Draw, PoolChain};
 pub enum Key {
     /// An address. In `hairpins` it stands for the pair of it with itself.
     Address(IpAddr),
-    /// An interface, for the pair of it with itself.
-    Interface(InterfaceName),
+    /// The interface that leads in, the one that leads out, and a network of clients.
+    Way(InterfaceName, InterfaceName, IpNet),
     /// Address . protocol . port, or protocol . port for a NodePort.
     Frontend(Frontend),
     /// The same with a slot of its pool, counted from 0.
@@ -180,7 +180,7 @@ impl Place {
     pub const fn of(set: SetId, key: &Key) -> Option<Self> {
         let frontend = match key {
             Key::Frontend(frontend) | Key::Slot(frontend, _) | Key::Id(frontend, _) => *frontend,
-            Key::Address(_) | Key::Interface(_) | Key::Source(..) => return None,
+            Key::Address(_) | Key::Way(..) | Key::Source(..) => return None,
         };
         let view = match set.kind {
             SetKind::Frontends
@@ -303,7 +303,9 @@ impl fmt::Display for Element {
                 write!(f, "{address} . {address}")?;
             }
             Key::Address(address) => write!(f, "{address}")?,
-            Key::Interface(name) => write!(f, "\"{name}\" . \"{name}\"")?,
+            Key::Way(input, output, network) => {
+                write!(f, "\"{input}\" . \"{output}\" . {network}")?;
+            }
             Key::Frontend(frontend) => write_frontend(f, frontend)?,
             Key::Slot(frontend, slot) => {
                 write_frontend(f, frontend)?;

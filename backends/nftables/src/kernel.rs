@@ -411,7 +411,7 @@ impl Nftables {
                     Some(frontend)
                 }
                 Key::Source(frontend, _) => Some(frontend),
-                Key::Address(_) | Key::Interface(_) => None,
+                Key::Address(_) | Key::Way(..) => None,
             },
             _ => None,
         };

@@ -300,11 +300,14 @@ fn sources(family: Family) -> Chain {
     // The hosts of such a link reach one another past this machine: a reply would not be translated back.
     let links = set(SetKind::BlindLinks);
     let goes_back = [
+        Expression::FamilyIs(family),
         Expression::LoadInputName(Register(0)),
         Expression::LoadOutputName(Register(4)),
+        Expression::LoadSource(family, Register(8)),
         within(links),
     ];
-    rules.push(source_rule(format!("iifname . oifname @{links}"), [&goes_back, &[]]));
+    let text = format!("iifname . oifname . {ip} saddr @{links}");
+    rules.push(source_rule(text, [&goes_back, &[]]));
     let (cluster_ips, local) = (set(SetKind::ClusterIps), set(SetKind::LocalSources));
     let interfaces = set(SetKind::LocalInterfaces);
     // While another proxy's IPVS, or ours, still has the addresses on its device the node reaches

@@ -428,9 +428,13 @@ fn node_members(
         move |address: &IpAddr| (SetId::new(kind, Family::of(*address)), Key::Address(*address))
     };
     let of_link = |link: &BlindLink| {
-        let key = Key::Interface(link.name);
-        let families: BTreeSet<_> = link.networks.iter().map(family_of).collect();
-        families.into_iter().map(move |family| (SetId::new(SetKind::BlindLinks, family), key))
+        let (input, output) = (link.input, link.output);
+        // The kernel takes no ranges that overlap.
+        let clients = IpNet::aggregate(&link.clients.iter().copied().collect());
+        clients.into_iter().map(move |network| {
+            let set = SetId::new(SetKind::BlindLinks, family_of(&network));
+            (set, Key::Way(input, output, network))
+        })
     };
     let own = node.own_addresses.iter().filter(move |_| forwarding.has_local_addresses());
     let node_ports = node.node_port_addresses.iter().map(member(SetKind::NodeAddresses));

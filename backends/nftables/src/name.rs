@@ -68,7 +68,7 @@ pub enum SetKind {
     LocalInterfaces,
     /// Networks that ClusterIPs are taken from: what no Service has there is dropped.
     ServiceNetworks,
-    /// Pairs interface . interface of links whose hosts reach one another past this machine.
+    /// interface . interface . clients of links whose hosts reach one another past this machine.
     BlindLinks,
     /// Pairs address . address: an endpoint that reached itself.
     Hairpins,

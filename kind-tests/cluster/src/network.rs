@@ -24,7 +24,7 @@ use anyhow::Result;
 use ipnet::IpNet;
 
 use crate::devices::{Sharing, Tunnel};
-use crate::host::{Families, Family};
+use crate::host::{DEVICE, Families, Family};
 use crate::link::Links;
 use crate::netns::Netns;
 use crate::numbering;
@@ -74,6 +74,19 @@ pub enum Network {
     /// Whatever Flannel's own daemon makes of it, on an API server; the stock CNI plugins bridge and host-local do what
     /// it leaves for them ([`crate::Cluster::configure`]).
     Flanneld,
+}
+
+/// A way in and out of a node by one link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// The device that packets come in by.
+    pub input: &'static str,
+    /// The one they leave by.
+    pub output: &'static str,
+    /// The networks of the pods on that link.
+    pub clients: Vec<IpNet>,
+    /// The networks that `output` leads to.
+    pub endpoints: Vec<IpNet>,
 }
 
 /// How a pod is connected to its node.
@@ -269,21 +282,50 @@ impl Network {
         matches!(self.pods(), Pods::Bridge { seen: false } | Pods::OnLink(_))
     }
 
-    /// The bridge of a node by which its pods' packets come in, if there is one.
+    /// The device of a node by which the packets of all its pods come in, if there is one.
     #[must_use]
-    pub const fn bridge(self) -> Option<&'static str> {
+    pub const fn input(self) -> Option<&'static str> {
         match self.pods() {
             Pods::Bridge { .. } => Some(bridge::BRIDGE),
+            Pods::OnLink(Sharing::Macvlan) => Some(macvlan::SHIM),
+            // They have the hardware address of their node.
+            Pods::OnLink(Sharing::Ipvlan) => Some(DEVICE),
             _ => None,
         }
     }
 
-    /// The bridge of node `index` (from 1) whose packets pass no netfilter hook of it, and the networks there.
+    /// The ways in and out of node `index` (from 1) by a link whose packets pass no netfilter hook of it.
     #[must_use]
-    pub fn blind_link(self, families: Families, index: u8) -> Option<(&'static str, Vec<IpNet>)> {
-        let gateways = numbering::pod(families, index, numbering::GATEWAY).into_iter();
-        let networks = || gateways.map(|ip| numbering::in_pod_network(ip).trunc()).collect();
-        matches!(self.pods(), Pods::Bridge { seen: false }).then(|| (bridge::BRIDGE, networks()))
+    pub fn blind_ways(self, families: Families, index: u8) -> Vec<Way> {
+        let gateways = numbering::pod(families, index, numbering::GATEWAY);
+        let networks = |of: &[IpAddr], length: fn(IpAddr) -> IpNet| -> Vec<_> {
+            of.iter().map(|ip| length(*ip).trunc()).collect()
+        };
+        let way = |input, output, clients: &[IpNet], endpoints: &[IpNet]| Way {
+            input,
+            output,
+            clients: clients.to_vec(),
+            endpoints: endpoints.to_vec(),
+        };
+        match self.pods() {
+            Pods::Bridge { seen: false } => {
+                let own = networks(&gateways, numbering::in_pod_network);
+                vec![way(bridge::BRIDGE, bridge::BRIDGE, &own, &own)]
+            }
+            Pods::OnLink(_) => {
+                let pods = networks(&gateways, numbering::in_all_pods);
+                let underlay = numbering::underlay(families, numbering::GATEWAY);
+                let hosts = networks(&underlay, numbering::in_underlay);
+                let inputs = [macvlan::SHIM, DEVICE].into_iter();
+                inputs
+                    .flat_map(|input| {
+                        let to_pods = way(input, macvlan::SHIM, &pods, &pods);
+                        [to_pods, way(input, DEVICE, &pods, &hosts)]
+                    })
+                    .collect()
+            }
+            _ => Vec::new(),
+        }
     }
 
     /// The family that packets between nodes are wrapped in whatever the cluster's families are, if there is one.

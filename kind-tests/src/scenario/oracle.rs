@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::Parser;
 use shunt::cli::{Cli, Command};
 use shunt::source::{SourceEvent, manifests};
-use shunt_cluster::Protocol;
+use shunt_cluster::{Protocol, Way};
 use shunt_model::address::{self, Endpoint};
 use shunt_model::compile;
 use shunt_model::oracle::{Packet, Verdict, verdict};
@@ -61,10 +61,13 @@ pub(super) fn plan(node: &str, directory: &Path, setup: &Setup) -> Result<NodeSt
     let local: BTreeSet<IpAddr> = setup.addresses_of(node).collect();
     of_policy.put_machine(&node.into(), local.clone());
     drop(snapshot.apply(Change::LocalAddresses(local)));
-    if let Some((name, networks)) = setup.blind_link(node) {
-        let link = BlindLink { name: name.parse()?, networks: networks.into_iter().collect() };
-        drop(snapshot.apply(Change::BlindLinks([link].into())));
-    }
+    let link = |way: Way| -> Result<BlindLink> {
+        let Way { input, output, clients, endpoints } = way;
+        let (clients, endpoints) = (clients.into_iter().collect(), endpoints.into_iter().collect());
+        Ok(BlindLink { input: input.parse()?, output: output.parse()?, clients, endpoints })
+    };
+    let links = setup.blind_ways(node).into_iter().map(link).collect::<Result<_>>()?;
+    drop(snapshot.apply(Change::BlindLinks(links)));
     Ok(NodeState { plan: compile::full(&settings, &snapshot), policy: of_policy })
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use ipnet::IpNet;
-use shunt_cluster::{ClusterSpec, Families, Network, NodeSpec};
+use shunt_cluster::{ClusterSpec, Families, Network, NodeSpec, Way};
 
 use shunt_netpolicy_nftables::kernel::switched;
 use shunt_netpolicy_nftables::layout::Switched;
@@ -187,10 +187,6 @@ impl Setup {
             // What the scenario says comes later and counts.
             self.flags.insert(0, "--bridge-netfilter=off".to_owned());
         }
-        if matches!(self.cluster.network, Network::Macvlan | Network::Ipvlan) {
-            // The remedy: what comes back must come back through the node.
-            self.flags.push("--masquerade-all".to_owned());
-        }
         Ok(())
     }
 
@@ -209,7 +205,7 @@ impl Setup {
             Network::BridgeUnseen if self.is_blind() && !is_judged() => {
                 &["bridge-nf-call-iptables is not 1", "bridge-nf-call-ip6tables is not 1"]
             }
-            Network::Macvlan => &["passes no hook of any node"],
+            Network::Macvlan | Network::Ipvlan => &["passes no hook of any node"],
             _ => &[],
         }
     }
@@ -231,12 +227,13 @@ impl Setup {
         Some(&node.name)
     }
 
-    /// A node's interface to the link on which packets between two pods pass no hook of it, if there is one, and the
-    /// networks there.
-    pub(super) fn blind_link(&self, node: &str) -> Option<(&'static str, Vec<IpNet>)> {
+    /// A node's ways in and out by the link on which packets between two pods pass no hook of it.
+    pub(super) fn blind_ways(&self, node: &str) -> Vec<Way> {
         let cluster = &self.cluster;
-        let (index, _) = (1..).zip(&cluster.nodes).find(|(_, each)| each.name == node)?;
-        cluster.network.blind_link(cluster.families, index).filter(|_| self.is_blind())
+        let found = (1..).zip(&cluster.nodes).find(|(_, each)| each.name == node);
+        let found = found.filter(|_| self.is_blind());
+        let ways = found.map(|(index, _)| cluster.network.blind_ways(cluster.families, index));
+        ways.unwrap_or_default()
     }
 
     /// The interface by which a host's packets come in at a node; none for the node's own.
@@ -246,8 +243,8 @@ impl Setup {
         }
         let here = self.cluster.nodes.iter().find(|each| each.name == node);
         let is_pod_here = here.is_some_and(|node| node.pods.iter().any(|pod| pod == host));
-        if let Some(bridge) = self.cluster.network.bridge().filter(|_| is_pod_here) {
-            return Some(bridge.to_owned());
+        if let Some(device) = self.cluster.network.input().filter(|_| is_pod_here) {
+            return Some(device.to_owned());
         }
         let pod = here.and_then(|node| node.pods.iter().position(|pod| pod == host));
         Some(pod.map_or_else(|| "eth0".to_owned(), |index| format!("veth{}", 11 + index)))

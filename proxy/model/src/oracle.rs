@@ -182,12 +182,16 @@ impl<'a> Oracle<'a> {
             }
     }
 
-    /// Whether it leaves by the link that it came in by, so that the reply would not come back here.
+    /// Whether it is a pod's and leaves by the link that it came in by, so that the reply would not come back here.
     fn goes_back(&self, packet: &Packet, endpoint: &Endpoint) -> bool {
         let mut links = self.node.blind_links.iter();
+        let is_in = |networks: &BTreeSet<IpNet>, ip: &IpAddr| {
+            networks.iter().any(|network| network.contains(ip))
+        };
         links.any(|link| {
-            Some(link.name) == packet.interface
-                && link.networks.iter().any(|network| network.contains(&endpoint.address))
+            Some(link.input) == packet.interface
+                && is_in(&link.clients, &packet.source)
+                && is_in(&link.endpoints, &endpoint.address)
         })
     }
 

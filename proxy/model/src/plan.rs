@@ -37,7 +37,7 @@ pub struct NodePlan {
     pub local_sources: BTreeSet<IpNet>,
     /// The interfaces by which local pods' packets come in. The node's own come in by none.
     pub local_interfaces: Option<InterfacePattern>,
-    /// Links whose hosts reach one another past this machine: what comes in by one and leaves by the same is
+    /// Links whose hosts reach one another past this machine: what one of them sends to another through here is
     /// masqueraded, or the reply would not come back here.
     pub blind_links: BTreeSet<BlindLink>,
     /// Networks that ClusterIPs are taken from, disjoint: what goes to an address there that no
@@ -47,19 +47,28 @@ pub struct NodePlan {
     pub masquerade_all: bool,
 }
 
-/// A link of this machine's whose hosts reach one another past its hooks of IP: a bridge whose packets netfilter does not
-/// see.
+/// A way in and out of this machine by a link whose hosts reach one another past its hooks of IP: a bridge whose packets
+/// netfilter does not see, or what macvlan and ipvlan pods are on.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BlindLink {
-    /// This machine's interface to it.
-    pub name: InterfaceName,
-    /// The networks of the machine's addresses there, of the families that it is so for.
-    pub networks: BTreeSet<IpNet>,
+    /// The interface that a request comes in by.
+    pub input: InterfaceName,
+    /// The one that leads to its endpoint.
+    pub output: InterfaceName,
+    /// The networks of the pods there: of the machine's addresses at its device among them, of the families that it is so
+    /// for.
+    pub clients: BTreeSet<IpNet>,
+    /// The networks that `output` leads to.
+    pub endpoints: BTreeSet<IpNet>,
 }
 
 impl fmt::Display for BlindLink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name.as_str())
+        f.write_str(self.input.as_str())?;
+        if self.input != self.output {
+            write!(f, ":{}", self.output.as_str())?;
+        }
+        Ok(())
     }
 }
 

@@ -19,7 +19,7 @@ const PODS: [&str; 2] = ["bridge", "veth"];
 pub(super) fn findings(links: &[Link]) -> Vec<Finding> {
     let netfilter = BridgeNetfilter::read(Path::new("/"));
     let bridged = bridged(links, netfilter, Instead::possible).into_iter();
-    let bridged = bridged.chain(on_macvlan(links, false));
+    let bridged = bridged.chain(on_one_link(links, Instead::possible));
     bridged.chain(hairpins(links, netfilter)).chain(too_large(links)).collect()
 }
 
@@ -105,17 +105,31 @@ pub(super) fn bridged(
     found
 }
 
-/// What macvlan pods say to one another passes no hook of any node.
-pub(super) fn on_macvlan(links: &[Link], no_policy: bool) -> impl Iterator<Item = Finding> {
-    beside_pods(links).filter(move |_| !no_policy).map(|link| {
-        Finding::new(
+/// What macvlan and ipvlan pods say to one another passes no hook of any node, and so do replies through Services.
+pub(super) fn on_one_link(
+    links: &[Link],
+    instead: impl Fn() -> Instead,
+) -> impl Iterator<Item = Finding> {
+    beside_pods(links).flat_map(move |(link, _)| {
+        let Instead { no_policy, masquerade, .. } = instead();
+        let what = format!("{} is this node's device among {} pods", link.name, link.kind);
+        let of_policy = Finding::new(
             Severity::Warning,
-            format!("{} is this node's device among macvlan pods", link.name),
+            what.clone(),
             "what such pods say to one another passes no hook of any node: network policy between \
              them does not hold",
             "connect pods that policies are for by a bridge or a routed network; \
              --network-policy=off where there are none",
-        )
+        );
+        let of_services = Finding::new(
+            Severity::Warning,
+            what,
+            "a pod that reaches another through a Service gets its reply past this node, from an \
+             address that it did not ask",
+            "--masquerade-same-link=true, or --masquerade-all",
+        );
+        let policy = (!no_policy).then_some(of_policy);
+        policy.into_iter().chain((!masquerade).then_some(of_services))
     })
 }
 
@@ -188,16 +202,19 @@ mod tests {
     }
 
     #[test]
-    fn policy_does_not_hold_among_macvlan_pods() {
-        let shim = Link { sits_here: true, ..link("shim0", "macvlan", 1500) };
+    fn packets_among_macvlan_pods_pass_no_hook() {
+        let shim = Link { index: 3, lower: Some(2), ..link("shim0", "macvlan", 1500) };
         // A machine whose own interface is a macvlan device of another machine.
-        let eth = link("eth0", "macvlan", 1500);
-        assert!(
-            on_macvlan(&[shim.clone(), eth], false)
-                .map(|found| found.what)
-                .eq(["shim0 is this node's device among macvlan pods",])
-        );
-        assert_eq!(on_macvlan(&[shim], true).count(), 0, "nobody asks for policy");
+        let eth = Link { index: 2, ..link("eth0", "macvlan", 1500) };
+        let links = [shim, eth];
+        let found = |no_policy, masquerade| {
+            let instead = move || Instead { policy: None, no_policy, masquerade };
+            on_one_link(&links, instead).map(|found| found.consequence).collect::<Vec<_>>()
+        };
+        assert!(found(false, true)[0].ends_with("network policy between them does not hold"));
+        assert_eq!(found(true, true), [""; 0], "nobody asks for policy, replies come back here");
+        assert!(found(true, false)[0].contains("gets its reply past this node"));
+        assert_eq!(found(false, false).len(), 2);
     }
 
     #[test]

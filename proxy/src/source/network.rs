@@ -93,7 +93,8 @@ impl Network {
         let mut switched = None;
         let mut problems = Vec::new();
         let is_unseen = links::any_unseen(&found, netfilter);
-        if is_unseen || links::beside_pods(&found).next().is_some() {
+        let is_past_us = is_unseen || links::beside_pods(&found).next().is_some();
+        if is_past_us {
             let no_policy = !self.has_policy;
             let masquerade = self.masquerade;
             let ask = || Instead { no_policy, masquerade, ..Instead::possible() };
@@ -106,7 +107,7 @@ impl Network {
             refused.map(|(name, reason)| format!("bridge {name} is left as it is: {reason}")),
         );
         // In IPVS mode the machine has an address for each Service: they are read only where there is a use for them.
-        let blind = match self.masquerade && is_unseen {
+        let blind = match self.masquerade && is_past_us {
             true => links::blind(&found, netfilter, &links::networks()?),
             false => BTreeSet::new(),
         };

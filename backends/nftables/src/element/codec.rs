@@ -21,9 +21,10 @@ pub fn encode_key(set: SetId, key: &Key) -> Vec<u8> {
                 put_address(&mut out, *address);
             }
         }
-        Key::Interface(name) => {
-            put_name(&mut out, name);
-            put_name(&mut out, name);
+        Key::Way(input, output, network) => {
+            put_name(&mut out, input);
+            put_name(&mut out, output);
+            put_address(&mut out, network.network());
         }
         Key::Frontend(frontend) => put_frontend(&mut out, frontend),
         Key::Slot(frontend, number) | Key::Id(frontend, number) => {
@@ -41,9 +42,19 @@ pub fn encode_key(set: SetId, key: &Key) -> Vec<u8> {
 /// The bytes of the other end of a key that is a range; `None` for all others.
 #[must_use]
 pub fn encode_key_end(key: &Key) -> Option<Vec<u8>> {
-    let Key::Source(frontend, network) = key else { return None };
-    let mut out = Vec::with_capacity(40);
-    put_frontend(&mut out, frontend);
+    let mut out = Vec::with_capacity(48);
+    let network = match key {
+        Key::Source(frontend, network) => {
+            put_frontend(&mut out, frontend);
+            network
+        }
+        Key::Way(input, output, network) => {
+            put_name(&mut out, input);
+            put_name(&mut out, output);
+            network
+        }
+        _ => return None,
+    };
     put_address(&mut out, network.broadcast());
     Some(out)
 }
@@ -78,8 +89,12 @@ pub fn decode_key(set: SetId, bytes: &[u8], end: Option<&[u8]>) -> Option<Key> {
         | SetKind::VirtualAddresses
         | SetKind::OwnAddresses => Key::Address(reader.address(set.network_family())?),
         SetKind::BlindLinks => {
-            let name = reader.name()?;
-            (reader.name()? == name).then_some(Key::Interface(name))?
+            let way = (reader.name()?, reader.name()?);
+            let start = reader.address(set.family)?;
+            let mut last = Reader { bytes: end.unwrap_or(bytes) };
+            let same = (last.name()?, last.name()?) == way;
+            let network = network_between(start, last.address(set.family)?)?;
+            Key::Way(way.0, way.1, same.then_some(network)?)
         }
         SetKind::Hairpins => {
             let address = reader.address(set.family)?;
@@ -239,8 +254,6 @@ mod tests {
             let node = Frontend { address: FrontendAddress::Node(family), ..frontend };
             check(set(SetKind::ClusterIps), Key::Address(ip), width);
             check(set(SetKind::Hairpins), Key::Address(ip), 2 * width);
-            let name = "cni0".parse().expect("a name");
-            check(set(SetKind::BlindLinks), Key::Interface(name), 32);
             check(set(SetKind::Frontends), Key::Frontend(frontend), width + 8);
             check(set(SetKind::NodePorts), Key::Frontend(node), 8);
             check(set(SetKind::Endpoints), Key::Slot(frontend, 70_000), width + 12);
@@ -248,6 +261,8 @@ mod tests {
             check(set(SetKind::AffinityEndpoints), Key::Id(frontend, 0x8001_0002), width + 12);
             check(set(SetKind::NodePortAffinitySlots), Key::Slot(node, 3), 12);
             let network = IpNet::new(ip, 8).expect("a network").trunc();
+            let [input, output] = ["eth0", "shim0"].map(|name| name.parse().expect("a name"));
+            check(set(SetKind::BlindLinks), Key::Way(input, output, network), 32 + width);
             check(set(SetKind::AllowedSources), Key::Source(frontend, network), 2 * width + 8);
             let endpoint = Endpoint { address: ip, port: 8080 };
             let bytes = encode_endpoint(&endpoint);

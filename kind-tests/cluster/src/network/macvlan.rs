@@ -10,7 +10,7 @@ use crate::host::{DEVICE, Host};
 use crate::link::everything;
 use crate::numbering;
 
-const SHIM: &str = "shim0";
+pub(super) const SHIM: &str = "shim0";
 
 pub(crate) fn prepare(node: &Host, gateways: &[IpAddr], kind: Sharing) -> Result<()> {
     let mut links = node.netns.links();
