@@ -93,7 +93,7 @@ mod tests {
     #[test]
     fn the_page_has_a_place_for_each_benchmark() {
         let page = fs::read_to_string(docs().join("benchmarks.md")).unwrap();
-        for name in ["bench", "traffic", "policy", "ipvs", "overlay"] {
+        for name in ["bench", "traffic", "policy", "ipvs-10000", "ipvs-1000", "overlay"] {
             assert!(splice(&page, name, "new\n").is_some(), "{name}");
         }
     }

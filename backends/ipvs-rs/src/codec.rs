@@ -10,6 +10,7 @@ mod write;
 pub use read::{
     decode_daemon, decode_destination, decode_info, decode_request, decode_service, decode_timeouts,
 };
+pub(crate) use write::append_request;
 pub use write::{Question, encode_question, encode_request};
 
 /// `IPVS_GENL_NAME`.

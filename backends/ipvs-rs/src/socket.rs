@@ -8,8 +8,8 @@ use nix::sys::socket::{MsgFlags, recv};
 
 use crate::attribute::{Attribute, Attributes, Writer};
 use crate::codec::{
-    FAMILY_NAME, HEADER, Question, decode_daemon, decode_destination, decode_info, decode_service,
-    decode_timeouts, encode_question, encode_request,
+    FAMILY_NAME, HEADER, Question, append_request, decode_daemon, decode_destination, decode_info,
+    decode_service, decode_timeouts, encode_question,
 };
 use crate::daemon::Daemon;
 use crate::error::{Error, Rejection};
@@ -49,6 +49,8 @@ pub struct Ipvs {
     family: u16,
     sequence: u32,
     buffer: Vec<u8>,
+    /// What is sent: kept, since many sends follow one another.
+    outgoing: Vec<u8>,
 }
 
 /// One received message.
@@ -72,7 +74,8 @@ impl Ipvs {
         socket.connect(&SocketAddr::new(0, 0)).map_err(|error| Error::socket("connect", error))?;
         // Answers to refused requests are then short; absent on very old kernels.
         let _ = socket.set_cap_ack(true);
-        let mut ipvs = Self { socket, family: 0, sequence: 0, buffer: vec![0; RECEIVE_BUFFER] };
+        let (buffer, outgoing) = (vec![0; RECEIVE_BUFFER], Vec::new());
+        let mut ipvs = Self { socket, family: 0, sequence: 0, buffer, outgoing };
         ipvs.family = ipvs.resolve()?;
         Ok(ipvs)
     }
@@ -99,22 +102,29 @@ impl Ipvs {
         rejections: &mut Vec<Rejection>,
     ) -> Result<usize, Error> {
         let first = self.sequence.wrapping_add(1);
-        let mut bytes = Vec::new();
+        let mut bytes = std::mem::take(&mut self.outgoing);
+        bytes.clear();
         let (mut count, mut last_at) = (0, 0);
         for request in requests {
-            let payload = encode_request(request);
-            if count > 0 && bytes.len() + MESSAGE_HEADER + payload.len() > SEND_LIMIT {
+            let start = bytes.len();
+            self.begin(&mut bytes, REQUEST, self.family);
+            append_request(&mut bytes, request);
+            if count > 0 && bytes.len() > SEND_LIMIT {
+                bytes.truncate(start);
+                self.sequence = self.sequence.wrapping_sub(1);
                 break;
             }
-            last_at = bytes.len();
-            self.message(&mut bytes, REQUEST, self.family, &payload);
+            finish(&mut bytes, start);
+            last_at = start;
             count += 1;
         }
         // The kernel tells of refused requests by itself; the last is asked for in any case, and
         // when its answer is there all have been carried out.
         let flags = (REQUEST | ACK).to_ne_bytes();
         bytes[last_at + 6..last_at + 8].copy_from_slice(&flags);
-        self.send(&bytes)?;
+        let sent = self.send(&bytes);
+        self.outgoing = bytes;
+        sent?;
         let last = self.sequence;
         let mut finished = false;
         while !finished {
@@ -272,15 +282,20 @@ impl Ipvs {
 
     /// Appends a message with the next sequence number.
     fn message(&mut self, bytes: &mut Vec<u8>, flags: u16, kind: u16, payload: &[u8]) {
+        let start = bytes.len();
+        self.begin(bytes, flags, kind);
+        bytes.extend_from_slice(payload);
+        finish(bytes, start);
+    }
+
+    /// Appends the header of a message with the next sequence number; [`finish`] sets its length.
+    fn begin(&mut self, bytes: &mut Vec<u8>, flags: u16, kind: u16) {
         self.sequence = self.sequence.wrapping_add(1);
-        let length = u32::try_from(MESSAGE_HEADER + payload.len()).unwrap_or(u32::MAX);
-        bytes.extend_from_slice(&length.to_ne_bytes());
+        bytes.extend_from_slice(&[0; 4]);
         bytes.extend_from_slice(&kind.to_ne_bytes());
         bytes.extend_from_slice(&flags.to_ne_bytes());
         bytes.extend_from_slice(&self.sequence.to_ne_bytes());
         bytes.extend_from_slice(&0u32.to_ne_bytes());
-        bytes.extend_from_slice(payload);
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
     }
 
     fn send(&self, bytes: &[u8]) -> Result<(), Error> {
@@ -303,6 +318,13 @@ impl Ipvs {
         }
         Ok(())
     }
+}
+
+/// Ends the message that began at `start`.
+fn finish(bytes: &mut Vec<u8>, start: usize) {
+    let length = u32::try_from(bytes.len() - start).unwrap_or(u32::MAX);
+    bytes[start..start + 4].copy_from_slice(&length.to_ne_bytes());
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
 }
 
 /// Splits the first message off.

@@ -182,10 +182,11 @@ impl Socket {
     /// If the socket fails.
     pub fn submit(&mut self, messages: Vec<Message>) -> Result<Vec<(usize, Errno)>> {
         const AT_ONCE: usize = 1000;
-        let mut refused = Vec::new();
+        let (mut refused, mut bytes) = (Vec::new(), Vec::new());
         let (mut position, mut messages) = (0, messages.into_iter().peekable());
         while messages.peek().is_some() {
-            let (mut bytes, mut count) = (Vec::new(), 0);
+            let mut count = 0;
+            bytes.clear();
             let first = self.sequence.wrapping_add(1).max(1);
             while count < AT_ONCE
                 && let Some(mut message) = messages.next()

@@ -29,6 +29,12 @@ pub enum Question {
 #[must_use]
 pub fn encode_request(request: &Request) -> Vec<u8> {
     let mut out = Vec::with_capacity(160);
+    append_request(&mut out, request);
+    out
+}
+
+/// Appends a request to a message; what is there ends at a multiple of four.
+pub(crate) fn append_request(out: &mut Vec<u8>, request: &Request) {
     let number = match request {
         Request::AddService(_) => command::NEW_SERVICE,
         Request::SetService(_) => command::SET_SERVICE,
@@ -43,7 +49,7 @@ pub fn encode_request(request: &Request) -> Vec<u8> {
         Request::Flush => command::FLUSH,
     };
     out.extend_from_slice(&[number, VERSION, 0, 0]);
-    let mut writer = Writer(&mut out);
+    let mut writer = Writer(out);
     match request {
         Request::AddService(service) | Request::SetService(service) => {
             writer.nest(top::SERVICE, |writer| write_service(writer, service));
@@ -63,7 +69,6 @@ pub fn encode_request(request: &Request) -> Vec<u8> {
         Request::SetTimeouts(timeouts) => write_timeouts(&mut writer, timeouts),
         Request::Zero(None) | Request::Flush => {}
     }
-    out
 }
 
 /// A question as the payload of a netlink message.

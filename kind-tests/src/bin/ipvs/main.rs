@@ -80,10 +80,12 @@ fn run(arguments: &Arguments) -> Result<()> {
 fn finish(arguments: &Arguments, results: &Results) -> Result<()> {
     let section = section::of(results);
     print!("{section}");
-    benchmark::save("ipvs", results)?;
+    // The page has a place for each of the usual sizes.
+    let name = format!("ipvs-{}", results.services);
+    benchmark::save(&name, results)?;
     ensure!(results.shunt.changes_that_read == 0, "the kernel was read for a change");
     if arguments.write_docs {
-        benchmark::publish("ipvs", &section)?;
+        benchmark::publish(&name, &section)?;
     }
     Ok(())
 }
