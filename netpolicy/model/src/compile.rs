@@ -220,3 +220,43 @@ impl LocalPrograms {
         self.ingress.iter().chain(&self.egress)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use shunt_model::object::ObjectKey;
+
+    use super::*;
+    use crate::object::{NetworkPolicy, Peer, Rule, Uid};
+    use crate::selector::Selector;
+
+    /// Every Job's pods have labels that no others have.
+    fn pod(number: u8) -> Pod {
+        Pod {
+            key: ObjectKey::new("x", "job"),
+            uid: Uid::default(),
+            created: 0,
+            node: Some("node".into()),
+            addresses: [IpAddr::from([10, 0, 0, 1])].into(),
+            host_network: false,
+            labels: Arc::new([("job".into(), number.to_string().into())].into()),
+            ports: [].into(),
+        }
+    }
+
+    #[test]
+    fn what_was_found_of_labels_that_are_gone_is_forgotten() {
+        let mut store = Store::new();
+        let (key, pods) = (ObjectKey::new("x", "all"), Selector::default());
+        let peers = Some(vec![Peer::Pods { namespaces: None, pods: pods.clone() }]);
+        let ingress = Some(vec![Rule { peers, ports: None }]);
+        drop(store.put_policy(NetworkPolicy { key, pods, ingress, egress: None }));
+        let mut compiler = Compiler::new("node");
+        compiler.update(&store, &Dirty::everything());
+        for number in 0..100 {
+            let dirty = store.put_pod(pod(number));
+            compiler.update(&store, &dirty);
+            assert_eq!(compiler.table().peers.len(), 1);
+            assert!(compiler.features.found() <= 2);
+        }
+    }
+}

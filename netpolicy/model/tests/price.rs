@@ -281,6 +281,30 @@ fn other_blocks(rig: &mut Rig) {
             delta.networks.is_some()
         });
     }
+    let one_of_many = |_: &Scene, store: &mut Store, run: u16| {
+        let block = |number: u16| {
+            let [high, low] = (number + run % 2).to_be_bytes();
+            let cidr = format!("172.{high}.{low}.0/24").parse().expect("a network");
+            Peer::Block(Block { cidr, except: Vec::new() })
+        };
+        let mut policy = with_peer(block(0));
+        for rule in policy.ingress.iter_mut().flatten() {
+            rule.peers = Some((0..5000).map(|number| block(2 * number)).collect());
+        }
+        store.put_policy(policy)
+    };
+    rig.measure("a NetworkPolicy: 5,000 other ipBlocks", 5, one_of_many, |delta, _| {
+        delta.networks.is_some()
+    });
+    let beside = |_: &Scene, store: &mut Store, run: u16| {
+        let cidr = format!("198.51.{run}.0/24").parse().expect("a network");
+        let mut policy = with_peer(Peer::Block(Block { cidr, except: Vec::new() }));
+        policy.key = ObjectKey::new("ns-7", "policy-8");
+        store.put_policy(policy)
+    };
+    rig.measure("a NetworkPolicy: another ipBlock, beside 5,000", 9, beside, |delta, _| {
+        delta.networks.is_some()
+    });
 }
 
 fn other_nodes_and_ports(rig: &mut Rig) {

@@ -239,6 +239,12 @@ impl Features {
         self.matches.clear();
     }
 
+    /// Of how many kinds of pods it was found which selectors match.
+    #[cfg(test)]
+    pub(super) fn found(&self) -> usize {
+        self.matches.len()
+    }
+
     /// Forgets what was found of pods that are not there any more, once that is more than half.
     pub(super) fn forget_gone(&mut self, store: &Store) {
         if self.matches.len() > 2 * store.alike().len() {
