@@ -25,12 +25,14 @@ const TOLD: Duration = Duration::from_secs(60);
 pub fn running() -> Option<String> {
     let process = of_the_same_namespace().map(|pid| format!("kube-proxy runs as process {pid}"));
     process.or_else(|| {
-        let answer = health_answer()?;
-        let body = answer.split_once("\r\n\r\n")?.1;
-        let head = answer[..answer.len() - body.len()].to_ascii_lowercase();
-        let proxy = body.contains("\"lastUpdated\"") && !head.contains("\r\nserver: shunt");
-        proxy.then(|| format!("a service proxy answers at port {HEALTHZ_PORT}, /healthz"))
+        let is_other = health_answer()? == Answer::Other;
+        is_other.then(|| format!("a service proxy answers at port {HEALTHZ_PORT}, /healthz"))
     })
+}
+
+/// Whether a shunt answers at the health port. A table tells by its owner, but only where the kernel has that (6.9).
+pub(super) fn is_ours() -> bool {
+    health_answer() == Some(Answer::Ours)
 }
 
 /// Waits until no other service proxy runs. It need not be long: when kube-proxy's pod ends, what
@@ -65,7 +67,14 @@ fn of_the_same_namespace() -> Option<u32> {
     })
 }
 
-fn health_answer() -> Option<String> {
+/// Who answers at the health port as service proxies do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    Ours,
+    Other,
+}
+
+fn health_answer() -> Option<Answer> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, HEALTHZ_PORT));
     let mut stream = TcpStream::connect_timeout(&address, ANSWER).ok()?;
     stream.set_read_timeout(Some(ANSWER)).ok()?;
@@ -73,5 +82,9 @@ fn health_answer() -> Option<String> {
     let mut answer = Vec::new();
     // What came before the time was over is enough.
     let _ = stream.take(4096).read_to_end(&mut answer);
-    Some(String::from_utf8_lossy(&answer).into_owned())
+    let answer = String::from_utf8_lossy(&answer);
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    let is_ours = head.to_ascii_lowercase().contains("\r\nserver: shunt");
+    let of_a_proxy = body.contains("\"lastUpdated\"");
+    of_a_proxy.then_some(if is_ours { Answer::Ours } else { Answer::Other })
 }

@@ -11,8 +11,9 @@ use shunt_nftables::ruleset::{self, Removal, Table};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
-use super::{leftovers, virtual_servers};
+use super::{leftovers, running, virtual_servers};
 use crate::cli;
+use crate::config::kube_proxy::HEALTHZ_PORT;
 use crate::failure::Failure;
 use crate::progress::Health;
 
@@ -99,6 +100,10 @@ pub fn cleanup() -> Result<(), Failure> {
             held.name,
             held.owner
         );
+        return Err(Failure::Runtime(text));
+    }
+    if !ours.is_empty() && running::is_ours() {
+        let text = anyhow::anyhow!("a running shunt answers at port {HEALTHZ_PORT}: end it first");
         return Err(Failure::Runtime(text));
     }
     let tables: Vec<_> = ours.into_iter().map(|table| table.name.clone()).collect();
