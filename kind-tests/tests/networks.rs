@@ -4,6 +4,11 @@
 //! A choice of scenarios for each, so that it takes minutes; `SHUNT_NETWORKS=all` plays all of them, and
 //! `SHUNT_SCENARIO=NAME` one. `SHUNT_NETWORK=NAME,NAME` plays some networks, and leaves the others' rows as they are.
 
+#[path = "networks/lengths.rs"]
+mod lengths;
+#[path = "networks/local_detection.rs"]
+mod local_detection;
+
 use std::collections::BTreeMap;
 use std::env;
 use std::fs;
@@ -58,7 +63,7 @@ const WITH_DAEMONS: &[&str] = &[
 ];
 
 /// What cannot be on a network, and why.
-const NOT_ON: &[(Network, &[&str], &str)] = &[
+const NOT_ON: LeftOut = &[
     (Network::Macvlan, OF_POLICY, "policy does not see what pods say to one another"),
     (Network::Macvlan, &["policy-behind-services"], "nor what their nodes have masqueraded"),
     (Network::Ipvlan, OF_POLICY, "policy does not see what pods say to one another"),
@@ -76,24 +81,87 @@ struct Cell {
 /// By the names of network and backend.
 type Table = BTreeMap<(String, String), Cell>;
 
+/// What is played on each network, and has a table of its own in the page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Suite {
+    /// Scenarios of all kinds.
+    Choice,
+    /// Packets of all lengths.
+    Lengths,
+}
+
+impl Suite {
+    const fn scenarios(self) -> &'static [&'static str] {
+        match self {
+            Self::Choice => CHOICE,
+            Self::Lengths => lengths::SCENARIOS,
+        }
+    }
+
+    /// What of it cannot be on a network, and why; with IPVS some more.
+    const fn left_out(self, backend: Backend) -> LeftOut {
+        match (self, backend) {
+            (Self::Choice, Backend::Nftables) => NOT_ON,
+            (Self::Choice, Backend::Ipvs) => &[],
+            (Self::Lengths, Backend::Nftables) => lengths::NOT_ON,
+            (Self::Lengths, Backend::Ipvs) => lengths::NOT_WITH_IPVS_ON,
+        }
+    }
+
+    /// Whether it is played on a network with IPVS, which takes a guest: API servers there take their time.
+    const fn has_ipvs(self, network: Network) -> bool {
+        matches!(self, Self::Choice) || !network.takes_daemons()
+    }
+
+    /// What the tests of its cells are called within those of their network.
+    const fn module(self) -> &'static str {
+        match self {
+            Self::Choice => "choice",
+            Self::Lengths => "lengths",
+        }
+    }
+
+    /// What its table is between.
+    const fn marks(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Choice => (BEGIN, END),
+            Self::Lengths => (lengths::BEGIN, lengths::END),
+        }
+    }
+}
+
+/// Networks, scenarios, and why these cannot be played there.
+type LeftOut = &'static [(Network, &'static [&'static str], &'static str)];
+
 /// The tests of each network: `cargo test --test networks -- --ignored flannel_vxlan`.
 macro_rules! networks {
     ($($module:ident $network:ident)*) => {
         $(
             mod $module {
-                #[test]
-                #[ignore = "a part of the matrix"]
-                fn nftables() {
-                    super::play_one(super::Network::$network, super::Backend::Nftables);
-                }
-
-                #[test]
-                #[ignore = "needs IPVS; the matrix runs it in the guest"]
-                fn ipvs() {
-                    super::play_one(super::Network::$network, super::Backend::Ipvs);
-                }
+                cells!($network choice Choice);
+                cells!($network lengths Lengths);
             }
         )*
+    };
+}
+
+macro_rules! cells {
+    ($network:ident $module:ident $suite:ident) => {
+        mod $module {
+            use crate::{Backend, Network, Suite, play_one};
+
+            #[test]
+            #[ignore = "a part of the matrix"]
+            fn nftables() {
+                play_one(Network::$network, Suite::$suite, Backend::Nftables);
+            }
+
+            #[test]
+            #[ignore = "needs IPVS; the matrix runs it in the guest"]
+            fn ipvs() {
+                play_one(Network::$network, Suite::$suite, Backend::Ipvs);
+            }
+        }
     };
 }
 
@@ -143,13 +211,15 @@ const AT_A_TIME_IN_GUEST: usize = 2;
 const CELL: &str = "cell:";
 
 /// The scenarios for a network.
-fn scenarios(network: Network, backend: Backend) -> Result<Vec<Scenario>> {
-    let mut names: Vec<_> = CHOICE.iter().map(|name| (*name).to_owned()).collect();
-    if env::var("SHUNT_NETWORKS").is_ok_and(|which| which == "all") {
+fn scenarios(network: Network, suite: Suite, backend: Backend) -> Result<Vec<Scenario>> {
+    let mut names: Vec<_> = suite.scenarios().iter().map(|name| (*name).to_owned()).collect();
+    let all = env::var("SHUNT_NETWORKS").is_ok_and(|which| which == "all");
+    if all && suite == Suite::Choice {
         for entry in fs::read_dir(Scenario::home())? {
             let entry = entry?;
             let name = entry.file_name().into_string().map_err(|name| anyhow!("{name:?}"))?;
-            if entry.file_type()?.is_dir() && !names.contains(&name) {
+            let elsewhere = Suite::Lengths.scenarios().contains(&name.as_str());
+            if entry.file_type()?.is_dir() && !names.contains(&name) && !elsewhere {
                 names.push(name);
             }
         }
@@ -157,8 +227,12 @@ fn scenarios(network: Network, backend: Backend) -> Result<Vec<Scenario>> {
     if let Ok(only) = env::var("SHUNT_SCENARIO") {
         names.retain(|name| *name == only);
     }
+    let mut backends = vec![Backend::Nftables];
+    backends.extend((backend == Backend::Ipvs).then_some(backend));
     let left_out = |name: &String| {
-        NOT_ON.iter().any(|(on, names, _)| *on == network && names.contains(&name.as_str()))
+        let all = backends.iter().flat_map(|backend| suite.left_out(*backend));
+        let mut here = all.filter(|(on, ..)| *on == network);
+        here.any(|(_, names, _)| names.contains(&name.as_str()))
     };
     names.retain(|name| !left_out(name));
     if backend == Backend::Ipvs {
@@ -174,11 +248,11 @@ fn scenarios(network: Network, backend: Backend) -> Result<Vec<Scenario>> {
 }
 
 /// Plays the scenarios of networks. All that fail are told.
-fn play(networks: &[Network], backend: Backend, at_a_time: usize) -> Result<Table> {
+fn play(networks: &[Network], suite: Suite, backend: Backend, at_a_time: usize) -> Result<Table> {
     let mut queue = Vec::new();
     for network in networks {
-        queue
-            .extend(scenarios(*network, backend)?.into_iter().enumerate().map(|it| (*network, it)));
+        let scenarios = scenarios(*network, suite, backend)?;
+        queue.extend(scenarios.into_iter().enumerate().map(|it| (*network, it)));
     }
     // The first of each network before the second of any.
     queue.sort_by_key(|(_, (position, _))| std::cmp::Reverse(*position));
@@ -232,13 +306,13 @@ fn add(table: &mut Table, network: Network, backend: Backend, played: Played) {
 }
 
 /// One cell, in a test of its own.
-fn play_one(network: Network, backend: Backend) {
+fn play_one(network: Network, suite: Suite, backend: Backend) {
     let at_a_time = match Clock::of_this_guest() {
         Some(_) if network.takes_daemons() => 1,
         Some(_) => AT_A_TIME_IN_GUEST,
         None => AT_A_TIME,
     };
-    match play(&[network], backend, at_a_time) {
+    match play(&[network], suite, backend, at_a_time) {
         Err(error) => panic!("{error:#}"),
         Ok(table) => {
             for ((network, backend), cell) in table {
@@ -274,27 +348,37 @@ fn play_in_guest(tests: &[String]) -> Result<Table> {
 
 #[test]
 fn services_and_policies_on_every_network() -> Result<()> {
+    matrix(Suite::Choice)
+}
+
+#[test]
+fn packets_of_all_lengths_on_every_network() -> Result<()> {
+    matrix(Suite::Lengths)
+}
+
+fn matrix(suite: Suite) -> Result<()> {
     if Clock::of_this_guest().is_some() {
         return Ok(());
     }
     let chosen = chosen()?;
-    let ipvs = |network: Network| format!("{}::ipvs", module(network));
-    let (with_daemons, others): (Vec<_>, Vec<_>) =
+    let ipvs = |network: Network| test(network, suite, Backend::Ipvs);
+    let (mut with_daemons, others): (Vec<_>, Vec<_>) =
         chosen.iter().copied().partition(|network: &Network| network.takes_daemons());
+    with_daemons.retain(|network| suite.has_ipvs(*network));
     let mut in_guest: Vec<_> = others.into_iter().map(ipvs).collect();
     // What netfilter does not see on a bridge is judged wholly only where connections are tracked there.
     let tracks = switched()? == Some(Switched::Tracked);
     let is_whole = |network: Network| network != Network::BridgeUnseen || tracks;
     let (here, elsewhere): (Vec<_>, Vec<_>) =
         chosen.into_iter().partition(|network| network.is_possible_here() && is_whole(*network));
-    in_guest.extend(elsewhere.iter().map(|network| format!("{}::nftables", module(*network))));
+    in_guest.extend(elsewhere.iter().map(|network| test(*network, suite, Backend::Nftables)));
     // As many guests as there are CPUs wherever this is run.
     let guests: Vec<_> = in_guest
         .chunks(in_guest.len().div_ceil(2).max(1))
         .map(<[String]>::to_vec)
         .map(|tests| thread::spawn(move || play_in_guest(&tests)))
         .collect();
-    let mut table = play(&here, Backend::Nftables, AT_A_TIME)?;
+    let mut table = play(&here, suite, Backend::Nftables, AT_A_TIME)?;
     for guest in guests {
         table.extend(guest.join().map_err(|_| anyhow!("a panic"))??);
     }
@@ -304,12 +388,12 @@ fn services_and_policies_on_every_network() -> Result<()> {
     }
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/networks/README.md");
     let old = fs::read_to_string(&page)?;
-    let text = page_section(&table, &old)?;
+    let text = page_section(suite, &table, &old)?;
     println!("{text}");
     if env::var("SHUNT_NETWORKS").is_ok() || env::var("SHUNT_SCENARIO").is_ok() {
         return Ok(());
     }
-    let new = splice(&old, &text).context("docs/networks/README.md has no markers")?;
+    let new = splice(suite, &old, &text).context("docs/networks/README.md has no markers")?;
     if env::var("SHUNT_WRITE_DOCS").is_ok() {
         fs::write(&page, new)?;
         return Ok(());
@@ -332,14 +416,21 @@ fn module(network: Network) -> String {
     network.name().replace('-', "_")
 }
 
+/// The name of the test of a cell.
+fn test(network: Network, suite: Suite, backend: Backend) -> String {
+    format!("{}::{}::{}", module(network), suite.module(), backend.name())
+}
+
 const BEGIN: &str = "<!-- matrix:begin, written by SHUNT_WRITE_DOCS=1 cargo test -p shunt-kind-tests --test networks -->";
 const END: &str = "<!-- matrix:end -->";
 
 /// The table as it stands in the page; every network has its row, the old one if it was not played.
-fn page_section(table: &Table, old: &str) -> Result<String> {
+fn page_section(suite: Suite, table: &Table, old: &str) -> Result<String> {
     let mut out = String::from("| network | nftables | IPVS | |\n|---|---|---|---|\n");
     let played = chosen()?;
-    let old = old.split_once(BEGIN).map_or("", |(_, rest)| rest);
+    let (begin, end) = suite.marks();
+    let old = old.split_once(begin).map_or("", |(_, rest)| rest);
+    let old = old.split_once(end).map_or("", |(own, _)| own);
     for network in Network::ALL {
         if !played.contains(&network) {
             let start = format!("| `{}` |", network.name());
@@ -354,26 +445,32 @@ fn page_section(table: &Table, old: &str) -> Result<String> {
                 cell.with_context(|| format!("{} was not played on {}", key.1, key.0))?;
             anyhow::Ok(format!("{scenarios} scenarios, {flows} flows"))
         };
-        let notes = NOT_ON.iter().filter(|(on, ..)| *on == network);
-        let mut notes: Vec<_> =
-            notes.map(|(_, names, why)| format!("without {}: {why}", names.join(", "))).collect();
-        if network.takes_daemons() {
+        let notes = [(Backend::Nftables, ""), (Backend::Ipvs, "with IPVS ")].map(|(of, with)| {
+            let notes = suite.left_out(of).iter().filter(|(on, ..)| *on == network);
+            notes.map(move |(_, names, why)| format!("{with}without {}: {why}", names.join(", ")))
+        });
+        let mut notes: Vec<_> = notes.into_iter().flatten().collect();
+        if suite == Suite::Choice && network.takes_daemons() {
             notes.push(
                 "with IPVS fewer: an API server for each, in a guest with one CPU".to_owned(),
             );
         }
         let nftables = cell(Backend::Nftables)?;
-        let ipvs = cell(Backend::Ipvs)?;
+        let ipvs = match suite.has_ipvs(network) {
+            true => cell(Backend::Ipvs)?,
+            false => "not played".to_owned(),
+        };
         out += &format!("| `{}` | {nftables} | {ipvs} | {} |\n", network.name(), notes.join("; "));
     }
     Ok(out)
 }
 
 /// Puts a section in place of what is between the markers.
-fn splice(page: &str, section: &str) -> Option<String> {
-    let (before, rest) = page.split_once(BEGIN)?;
-    let (_, after) = rest.split_once(END)?;
-    Some(format!("{before}{BEGIN}\n{section}{END}{after}"))
+fn splice(suite: Suite, page: &str, section: &str) -> Option<String> {
+    let (begin, end) = suite.marks();
+    let (before, rest) = page.split_once(begin)?;
+    let (_, after) = rest.split_once(end)?;
+    Some(format!("{before}{begin}\n{section}{end}{after}"))
 }
 
 #[test]

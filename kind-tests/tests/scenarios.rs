@@ -83,11 +83,14 @@ scenarios! {
     host_network_endpoints
     hours_change_nothing
     internal_traffic_policy_local
+    jumbo_frames
     load_balancer_ip
     load_balancer_ranges_with_the_node
     load_balancer_source_ranges
     localhost_node_ports
     localhost_node_ports_switched_off
+    long_datagrams
+    long_ipv6_datagrams
     masquerade_all
     masquerade_and_policies
     masquerade_and_policies_by_bridge
@@ -103,6 +106,9 @@ scenarios! {
     not_ready_endpoints_get_nothing
     object_in_two_files_first_by_name_wins
     one_port_two_protocols_two_services
+    path_mtu
+    path_mtu_of_ipv6_datagrams
+    path_mtu_with_policy
     pod_source_is_kept
     policy_behind_services
     policy_blocks_and_nodes
@@ -126,6 +132,7 @@ scenarios! {
     single_stack_service_in_dual_stack_cluster
     single_stack_v4
     single_stack_v6
+    small_mtu
     terminating_endpoints_and_policy_cluster
     terminating_endpoints_and_policy_local
     tcp_connections_to_removed_endpoints_are_reset

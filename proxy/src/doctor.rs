@@ -6,6 +6,7 @@
 mod hooks;
 mod links;
 mod machine;
+mod reverse_path;
 
 use std::fmt::Write;
 use std::path::Path;
@@ -89,7 +90,9 @@ pub fn examine() -> Vec<Finding> {
             "run as root or with CAP_NET_ADMIN; load nf_tables, nft_chain_nat and nft_fib",
         )),
     }
-    found.extend(crate::links::read().map(|links| links::findings(&links)).unwrap_or_default());
+    let links = crate::links::read().unwrap_or_default();
+    found.extend(links::findings(&links));
+    found.extend(reverse_path::findings(Path::new("/"), &links));
     found.extend(rivals::running().map(|what| {
         Finding::new(
             Severity::Problem,

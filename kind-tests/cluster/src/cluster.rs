@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::fabric::Fabric;
-use crate::host::{Families, Host, Role};
+use crate::host::{DEVICE, Families, Family, Host, Role};
 use crate::netns::Netns;
 use crate::network::Network;
 use crate::network::cni::Settings;
@@ -16,6 +16,8 @@ use crate::numbering;
 /// The name of the API server's machine.
 pub const CONTROL_PLANE: &str = "control-plane";
 
+/// Ethernet's.
+const MTU: u32 = 1500;
 /// Files this process may want at once: each held connection of each echo server is one.
 const FILES: u64 = 65_536;
 
@@ -58,6 +60,8 @@ pub struct ClusterSpec {
     pub control_plane: ControlPlane,
     /// How packets travel.
     pub network: Network,
+    /// The longest packet that the underlay takes, in bytes; none: 1500.
+    pub mtu: Option<u32>,
 }
 
 /// A running cluster. Dropping it ends its namespaces and with them all that is in them.
@@ -85,7 +89,7 @@ impl Cluster {
         let mut cluster = Self {
             families: spec.families,
             network: spec.network,
-            fabric: Fabric::new(spec.families, spec.network)?,
+            fabric: Fabric::new(spec.families, spec.network, spec.mtu.unwrap_or(MTU))?,
             hosts: BTreeMap::new(),
             nodes: Vec::new(),
             clients: Vec::new(),
@@ -225,6 +229,17 @@ impl Cluster {
         self.fabric.disconnect_pod(self.host(node)?, host)?;
         let pod = self.hosts.remove(name);
         pod.ok_or_else(|| anyhow!("the cluster has no host named {name}"))
+    }
+
+    /// Makes the link between a pod and its node one for shorter packets, in bytes. Whoever sends the pod longer ones is
+    /// told so by the node: by ICMP.
+    pub fn narrow(&self, pod: &str, mtu: u32) -> Result<()> {
+        let pod = self.host(pod)?;
+        let Role::Pod { node, .. } = &pod.role else { bail!("{} is not a pod", pod.name) };
+        let node = self.host(node)?;
+        let device = node.device_to(pod.address(Family::V4).context("a pod without IPv4")?)?;
+        node.netns.links().set_mtu(&device, mtu)?;
+        pod.netns.links().set_mtu(DEVICE, mtu)
     }
 
     fn free_pod_index(&self, node: usize) -> Result<usize> {

@@ -66,6 +66,8 @@ const FORWARD_V6: Sysctls = &[("net.ipv6.conf.all.forwarding", "1")];
 pub(crate) struct Fabric {
     families: Families,
     network: Network,
+    /// Of the underlay, in bytes.
+    mtu: u32,
     netns: Netns,
     /// By the node's name: what the network's daemon has written down there.
     settings: BTreeMap<String, Settings>,
@@ -77,7 +79,7 @@ pub(crate) struct Fabric {
 }
 
 impl Fabric {
-    pub(crate) fn new(families: Families, network: Network) -> Result<Self> {
+    pub(crate) fn new(families: Families, network: Network, mtu: u32) -> Result<Self> {
         let v6 = families.each().contains(&Family::V6);
         ensure!(
             !v6 || Path::new("/proc/sys/net/ipv6").exists(),
@@ -100,6 +102,7 @@ impl Fabric {
         Ok(Self {
             families,
             network,
+            mtu,
             netns,
             settings: BTreeMap::new(),
             speakers: Mutex::new(speakers),
@@ -126,6 +129,7 @@ impl Fabric {
         self.netns.links().add_veth(port, None, &peer)?;
         {
             let mut links = host.netns.links();
+            links.set_mtu(DEVICE, self.mtu)?;
             for address in &host.addresses {
                 links.add_address(DEVICE, numbering::in_underlay(*address))?;
             }
@@ -138,6 +142,7 @@ impl Fabric {
         {
             // A port that is up when it joins the bridge forwards at once.
             let mut links = self.netns.links();
+            links.set_mtu(port, self.mtu)?;
             links.set_up(port)?;
             links.set_master(port, BRIDGE)?;
         }
@@ -164,7 +169,7 @@ impl Fabric {
             Pods::Plugin("bridge") | Pods::Configured => bridge::watch(host, true)?,
             Pods::Routed | Pods::Ptp | Pods::Plugin(_) => {}
         }
-        let mtu = self.network.mtu();
+        let mtu = self.network.mtu(self.mtu);
         match self.network.between() {
             Between::Bgp => self.announce(host, number, pod_networks)?,
             Between::Ipip => ipip::prepare(host, &gateways, mtu)?,
@@ -191,7 +196,7 @@ impl Fabric {
         // One device for both families.
         match self.network.between() {
             Between::Tunnel(kind) => {
-                return tunnel::introduce(node, other, kind, self.network.mtu());
+                return tunnel::introduce(node, other, kind, self.network.mtu(self.mtu));
             }
             Between::Wireguard => return wireguard::introduce(node, other),
             _ => {}
@@ -204,7 +209,7 @@ impl Fabric {
                 Between::Vxlan => vxlan::introduce(node, *network, *via)?,
                 Between::Geneve => {
                     let Role::Node { pod_networks: own } = &node.role else { continue };
-                    geneve::introduce(node, own, *network, *via, self.network.mtu())?;
+                    geneve::introduce(node, own, *network, *via, self.network.mtu(self.mtu))?;
                 }
                 Between::Udp => self.introduce_forwarder(node, *network, *via)?,
                 Between::Tunnel(_) | Between::Wireguard | Between::Nothing | Between::Daemon => {}
@@ -243,11 +248,13 @@ impl Fabric {
                 Pods::Routed => routed::connect(node, pod, device, self.families)?,
                 Pods::Bridge { .. } => bridge::connect(node, pod, device)?,
                 Pods::Ptp => ptp::connect(node, pod, device)?,
-                Pods::Plugin(plugin) => return cni::add(node, pod, plugin, self.network.mtu()),
+                Pods::Plugin(plugin) => {
+                    return cni::add(node, pod, plugin, self.network.mtu(self.mtu));
+                }
                 Pods::OnLink(kind) => macvlan::connect(node, pod, kind)?,
                 Pods::Configured => return cni::add_configured(node, pod, self.settings(node)?),
             }
-            let mtu = self.network.mtu();
+            let mtu = self.network.mtu(self.mtu);
             pod.netns.links().set_mtu(DEVICE, mtu)?;
             match self.network.pods() {
                 Pods::OnLink(_) => Ok(()),
@@ -264,7 +271,7 @@ impl Fabric {
         };
         match self.network.pods() {
             Pods::OnLink(_) => pod.netns.links().remove(DEVICE),
-            Pods::Plugin(plugin) => cni::delete(node, pod, plugin, self.network.mtu()),
+            Pods::Plugin(plugin) => cni::delete(node, pod, plugin, self.network.mtu(self.mtu)),
             Pods::Configured => cni::delete_configured(node, pod, self.settings(node)?),
             _ => node.netns.links().remove(device),
         }

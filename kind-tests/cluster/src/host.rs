@@ -4,7 +4,7 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context, Result};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use crate::link::{Hop, Route, alone};
 use crate::netns::Netns;
@@ -125,6 +125,17 @@ impl Host {
         &self.netns
     }
 
+    /// The device by which its routes lead to an IPv4 address that is not behind a gateway.
+    pub(crate) fn device_to(&self, address: IpAddr) -> Result<String> {
+        let routes = self.netns.run(|| fs::read_to_string("/proc/thread-self/net/route"))?;
+        let lines = routes.lines().skip(1).filter_map(direct_route);
+        let best = lines.filter(|(network, _)| network.contains(&address));
+        let best = best.max_by_key(|(network, _)| network.prefix_len());
+        let (_, device) =
+            best.with_context(|| format!("{} has no route to {address}", self.name))?;
+        Ok(device)
+    }
+
     /// Gives its `eth0` one more address: a single one, that no network comes with.
     pub fn add_address(&self, address: IpAddr) -> Result<()> {
         self.netns.links().add_address(DEVICE, alone(address))
@@ -169,4 +180,19 @@ impl Host {
     pub fn remove_route(&self, network: IpNet, via: IpAddr) -> Result<()> {
         self.netns.links().remove_route(&Route { destination: network, hop: Hop::Gateway(via) })
     }
+}
+
+/// A line of `/proc/net/route` without a gateway: device, destination, gateway, flags, reference count, use, metric,
+/// mask; addresses as they lie in memory.
+fn direct_route(line: &str) -> Option<(IpNet, String)> {
+    let words: Vec<_> = line.split_whitespace().collect();
+    let address = |word: &str| {
+        let bytes = u32::from_str_radix(word, 16).ok()?.to_ne_bytes();
+        Some(Ipv4Addr::from(bytes))
+    };
+    let [device, destination, "00000000", _, _, _, _, mask, ..] = words.as_slice() else {
+        return None;
+    };
+    let network = Ipv4Net::with_netmask(address(destination)?, address(mask)?).ok()?;
+    Some((network.into(), (*device).to_owned()))
 }

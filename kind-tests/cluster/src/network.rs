@@ -286,7 +286,8 @@ impl Network {
     #[must_use]
     pub const fn input(self) -> Option<&'static str> {
         match self.pods() {
-            Pods::Bridge { .. } => Some(bridge::BRIDGE),
+            Pods::Bridge { .. } | Pods::Configured => Some(bridge::BRIDGE),
+            Pods::Plugin(plugin) if matches!(plugin.as_bytes(), b"bridge") => Some(bridge::BRIDGE),
             Pods::OnLink(Sharing::Macvlan) => Some(macvlan::SHIM),
             // They have the hardware address of their node.
             Pods::OnLink(Sharing::Ipvlan) => Some(DEVICE),
@@ -370,21 +371,21 @@ impl Network {
         Some(numbering::in_family(own[0], outer))
     }
 
-    /// The longest packet, in bytes, that a pod sends in one piece: what the underlay's 1500 leave after the tunnel's
+    /// The longest packet, in bytes, that a pod sends in one piece: what that of the underlay leaves after the tunnel's
     /// headers.
     #[must_use]
-    pub const fn mtu(self) -> u32 {
+    pub const fn mtu(self, underlay: u32) -> u32 {
         match self.between() {
-            Between::Routes | Between::Bgp | Between::Nothing => 1500,
+            Between::Routes | Between::Bgp | Between::Nothing => underlay,
             // An IPv4 header.
-            Between::Ipip => 1480,
+            Between::Ipip => underlay - 20,
             // IPv6, UDP, VXLAN or GENEVE, and Ethernet headers.
-            Between::Vxlan | Between::Geneve | Between::Daemon => 1430,
-            Between::Tunnel(tunnel) => 1500 - tunnel.overhead(),
+            Between::Vxlan | Between::Geneve | Between::Daemon => underlay - 70,
+            Between::Tunnel(tunnel) => underlay - tunnel.overhead(),
             // IPv6, UDP, and WireGuard's own: what its device has by default.
-            Between::Wireguard => 1420,
+            Between::Wireguard => underlay - 80,
             // IPv6 and UDP headers.
-            Between::Udp => 1452,
+            Between::Udp => underlay - 48,
         }
     }
 }

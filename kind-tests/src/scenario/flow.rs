@@ -32,6 +32,8 @@ pub(super) struct Flow {
     pub(super) same: Option<String>,
     /// How many seconds the client is silent before each connection.
     pub(super) pause: Option<u64>,
+    /// How many bytes each question and each answer has besides their own: one datagram, or a stream.
+    pub(super) bytes: usize,
     /// Where kube-proxy is known to mean something else.
     pub(super) differences: Vec<Difference>,
 }
@@ -119,6 +121,13 @@ fn try_parse(line: &Line, setup: &Setup) -> Result<Vec<Flow>> {
     let protocol = parse_protocol(protocol)?;
     let possible = protocol != Protocol::Sctp || setup.needs.contains(&Need::Sctp);
     ensure!(possible, "`cluster` must say `needs sctp`");
+    let (result, bytes) = match result.rsplit_once("| bytes ") {
+        Some((result, bytes)) => {
+            let bytes = bytes.trim();
+            (result, bytes.parse().with_context(|| format!("{bytes} bytes"))?)
+        }
+        None => (result, 0),
+    };
     let (result, pause) = match result.rsplit_once("| every ") {
         Some((result, seconds)) => {
             let seconds = seconds.trim().strip_suffix('s').and_then(|number| number.parse().ok());
@@ -144,6 +153,7 @@ fn try_parse(line: &Line, setup: &Setup) -> Result<Vec<Flow>> {
         expected: expected.clone(),
         same: same.clone(),
         pause,
+        bytes,
         differences: Vec::new(),
     };
     Ok(parse_destination(to, setup)?.into_iter().map(flow).collect())
@@ -276,6 +286,13 @@ mod tests {
         let text = "web-1 tcp vip-1/v4:80 -> web-1 web-2 | source kept | same a | every 2s";
         let flows = check(text).unwrap();
         assert_eq!((flows[0].same.as_deref(), flows[0].pause), (Some("a"), Some(2)));
+    }
+
+    #[test]
+    fn a_flow_may_be_of_many_bytes() {
+        let flows = check("web-1 udp vip-1/v4:80 -> web-1 | source kept | bytes 4000").unwrap();
+        assert_eq!((flows[0].bytes, flows[0].pause), (4000, None));
+        assert!(check("web-1 udp vip-1/v4:80 -> web-1 | bytes many").is_err());
     }
 
     #[test]

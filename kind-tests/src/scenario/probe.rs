@@ -61,7 +61,9 @@ impl Prober<'_> {
                 self.check_failing(flow, PATIENCE, |outcome| *outcome == Outcome::Refused)
             }
             Expected::Dropped | Expected::Denied => self.check_failing(flow, SILENCE, |outcome| {
-                *outcome == Outcome::TimedOut || is_barred(outcome)
+                *outcome == Outcome::TimedOut
+                    || is_barred(outcome)
+                    || (flow.bytes > 0 && is_too_long(outcome))
             }),
             Expected::Pass(Passed::Unanswered) => self.check_failing(flow, SILENCE, |outcome| {
                 matches!(outcome, Outcome::TimedOut | Outcome::Unreachable(_))
@@ -120,13 +122,19 @@ impl Prober<'_> {
         let netns = self.cluster.host(&flow.from)?.netns();
         let options = ProbeOptions::within(patience);
         let outcome = match flow.protocol {
+            Protocol::Tcp if flow.bytes > 0 => long_stream(netns, flow, &options)?,
             Protocol::Tcp | Protocol::Sctp => probe(netns, flow.protocol, flow.to, &options),
             Protocol::Udp => {
                 let udp = UdpFlow::open(netns, flow.to, &options.from_port(fresh_port()))?;
-                let first = udp.exchange("first", patience);
+                let text = format!("first{}", filler(flow));
+                let first = udp.exchange(&text, patience);
                 // To a process of the node itself, the kernel tells a refusal like a drop, and only the second time
-                // that it was one.
-                if is_barred(&first) { udp.exchange("second", patience) } else { first }
+                // that it was one. Who is told that a packet was too long sends it again.
+                if is_barred(&first) || is_too_long(&first) {
+                    udp.exchange(&text, patience)
+                } else {
+                    first
+                }
             }
         };
         Ok(outcome)
@@ -223,6 +231,22 @@ impl Prober<'_> {
     }
 }
 
+/// What makes a question as long as it shall be.
+fn filler(flow: &Flow) -> String {
+    "x".repeat(flow.bytes)
+}
+
+/// A connection that says as much as it shall, and hears it again.
+fn long_stream(netns: &Netns, flow: &Flow, options: &ProbeOptions) -> Result<Outcome> {
+    let mut connection = Connection::open(netns, flow.to, options)?;
+    connection.exchange(&filler(flow))?;
+    Ok(Outcome::Answer {
+        by: connection.by().to_owned(),
+        seen_source: connection.seen_source(),
+        local: connection.local(),
+    })
+}
+
 /// A port that no probe has had lately: the kernel may choose the one of a flow whose endpoint has gone since, some
 /// milliseconds before that flow is forgotten.
 fn fresh_port() -> u16 {
@@ -282,6 +306,21 @@ impl Held {
         bail!("the UDP flow does not move to {pod}: {last}")
     }
 
+    /// Says so much on it. A datagram that the client believes to fit is lost, and its socket hears of that by ICMP;
+    /// the next one comes in fragments.
+    pub(super) fn learns(&mut self, pod: &str, bytes: usize) -> Result<()> {
+        let text = "x".repeat(bytes);
+        let flow = match self {
+            Self::Tcp(connection) => return connection.exchange(&text),
+            Self::Udp(flow) => flow,
+        };
+        let first = flow.exchange(&text, PATIENCE);
+        ensure!(is_too_long(&first), "the first datagram of {bytes} bytes: {first}");
+        let second = flow.exchange(&text, PATIENCE);
+        ensure!(second.by().is_some_and(|by| is_of(by, pod)), "the second one: {second}");
+        Ok(())
+    }
+
     /// Talks on it until it gets a reset.
     pub(super) fn expect_reset(self) -> Result<()> {
         let Self::Tcp(mut connection) = self else { bail!("only TCP connections are reset") };
@@ -333,6 +372,11 @@ fn is_of(by: &str, pod: &str) -> bool {
 /// Whether the node's own firewall has dropped what one of its processes sent (EPERM).
 pub(super) fn is_barred(outcome: &Outcome) -> bool {
     matches!(outcome, Outcome::Unreachable(reason) if reason == "Operation not permitted")
+}
+
+/// Whether a router on the way has told the client's socket that a packet was too long (EMSGSIZE).
+fn is_too_long(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Failed(reason) if reason == "Message too long")
 }
 
 /// Enough to see each of `servers` with near certainty when they are picked at random.

@@ -125,6 +125,10 @@ impl Setup {
                     self.peer_flags.extend(flags());
                 }
             }
+            ["mtu", mtu] => {
+                let mtu = mtu.parse().map_err(|_| anyhow!("{mtu} is no length of packets"))?;
+                self.cluster.mtu = Some(mtu);
+            }
             ["needs", name] => drop(self.needs.insert(Need::parse(name)?)),
             ["ports", ports @ ..] => {
                 let port = |text: &&str| text.parse().map_err(|_| anyhow!("{text} is not a port"));
@@ -132,7 +136,7 @@ impl Setup {
             }
             _ => bail!(
                 "one of these is expected: families v4|v6|dual, network NAME, node NAME POD..., client NAME, \
-                 route HOST NETWORK via HOST, address HOST IP, daemon FLAG..., shunt FLAG..., kube-proxy FLAG..., needs sctp, \
+                 route HOST NETWORK via HOST, address HOST IP, mtu BYTES, daemon FLAG..., shunt FLAG..., kube-proxy FLAG..., needs sctp, \
                  ports PORT..."
             ),
         }

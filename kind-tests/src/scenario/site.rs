@@ -120,6 +120,8 @@ impl<'a> Site<'a> {
                 Act::Asks(asks) => self.prober().asks(asks)?,
                 Act::Ends(name) => self.ends(name)?,
                 Act::Cut(name) => self.cut(name)?,
+                Act::Narrow(pod, mtu) => self.cluster().narrow(pod, *mtu)?,
+                Act::Learns(name, bytes) => self.learns(name, *bytes)?,
                 _ => {}
             }
         }
@@ -132,6 +134,14 @@ impl<'a> Site<'a> {
             self.held.get_mut(name).with_context(|| format!("{name} is not held"))?;
         pod.clone_into(&mut hold.pod);
         flow.becomes(pod).map_err(|error| hold.place.error(format_args!("{error:#}")))
+    }
+
+    /// Has a held connection say more than a link on the way takes at once.
+    fn learns(&mut self, name: &str, bytes: usize) -> Result<()> {
+        let (hold, held) =
+            self.held.get_mut(name).with_context(|| format!("{name} is not held"))?;
+        let learnt = held.learns(&hold.pod, bytes);
+        learnt.map_err(|error| hold.place.error(format_args!("{name}: {error:#}")))
     }
 
     /// Waits until a held TCP connection gets a reset.

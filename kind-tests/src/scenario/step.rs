@@ -66,6 +66,11 @@ pub(super) enum Act {
     Moves(String, String),
     /// This much time passes after the flows.
     Wait(Duration),
+    /// The link of this pod takes packets of so many bytes from now on.
+    Narrow(String, u32),
+    /// A held connection says so much, for which packets are sent that are too long for a link on the way: they are
+    /// lost, its client is told so, and sends shorter ones.
+    Learns(String, usize),
     /// A held connection does not live any more after the manifests have changed.
     Cut(String),
     /// The daemon reports a problem with this text.
@@ -290,6 +295,17 @@ fn read_act(step: &mut Step, line: &Line, setup: &Setup) -> Result<Option<Act>> 
                 endpoints: endpoints.parse().with_context(|| format!("{endpoints} endpoints"))?,
             })
         }
+        ["narrow", pod, mtu] => {
+            ensure!(
+                setup.node_of(pod).is_some_and(|node| node != *pod),
+                "there is no pod named {pod}"
+            );
+            Act::Narrow((*pod).to_owned(), mtu.parse().with_context(|| format!("{mtu} bytes"))?)
+        }
+        ["learns", name, bytes] => {
+            let bytes = bytes.parse().with_context(|| format!("{bytes} bytes"))?;
+            Act::Learns((*name).to_owned(), bytes)
+        }
         ["ends", name] => Act::Ends((*name).to_owned()),
         ["resets", name] => Act::Resets((*name).to_owned()),
         ["cut", name] => Act::Cut((*name).to_owned()),
@@ -327,7 +343,7 @@ fn read_act(step: &mut Step, line: &Line, setup: &Setup) -> Result<Option<Act>> 
         _ => bail!(
             "a flow (FROM PROTOCOL TO -> RESULT) or one of these is expected: kill NODE, start NODE, \
              writes-nothing NODE, asks FROM TO CODE ENDPOINTS, hold NAME FROM PROTOCOL TO on POD, moves NAME POD, \
-             resets NAME, ends NAME, cut NAME, release NAME, wait DURATION, problem TEXT, unreadable FILE"
+             resets NAME, ends NAME, cut NAME, narrow POD BYTES, learns NAME BYTES, release NAME, wait DURATION, problem TEXT, unreadable FILE"
         ),
     }))
 }
@@ -355,9 +371,9 @@ fn check_order(steps: &[Step]) -> Result<()> {
                 Act::Release(name) | Act::Resets(name) | Act::Ends(name) | Act::Cut(name) => {
                     held.remove(name)
                 }
-                Act::Moves(name, _) => held.contains(name),
+                Act::Moves(name, _) | Act::Learns(name, _) => held.contains(name),
                 Act::WritesNothing(node) => !dead.contains(node),
-                Act::Problem(_) | Act::Asks(_) | Act::Wait(_) => true,
+                Act::Problem(_) | Act::Asks(_) | Act::Wait(_) | Act::Narrow(..) => true,
             };
             ensure!(sensible, "step {}: {act:?} comes too early or too often", step.name);
         }

@@ -10,7 +10,7 @@ use shunt_kind_tests::scenario::shunt_binary;
 /// Each command, and the start of what the doctor says after it.
 const AILMENTS: &[(&str, &str)] = &[
     ("sysctl -q -w net.ipv4.ip_forward=0", "net.ipv4.ip_forward is 0"),
-    ("sysctl -q -w net.ipv4.conf.all.rp_filter=1", "net.ipv4.conf.all.rp_filter is 1"),
+    ("sysctl -q -w net.ipv4.conf.all.rp_filter=1", "rp_filter is strict (1) on one, two"),
     (
         "nft add table inet fw; add chain inet fw forwarded { type filter hook forward priority 0; \
          policy drop; }",
@@ -64,6 +64,14 @@ fn each_ailment_is_found() -> Result<()> {
     run(&netns, "ip link add br0 mtu 1500 type bridge")?;
     // Without a pod's end on it a bridge concerns nobody.
     run(&netns, "ip link add pod0 mtu 1500 master br0 type veth peer name pod1 mtu 1400")?;
+    // Two networks, so that there is another way back.
+    run(&netns, "ip link add one mtu 1400 type veth peer name two mtu 1400")?;
+    for (device, address) in [("one", "192.0.2.1/24"), ("two", "198.51.100.1/24")] {
+        run(&netns, &format!("ip addr add {address} dev {device}"))?;
+        run(&netns, &format!("ip link set {device} up"))?;
+        run(&netns, &format!("sysctl -q -w net.ipv4.conf.{device}.rp_filter=0"))?;
+    }
+    run(&netns, "sysctl -q -w net.ipv4.conf.all.rp_filter=0")?;
     let (code, healthy) = doctor(&netns)?;
     let whats = |found: &[Value]| -> Vec<String> {
         found.iter().filter_map(|one| one["what"].as_str()).map(str::to_owned).collect()

@@ -18,7 +18,6 @@ pub(super) fn findings(root: &Path) -> Vec<Finding> {
     let mut found = Vec::new();
     found.extend(forwarding(&read));
     found.extend(connections(&read));
-    found.extend(reverse_path(&read));
     found.extend(kernel(&read));
     found.extend(virtual_servers(&read));
     found
@@ -64,18 +63,6 @@ fn connections(read: &impl Fn(&str) -> Option<String>) -> Option<Finding> {
             format!("{count} connections are tracked, of {most} at most"),
             "when the table is full new connections are dropped, whatever they are",
             format!("sysctl -w net.netfilter.nf_conntrack_max={}", most * 2),
-        )
-    })
-}
-
-fn reverse_path(read: &impl Fn(&str) -> Option<String>) -> Option<Finding> {
-    (read("sys/net/ipv4/conf/all/rp_filter").as_deref() == Some("1")).then(|| {
-        Finding::new(
-            Severity::Note,
-            "net.ipv4.conf.all.rp_filter is 1 (strict)",
-            "packets that come in on another interface than replies go out are dropped, as with \
-             externalTrafficPolicy: Local on machines with several networks",
-            "sysctl -w net.ipv4.conf.all.rp_filter=2, if such packets are missed",
         )
     })
 }
