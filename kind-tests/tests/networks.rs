@@ -360,7 +360,7 @@ fn matrix(suite: Suite) -> Result<()> {
     if Clock::of_this_guest().is_some() {
         return Ok(());
     }
-    let chosen = chosen()?;
+    let chosen = chosen(suite)?;
     let ipvs = |network: Network| test(network, suite, Backend::Ipvs);
     let (mut with_daemons, others): (Vec<_>, Vec<_>) =
         chosen.iter().copied().partition(|network: &Network| network.takes_daemons());
@@ -405,11 +405,18 @@ fn matrix(suite: Suite) -> Result<()> {
     Ok(())
 }
 
-/// The networks to play: all, or those that are named.
-fn chosen() -> Result<Vec<Network>> {
-    let Ok(names) = env::var("SHUNT_NETWORK") else { return Ok(Network::ALL.to_vec()) };
-    let named = |name| Network::named(name).with_context(|| format!("no network is named {name}"));
-    names.split(',').map(named).collect()
+/// The networks to play: all that have a suite, or those that are named.
+fn chosen(suite: Suite) -> Result<Vec<Network>> {
+    let mut chosen = match env::var("SHUNT_NETWORK") {
+        Ok(names) => names.split(',').map(named).collect::<Result<_>>()?,
+        Err(_) => Network::ALL.to_vec(),
+    };
+    chosen.retain(|network| suite == Suite::Choice || !lengths::NEVER_ON.contains(network));
+    Ok(chosen)
+}
+
+fn named(name: &str) -> Result<Network> {
+    Network::named(name).with_context(|| format!("no network is named {name}"))
 }
 
 fn module(network: Network) -> String {
@@ -427,7 +434,7 @@ const END: &str = "<!-- matrix:end -->";
 /// The table as it stands in the page; every network has its row, the old one if it was not played.
 fn page_section(suite: Suite, table: &Table, old: &str) -> Result<String> {
     let mut out = String::from("| network | nftables | IPVS | |\n|---|---|---|---|\n");
-    let played = chosen()?;
+    let played = chosen(suite)?;
     let (begin, end) = suite.marks();
     let old = old.split_once(begin).map_or("", |(_, rest)| rest);
     let old = old.split_once(end).map_or("", |(own, _)| own);
