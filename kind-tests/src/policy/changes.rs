@@ -12,6 +12,9 @@ use super::scene::{
 /// How many Nodes there are.
 const NODES: usize = 999;
 
+/// Blocks with all pods of the cluster, and others.
+const ALL: [&str; 5] = ["10.0.0.0/8", "10.0.0.0/7", "8.0.0.0/6", "8.0.0.0/5", "0.0.0.0/4"];
+
 /// A kind of change, that is made some times.
 pub struct Kind {
     /// Of what.
@@ -55,8 +58,8 @@ pub fn all(scene: &Scene, changes: usize) -> Vec<Kind> {
         kind("policy: everyone but some (`0.0.0.0/0` with `except`)", 50.0, few, |n| {
             changed(&internet(n), PORT)
         }),
-        kind("policy: block of all pods", 50.0, few.min(5), |n| {
-            changed(&block(&format!("10.0.0.0/{}", 8 - n)), PORT)
+        kind("policy: block of all pods", 50.0, few.min(ALL.len()), |n| {
+            changed(&block(ALL[n % ALL.len()]), PORT)
         }),
         kind("policy: named port of 100 pods, in egress", 50.0, few, named_port),
     ];

@@ -17,7 +17,7 @@ use shunt_netpolicy::snapshot::{Change as Told, Object};
 use shunt_netpolicy_nftables::kernel::PolicyTable;
 
 use super::changes;
-use super::scene::{NODE, Scene};
+use super::scene::{NODE, PORT, Scene, class_name, everywhere, policy};
 
 /// Times in microseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
@@ -74,21 +74,23 @@ pub fn measure(scene: &Scene, changes: usize) -> Result<Own> {
     Ok(own)
 }
 
-/// A policy that isolates the first pods of the node, and is gone again each time.
+/// A policy that isolates the first pods of the node, and is gone again each time. There is another one, for pods
+/// elsewhere, or Pods would not be watched.
 fn first_isolated(scene: &Scene, changes: usize) -> Result<Times> {
     let netns = Netns::new("policy-first")?;
     let mut rig = Rig::new(&netns)?;
     let mut objects = scene.objects();
     objects.retain(|object| object["kind"] != "NetworkPolicy");
+    objects.push(policy("elsewhere", "other", &everywhere(&class_name(0)), PORT));
     rig.take_all(&objects)?;
-    let policy = scene.policy(0);
-    let Told::Applied { object, .. } = rig.convert(&policy)? else { bail!("{policy}") };
+    let first = scene.policy(0);
+    let Told::Applied { object, .. } = rig.convert(&first)? else { bail!("{first}") };
     let mut times = Vec::new();
     for _ in 0..changes {
-        times.push(rig.apply(&policy)?);
+        times.push(rig.apply(&first)?);
         let now = Instant::now();
         rig.planner.take(Told::Deleted { kind: object.kind(), key: object.key() }, now);
-        rig.sync()?;
+        rig.write()?;
     }
     Ok(times_of(times))
 }
@@ -156,7 +158,7 @@ impl Rig {
         let text = serde_json::to_string(object)?;
         let started = Instant::now();
         self.take(&serde_json::from_str(&text)?)?;
-        self.sync()?;
+        self.write()?;
         Ok(started.elapsed())
     }
 
@@ -166,11 +168,15 @@ impl Rig {
         Ok(())
     }
 
-    fn sync(&mut self) -> Result<()> {
-        let order = self.planner.order(Instant::now()).context("nothing changes")?;
-        let report = self.table.sync(order.delta)?;
-        ensure!(report.operations > 0, "nothing was written");
+    fn write(&mut self) -> Result<()> {
+        ensure!(self.sync()? > 0, "nothing was written");
         Ok(())
+    }
+
+    /// Returns how many operations that took.
+    fn sync(&mut self) -> Result<usize> {
+        let order = self.planner.order(Instant::now()).context("nothing changes")?;
+        Ok(self.table.sync(order.delta)?.operations)
     }
 
     fn convert(&mut self, object: &Value) -> Result<Told> {
