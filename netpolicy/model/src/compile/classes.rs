@@ -98,12 +98,12 @@ impl Compiler {
         // Pods of a namespace share their labels. Beside those only their named ports, and the
         // networks they are in, tell them apart.
         let mut alike = HashMap::new();
-        let others = self.others(store);
         let mut moved = Vec::new();
         for address in addresses {
             let network = self.network(*address, delta);
             let pod = store.pod_at(*address);
-            let place = pod.filter(|_| !others.contains(address)).map(|pod| place(pod, network));
+            let is_other = self.is_other(store, *address);
+            let place = pod.filter(|_| !is_other).map(|pod| place(pod, network));
             let atom = match place.and_then(|place| alike.get(&place)) {
                 Some(known) => *known,
                 None => self.class(store, *address, network),
@@ -160,6 +160,13 @@ impl Compiler {
             others.extend(store.machine(&self.node).into_iter().flatten());
         }
         others
+    }
+
+    /// Whether an address may be one of them.
+    fn is_other(&self, store: &Store, address: IpAddr) -> bool {
+        let is_own = || store.machine(&self.node).is_some_and(|own| own.contains(&address));
+        let is_of_node = || store.nodes_at(address).next().is_some();
+        (self.features.own_node && is_own()) || (!self.features.nodes.is_empty() && is_of_node())
     }
 
     /// The class of an address by its network alone.

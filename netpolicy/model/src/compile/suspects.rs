@@ -38,15 +38,7 @@ impl Compiler {
         let mut addresses: Vec<_> = dirty.addresses.iter().copied().collect();
         let features: BTreeSet<_> = concerned(asked).collect();
         self.of_selectors(store, dirty, &features, &mut addresses);
-        let selects_node = |feature: &&Arc<Feature>, labels| match &feature.is {
-            Is::Node(selector) => selector.selects(labels),
-            _ => false,
-        };
-        for node in store.nodes() {
-            if features.iter().any(|feature| selects_node(feature, &node.labels)) {
-                addresses.extend(&node.addresses);
-            }
-        }
+        addresses.extend(of_nodes(store, &features));
         if asked.own_node {
             addresses.extend(store.machine(&self.node).into_iter().flatten());
         }
@@ -122,6 +114,21 @@ impl Compiler {
 /// The features that are asked for now or no more, or that peers have whose ports are.
 fn concerned(asked: &Asked) -> impl Iterator<Item = &Arc<Feature>> {
     asked.features().chain(asked.ports.iter().filter_map(|(_, of)| of.as_ref()))
+}
+
+/// The addresses of the nodes that selectors match.
+fn of_nodes(store: &Store, features: &BTreeSet<&Arc<Feature>>) -> Vec<IpAddr> {
+    let selector = |feature: &&Arc<Feature>| match &feature.is {
+        Is::Node(selector) => Some(selector.clone()),
+        _ => None,
+    };
+    let selectors: Vec<_> = features.iter().filter_map(selector).collect();
+    if selectors.is_empty() {
+        return Vec::new();
+    }
+    let is_selected = |labels| selectors.iter().any(|selector| selector.selects(labels));
+    let nodes = store.nodes().filter(|node| is_selected(&node.labels));
+    nodes.flat_map(|node| &node.addresses).copied().collect()
 }
 
 /// The pods with a named port that is asked of everyone, or of those in some networks.
