@@ -271,11 +271,17 @@ pub fn assign_slots<T: Copy + Ord>(there: &HeldSlots<T>, pool: &[T]) -> Vec<T> {
 }
 
 fn diff_members(steps: &mut Steps, wanted: &Wanted, installed: &Installed) {
+    let is_there = |set: &SetId, key: &Key| {
+        installed.members.get(set).is_some_and(|members| members.contains(key))
+    };
+    let members = wanted.members.iter();
+    let coming = members.filter(|((set, key), wanted)| **wanted && !is_there(set, key));
+    let coming: BTreeSet<_> =
+        coming.filter_map(|((set, key), _)| Some((*set, key.without_range()?))).collect();
     let mut first = Vec::new();
     for ((set, key), wanted) in &wanted.members {
-        let there = installed.members.get(set).is_some_and(|members| members.contains(key));
         let add = || Operation::Add(Element { set: *set, key: *key, value: Value::Member });
-        match (wanted, there) {
+        match (wanted, is_there(set, key)) {
             // Such an address refuses what is no frontend: it comes with its frontends, in one step.
             (true, false)
                 if matches!(set.kind, SetKind::ClusterIps | SetKind::VirtualAddresses) =>
@@ -283,8 +289,10 @@ fn diff_members(steps: &mut Steps, wanted: &Wanted, installed: &Installed) {
                 steps.switch.push(add());
             }
             (true, false) => steps.prepare.push(add()),
-            // Another network there may overlap.
-            (false, true) if set.kind == SetKind::BlindLinks => {
+            // The kernel takes no ranges that overlap: in one transaction with those that come.
+            (false, true)
+                if key.without_range().is_some_and(|key| coming.contains(&(*set, key))) =>
+            {
                 first.push(Operation::Delete(*set, *key));
             }
             (false, true) => steps.retire.push(Operation::Delete(*set, *key)),

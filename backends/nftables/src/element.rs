@@ -32,6 +32,18 @@ pub enum Key {
     Source(Frontend, IpNet),
 }
 
+impl Key {
+    /// What a range is of: the same for all ranges that must not overlap. `None`: not a range.
+    pub(crate) fn without_range(&self) -> Option<Self> {
+        let whole = IpNet::default();
+        Some(match *self {
+            Self::Source(frontend, _) => Self::Source(frontend, whole),
+            Self::Way(input, output, _) => Self::Way(input, output, whole),
+            _ => return None,
+        })
+    }
+}
+
 /// Who meets a frontend's verdict and pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum View {
