@@ -20,6 +20,8 @@ pub struct Flow {
 
 /// How many connections are followed at once; who was silent for longest is given up.
 const CONNECTIONS: usize = 256;
+/// How many of one client's, so that it does not have those of others given up.
+const OF_ONE: usize = 32;
 /// How long one may be silent.
 const SILENCE: Duration = Duration::from_mins(5);
 /// How much is kept of one that is not complete, or came too early; who sends more is given up.
@@ -90,14 +92,25 @@ impl Streams {
             return;
         }
         self.streams.retain(|_, stream| now.saturating_duration_since(stream.used) < SILENCE);
-        if self.streams.len() >= CONNECTIONS {
-            let silent = self.streams.iter().min_by_key(|(_, stream)| stream.used);
-            if let Some((silent, _)) = silent.map(|(flow, stream)| (*flow, stream.used)) {
-                self.streams.remove(&silent);
-            }
+        let of_one = |other: &&Flow| other.client == flow.client;
+        let silent = if self.streams.keys().filter(of_one).count() >= OF_ONE {
+            self.most_silent(|other| of_one(&other))
+        } else if self.streams.len() >= CONNECTIONS {
+            self.most_silent(|_| true)
+        } else {
+            None
+        };
+        if let Some(silent) = silent {
+            self.streams.remove(&silent);
         }
         let (partial, early) = (Vec::new(), BTreeMap::new());
         self.streams.insert(flow, Stream { first, next: first, partial, early, used: now });
+    }
+
+    /// Who was silent for longest among some.
+    fn most_silent(&self, of: impl Fn(&Flow) -> bool) -> Option<Flow> {
+        let some = self.streams.iter().filter(|(flow, _)| of(flow));
+        some.min_by_key(|(_, stream)| stream.used).map(|(flow, _)| *flow)
     }
 }
 
@@ -276,6 +289,17 @@ mod tests {
         };
         assert_eq!(streams.streams.len(), CONNECTIONS);
         assert!(follows(&streams, 0) && follows(&streams, 999) && !follows(&streams, 1));
+        for port in 0..1000_u16 {
+            let mut syn = segment(0, SYN, &[]);
+            syn[2..4].copy_from_slice(&port.to_be_bytes());
+            streams.take(client(999), &syn, now + SILENCE / 2);
+        }
+        let of_others = (0..999).filter(|number| follows(&streams, *number)).count();
+        assert_eq!(
+            of_others,
+            CONNECTIONS - OF_ONE,
+            "a client's connections are given up for its own"
+        );
         streams.take(client(1), &segment(0, SYN, &[]), now + SILENCE + SILENCE / 2);
         assert_eq!(streams.streams.len(), 2, "all others are silent for too long");
         assert!(streams.take(ENDS, &[0; 7], now).is_none(), "cut off");
