@@ -15,7 +15,6 @@ use std::fs;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use shunt_cluster::Network;
@@ -210,8 +209,6 @@ const AT_A_TIME: usize = 6;
 const AT_A_TIME_IN_GUEST: usize = 2;
 /// As many guests as there are CPUs wherever this is run.
 const GUESTS: usize = 2;
-/// For one of them, while the other tests here have theirs.
-const PATIENCE: Duration = Duration::from_mins(30);
 /// Begins a line that tells a cell.
 const CELL: &str = "cell:";
 
@@ -348,7 +345,7 @@ fn read_cells(printed: &str) -> Result<Table> {
 fn play_in_guest(tests: &[String]) -> Result<Table> {
     let mut arguments = vec!["--ignored", "--nocapture", "--exact", "--test-threads", "6"];
     arguments.extend(tests.iter().map(String::as_str));
-    read_cells(&guest::run_tests_within(PATIENCE, Clock::Running, &arguments)?)
+    read_cells(&guest::run_tests(Clock::Running, &arguments)?)
 }
 
 #[test]
