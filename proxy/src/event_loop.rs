@@ -25,7 +25,6 @@ use tracing::{debug, error, info, warn};
 use self::in_step::InStep;
 pub use self::questions::Question;
 use crate::drops::DropEvent;
-use crate::heap;
 use crate::kernel::{Ended, Failed, Kernel, KernelEvent, Order, Reason, Synced};
 use crate::ledger::{Ledger, Origin};
 use crate::metrics::Metrics;
@@ -443,9 +442,6 @@ impl EventLoop {
         self.metrics.synced(synced);
         let rejected = synced.report.rejected.iter().map(|(key, _)| key);
         self.in_step.installed(synced.order, rejected);
-        if self.progress.first().is_none() {
-            heap::give_back();
-        }
         self.progress.synced(synced, now, Timestamp::now());
         self.publish_health();
         let rejected = synced.report.rejected.iter().map(|(key, reason)| {

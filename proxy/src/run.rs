@@ -32,7 +32,7 @@ use crate::reporter::{About, Report};
 use crate::server::{Pages, Site, Sources, serve, serve_or_fail, service_health};
 use crate::source::network::Network;
 use crate::source::{SourceEvent, Wanted, api, client, local, manifests};
-use crate::{drops, heap, logging, machine, names, nri, reporter, rivals};
+use crate::{drops, logging, machine, names, nri, reporter, rivals};
 
 /// How many source events may wait for the loop. Sources wait when it is full: a first list must
 /// not be held in memory before it is taken in.
@@ -64,7 +64,6 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
         return init_only(&effective);
     }
     rivals::wait_until_alone();
-    heap::keep();
     let (services, lack) = backend::open(&mut effective)?;
     let backends = (services, open_policy(&effective)?, lack);
     // One thread for the loop, the sources and HTTP. Threads for what can only block (reading
