@@ -29,9 +29,12 @@ pub struct Flow {
     pub peer: SocketAddr,
     /// `IPS_*` bits.
     pub status: u32,
-    /// The kernel's number for it, and the zone it is in; given back when it is ended.
+    /// The kernel's number for it, given back when it is ended.
     pub(crate) id: Option<u32>,
+    /// The zone that it is in, and the one that only the client's packets are in: without them the kernel looks for it
+    /// in vain (`ctnetlink_del_conntrack`).
     pub(crate) zone: Option<u16>,
+    pub(crate) client_zone: Option<u16>,
 }
 
 impl Flow {
@@ -51,14 +54,14 @@ impl Flow {
                 _ => {}
             }
         }
+        let client_zone = original.zone;
         let (protocol, client, destination) = original.complete()?;
         let (_, server, peer) = reply.complete()?;
-        Some(Self { protocol, client, destination, server, peer, status, id, zone })
+        Some(Self { protocol, client, destination, server, peer, status, id, zone, client_zone })
     }
 
     /// Whether the client's packets go to another address or port than it believes.
-    #[must_use]
-    pub fn is_translated(&self) -> bool {
+    pub(crate) fn is_translated(&self) -> bool {
         self.server != self.destination
     }
 
@@ -74,7 +77,10 @@ impl Flow {
     pub fn delete(&self) -> Message {
         let mut message = Message::new(DELETE, 0);
         message.raw(&nfnetlink(family_number(self.destination.ip()), 0));
-        let original = Tuple::full(self.protocol, self.client, self.destination);
+        let original = Tuple {
+            zone: self.client_zone,
+            ..Tuple::full(self.protocol, self.client, self.destination)
+        };
         original.write(TUPLE_ORIGINAL, &mut message);
         if let Some(id) = self.id {
             message.u32(ID, id);

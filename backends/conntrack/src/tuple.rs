@@ -7,6 +7,7 @@ use shunt_netlink::{Attribute, Message};
 
 const ADDRESSES: u16 = 1;
 const TRANSPORT: u16 = 2;
+const ZONE: u16 = 3;
 const SOURCE_V4: u16 = 1;
 const DESTINATION_V4: u16 = 2;
 const SOURCE_V6: u16 = 3;
@@ -25,6 +26,8 @@ pub(crate) struct Tuple {
     pub(crate) number: Option<u8>,
     pub(crate) source_port: Option<u16>,
     pub(crate) destination_port: Option<u16>,
+    /// The zone that packets of this direction alone are looked for in (`ct original zone set`).
+    pub(crate) zone: Option<u16>,
 }
 
 impl Tuple {
@@ -37,6 +40,7 @@ impl Tuple {
             number: None,
             source_port: Some(source.port()),
             destination_port: Some(destination.port()),
+            zone: None,
         }
     }
 
@@ -62,9 +66,10 @@ impl Tuple {
                 if let Some(protocol) = self.protocol {
                     message.bytes(NUMBER, &[protocol.number()]);
                 }
-                write_port(message, SOURCE_PORT, self.source_port);
-                write_port(message, DESTINATION_PORT, self.destination_port);
+                write_number(message, SOURCE_PORT, self.source_port);
+                write_number(message, DESTINATION_PORT, self.destination_port);
             });
+            write_number(message, ZONE, self.zone);
         });
     }
 
@@ -75,6 +80,7 @@ impl Tuple {
             match part.kind {
                 ADDRESSES => tuple.read_addresses(&part),
                 TRANSPORT => tuple.read_transport(&part),
+                ZONE => tuple.zone = part.payload.try_into().ok().map(u16::from_be_bytes),
                 _ => {}
             }
         }
@@ -121,8 +127,8 @@ fn read_address(payload: &[u8]) -> Option<IpAddr> {
     v4.or_else(|| <[u8; 16]>::try_from(payload).ok().map(IpAddr::from))
 }
 
-fn write_port(message: &mut Message, kind: u16, port: Option<u16>) {
-    if let Some(port) = port {
-        message.bytes(kind, &port.to_be_bytes());
+fn write_number(message: &mut Message, kind: u16, number: Option<u16>) {
+    if let Some(number) = number {
+        message.bytes(kind, &number.to_be_bytes());
     }
 }

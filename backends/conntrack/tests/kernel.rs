@@ -160,6 +160,37 @@ fn flows_older_than_their_service_are_ended() {
     assert_eq!(host.listed(), [3001, 3002]);
 }
 
+/// Another program's rules may have the kernel look for connections in a zone, by the packets of both directions or of
+/// one; each is ended there.
+#[test]
+fn flows_in_zones_are_ended_there() {
+    for direction in ["", "original ", "reply "] {
+        let mut host = Host::new();
+        let rule = format!("udp sport {{ 1001, 1002 }} ct {direction}zone set 7");
+        let hooks = "table inet z { chain o { type filter hook output priority raw; }; }";
+        run(&host.netns, "nft", &[hooks]);
+        run(&host.netns, "nft", &["add rule inet z o", &rule]);
+        // Answers of the pod are in the same zone, unless only what the client sends is.
+        if direction != "original " {
+            let rule = format!("udp dport {{ 1001, 1002 }} ct {direction}zone set 7");
+            run(&host.netns, "nft", &["add rule inet z o", &rule]);
+        }
+        for (from, to) in [(1001, VIPS), (3001, VIPS)] {
+            host.talk(to[0], from);
+            host.talk(to[1], from + 1);
+        }
+        let text = run(&host.netns, "conntrack", &["-L", "-p", "udp"]);
+        assert!(text.contains("zone"), "{direction}: {text}");
+        let mut record = Record::new(false);
+        record.take(&dns(true));
+        record.settle();
+        let mut conntrack = host.open();
+        record.take(&dns(false));
+        assert_eq!(sweep(&mut conntrack, &record), 4, "{direction}zone");
+        assert_eq!(host.listed(), [0; 0], "{direction}zone");
+    }
+}
+
 /// What the kernel passes over by itself.
 #[test]
 fn the_kernel_understands_the_filters() {

@@ -79,6 +79,7 @@ fn flow(protocol: Protocol, destination: &str, server: &str) -> Flow {
         status: 0,
         id: None,
         zone: None,
+        client_zone: None,
     }
 }
 
