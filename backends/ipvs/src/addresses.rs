@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -31,6 +32,8 @@ const TAKE: u16 = 0x500;
 const INFO_KIND: u16 = 1;
 /// `IFA_RT_PRIORITY`.
 const ROUTE_PRIORITY: u16 = 9;
+/// `RTNLGRP_IPV4_IFADDR` and `RTNLGRP_IPV6_IFADDR`: the groups that tell of addresses.
+const GROUPS: [u32; 2] = [5, 9];
 /// `RT_SCOPE_HOST`: the address is never chosen for what the node itself sends elsewhere.
 const SCOPE_HOST: u8 = 254;
 /// `IFA_F_NODAD | IFA_F_NOPREFIXROUTE`.
@@ -40,14 +43,44 @@ const FLAGS: u32 = 0x202;
 #[derive(Debug)]
 pub(crate) struct Addresses {
     socket: Socket,
+    events: Socket,
     device: Option<u32>,
 }
 
 impl Addresses {
-    /// Opens a socket. Nothing is made.
+    /// Opens the sockets. Nothing is made.
     pub(crate) fn open() -> Result<Self, Error> {
         let socket = Socket::open(libc::NETLINK_ROUTE)?;
-        Ok(Self { socket, device: if_nametoindex(DEVICE).ok() })
+        let events = Socket::open(libc::NETLINK_ROUTE)?;
+        Ok(Self { socket, events, device: if_nametoindex(DEVICE).ok() })
+    }
+
+    /// From now on [`Self::lost`] is told of addresses that go. Those that come would only be a message for each that we
+    /// add.
+    pub(crate) fn listen(&mut self) -> Result<(), Error> {
+        self.events.only(libc::RTM_DELADDR)?;
+        GROUPS.into_iter().try_for_each(|group| Ok(self.events.listen(group, true)?))
+    }
+
+    /// Readable when [`Self::lost`] may have something to say.
+    pub(crate) fn events(&self) -> BorrowedFd<'_> {
+        self.events.as_fd()
+    }
+
+    /// Whether one of our addresses that are known to be on the device has gone from it, by itself or with the device. The
+    /// kernel tells of those that we take away, too, and not of whose doing it was. Does not block.
+    pub(crate) fn lost(&mut self, held: &HashMap<IpAddr, bool>) -> Result<bool, Error> {
+        let device = self.device;
+        let mut gone = false;
+        let missed = self.events.drain(|_, payload, _| {
+            let address = device.and_then(|device| address_on(device, payload));
+            gone |= address.is_some_and(|(address, _)| held.get(&address) == Some(&true));
+        })?;
+        if !(gone || missed) {
+            return Ok(false);
+        }
+        let there = self.read()?;
+        Ok(held.iter().any(|(address, ours)| *ours && there.get(address) != Some(&true)))
     }
 
     /// Makes the device, unless it is there. It stays down: its addresses are local even so, and
@@ -80,7 +113,7 @@ impl Addresses {
         let mut request = Message::new(libc::RTM_GETADDR, 0);
         request.raw(&[0; ADDRESS_HEADER]);
         let each = |found: &mut HashMap<IpAddr, bool>, payload: &[u8]| {
-            found.extend(address(device, payload));
+            found.extend(address_on(device, payload));
         };
         Ok(self.socket.dump("list addresses", &request, each)?)
     }
@@ -210,7 +243,7 @@ fn unmarked(kind: u16, flags: u16, device: u32, address: IpAddr) -> Message {
 }
 
 /// Reads an address, if it is on the device.
-fn address(device: u32, payload: &[u8]) -> Option<(IpAddr, bool)> {
+fn address_on(device: u32, payload: &[u8]) -> Option<(IpAddr, bool)> {
     let header = payload.first_chunk::<ADDRESS_HEADER>()?;
     if u32::from_ne_bytes([header[4], header[5], header[6], header[7]]) != device {
         return None;

@@ -1,8 +1,9 @@
 //! The executor: IPVS, the device, the nftables table beside them, and the record of what is
 //! installed.
 
+use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ipvs_rs::{Errno, Ipvs, Request, ServiceKey, Timeouts};
 use nix::time::{ClockId, clock_gettime};
@@ -17,15 +18,19 @@ use crate::addresses::Addresses;
 use crate::diff::{Steps, diff, drained};
 use crate::error::Error;
 use crate::installed::Installed;
-use crate::looks::Looks;
 use crate::lower::{Lowering, Wanted, all_keys, owner};
 use crate::readback;
 use crate::record::{Record, Refusal};
+use crate::rounds::Rounds;
 use crate::settings::Settings;
 use crate::sysctl;
 
 /// How often the kernel is read and compared anew in one sync because it refused something.
 const ATTEMPTS: usize = 20;
+/// How often real servers that drain are looked at.
+const LOOK: Duration = Duration::from_secs(2);
+/// Between two turns of a patrol: it takes no more than a tenth of the thread.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// What carries a plan out with IPVS.
 #[derive(Debug)]
@@ -39,7 +44,14 @@ pub struct VirtualServers {
     pending: PlanDelta,
     quarantine: Quarantine,
     complaints: Vec<String>,
-    looks: Looks,
+    /// Of the virtual servers of which a real server drains.
+    looks: Rounds,
+    /// Of all of ours, whether they are as they were left.
+    patrol: Rounds,
+    /// Whether the patrol has found one that is not.
+    meddled: bool,
+    /// Whether the last foreign change was of the table.
+    table_changed: bool,
 }
 
 impl VirtualServers {
@@ -63,6 +75,8 @@ impl VirtualServers {
         }
         let mut addresses = Addresses::open()?;
         addresses.make_device()?;
+        addresses.listen()?;
+        let patrol = Rounds::new(settings.patrol, PAUSE);
         Ok(Self {
             record: Record { ipvs, installed: None, pulse },
             nftables,
@@ -72,7 +86,10 @@ impl VirtualServers {
             pending: PlanDelta::default(),
             quarantine: Quarantine::default(),
             complaints,
-            looks: Looks::default(),
+            looks: Rounds::new(LOOK, Duration::ZERO),
+            patrol,
+            meddled: false,
+            table_changed: false,
         })
     }
 
@@ -96,7 +113,7 @@ impl VirtualServers {
         if result.is_err() {
             self.record.installed = None;
         }
-        self.plan_look();
+        self.plan_rounds();
         result.map(|()| {
             report.rejected = self.quarantine.reasons().collect();
             report.degraded = self.lowering.without_scheduler(&self.plan).collect();
@@ -108,56 +125,94 @@ impl VirtualServers {
     /// rejected before.
     pub fn forget(&mut self) {
         self.record.installed = None;
+        self.meddled = false;
         self.lowering.missing.clear();
         self.nftables.forget();
         self.pending.merge(self.quarantine.release(&mut self.plan));
     }
 
-    /// When real servers that drain are to be looked at.
+    /// When [`Self::tend`] has something to do.
     #[must_use]
-    pub const fn look_at(&self) -> Option<Instant> {
-        self.looks.at()
+    pub fn tend_at(&self) -> Option<Instant> {
+        self.looks.at().into_iter().chain(self.patrol.at()).min()
     }
 
-    /// Removes real servers that have drained, if it is time to look, for a millisecond or so; returns how many.
+    /// Removes real servers that have drained, and compares some of our virtual servers with the record, as far as it is
+    /// time for either, for a millisecond or so each; returns how many it has removed.
     ///
     /// # Errors
     /// If the kernel cannot be asked. Nothing is lost: it is tried again.
-    pub fn look(&mut self, now: Instant) -> Result<usize, Error> {
+    pub fn tend(&mut self, now: Instant) -> Result<usize, Error> {
+        let gone = self.look(now)?;
+        self.inspect(now)?;
+        Ok(gone)
+    }
+
+    fn look(&mut self, now: Instant) -> Result<usize, Error> {
         let Record { ipvs, installed, .. } = &mut self.record;
         let Some(installed) = installed else { return Ok(0) };
-        let gone = self.looks.turn(now, installed.draining(), |key| {
-            ipvs.destinations(&key).map(|servers| drained(key, &servers, uptime()))
-        })?;
+        let draining = installed.draining();
+        let gone = self.looks.turn(
+            now,
+            || draining.iter().copied().collect(),
+            |key| {
+                // One may have come back since the round began.
+                if !draining.contains(&key) {
+                    return Ok(Vec::new());
+                }
+                Ok::<_, Error>(drained(key, &ipvs.destinations(&key)?, uptime()))
+            },
+        )?;
         match ipvs.submit(&gone) {
             Ok(()) => gone.iter().for_each(|request| installed.apply(request)),
             // Someone else has removed one: the next full read tells.
             Err(ipvs_rs::Error::Rejected(_)) => self.record.installed = None,
             Err(error) => return Err(error.into()),
         }
-        self.plan_look();
+        self.plan_rounds();
         Ok(gone.len())
     }
 
-    /// Whether another writer has changed our table since the last sync. IPVS itself tells nobody
-    /// of changes. Does not block.
+    /// IPVS tells nobody of changes, so all of ours are asked for in turn. What others have there is theirs.
+    fn inspect(&mut self, now: Instant) -> Result<(), Error> {
+        let Record { ipvs, installed, .. } = &mut self.record;
+        let Some(installed) = installed else { return Ok(()) };
+        let ours = || {
+            let ours = installed.virtuals.iter().filter(|(_, server)| server.ours());
+            ours.map(|(key, _)| *key).collect()
+        };
+        let otherwise = self.patrol.turn(now, ours, |key| {
+            let Some(left) = installed.virtuals.get(&key) else { return Ok(Vec::new()) };
+            let found = readback::virtual_server(ipvs, &key)?;
+            Ok::<_, Error>(if found.as_ref() == Some(left) { Vec::new() } else { vec![key] })
+        })?;
+        self.meddled |= !otherwise.is_empty();
+        Ok(())
+    }
+
+    /// Whether another writer has changed our table since the last sync, or taken an address of ours away, or a patrol has
+    /// found a virtual server of ours changed. Does not block.
     ///
     /// # Errors
     /// If the kernel cannot be asked.
     pub fn foreign_change(&mut self) -> Result<bool, Error> {
-        Ok(self.nftables.foreign_change()?)
+        self.table_changed = self.nftables.foreign_change()?;
+        let nothing = HashMap::new();
+        let held = self.record.installed.as_ref().map_or(&nothing, |held| &held.addresses);
+        Ok(self.addresses.lost(held)? || self.table_changed || self.meddled)
     }
 
-    /// The name of the process that last changed our table, if the kernel told.
+    /// The name of the process that made the last foreign change, if that was of our table and the
+    /// kernel told.
     #[must_use]
     pub fn last_writer(&self) -> Option<&str> {
-        self.nftables.last_writer()
+        self.nftables.last_writer().filter(|_| self.table_changed)
     }
 
-    /// Readable when there may be a foreign change; `None` if there can be none.
+    /// Readable when there may be a foreign change.
     #[must_use]
-    pub fn events(&self) -> Option<BorrowedFd<'_>> {
-        self.nftables.events()
+    pub fn events(&self) -> Vec<BorrowedFd<'_>> {
+        [self.addresses.events()].into_iter().chain(self.nftables.events()).collect()
     }
 
     /// Beats with each portion that is committed.
@@ -172,8 +227,10 @@ impl VirtualServers {
         self.record.installed.as_ref()
     }
 
-    fn plan_look(&mut self) {
-        self.looks.plan(self.record.installed.as_ref().map(Installed::draining));
+    fn plan_rounds(&mut self) {
+        let installed = self.record.installed.as_ref();
+        self.looks.plan(installed.is_some_and(|it| !it.draining().is_empty()));
+        self.patrol.plan(installed.is_some_and(|it| !it.virtuals.is_empty()));
     }
 
     fn try_sync(&mut self, delta: PlanDelta, report: &mut Report) -> Result<(), Error> {

@@ -19,13 +19,33 @@ pub(crate) fn read(
     for service in ipvs.services()? {
         let mut server = InstalledVirtual::of(&service);
         if server.ours() || concern(&service.key) {
-            let destinations = ipvs.destinations(&service.key)?;
-            let each = destinations.iter().map(|it| (it.key(), InstalledDestination::of(it)));
-            server.destinations = each.collect();
+            read_destinations(ipvs, &service.key, &mut server)?;
         }
         installed.insert(service.key, server);
     }
     Ok(installed)
+}
+
+/// Reads one virtual server, if it is there.
+pub(crate) fn virtual_server(
+    ipvs: &mut Ipvs,
+    key: &ServiceKey,
+) -> Result<Option<InstalledVirtual>, Error> {
+    let Some(service) = ipvs.service(key)? else { return Ok(None) };
+    let mut server = InstalledVirtual::of(&service);
+    read_destinations(ipvs, key, &mut server)?;
+    Ok(Some(server))
+}
+
+fn read_destinations(
+    ipvs: &mut Ipvs,
+    key: &ServiceKey,
+    server: &mut InstalledVirtual,
+) -> Result<(), Error> {
+    let destinations = ipvs.destinations(key)?;
+    let each = destinations.iter().map(|it| (it.key(), InstalledDestination::of(it)));
+    server.destinations = each.collect();
+    Ok(())
 }
 
 /// What the kernel holds, for whoever asks: no daemon is needed, and nothing is changed.

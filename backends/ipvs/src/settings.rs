@@ -1,5 +1,7 @@
 //! What the operator has set.
 
+use std::time::Duration;
+
 use ipnet::IpNet;
 use ipvs_rs::{Flags, Timeouts};
 use shunt_nftables::counting::Counting;
@@ -22,6 +24,8 @@ pub struct Settings {
     pub timeouts: Timeouts,
     /// Claim the nftables table where the kernel can.
     pub owner: bool,
+    /// How often virtual servers are compared with what is known of them, in turns.
+    pub patrol: Duration,
     /// What the nftables table counts. IPVS itself counts all that it forwards.
     pub counting: Counting,
 }
@@ -34,6 +38,7 @@ impl Default for Settings {
             strict_arp: false,
             timeouts: Timeouts::default(),
             owner: true,
+            patrol: Duration::from_secs(30),
             counting: Counting::Nothing,
         }
     }

@@ -6,6 +6,7 @@
 mod attribute;
 mod batch;
 mod error;
+mod filter;
 mod message;
 mod pulse;
 mod socket;

@@ -5,9 +5,11 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use netlink_sys::SocketAddr;
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
+use socket2::{SockFilter, SockRef};
 
 use crate::attribute::attributes;
 use crate::error::{Error, Result};
+use crate::filter;
 use crate::message::{HEADER, Message};
 
 /// The largest message the kernel sends in one read of a dump is 32 KiB; acks of large batches
@@ -91,6 +93,28 @@ impl Socket {
             self.socket.drop_membership(group)
         };
         result.map_err(|error| Error::socket("subscribe", error))
+    }
+
+    /// Has the kernel keep from this socket what it tells of an interface and its addresses (rtnetlink), in place of the
+    /// interface that was named before.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn ignore_interface(&mut self, index: u32) -> Result<()> {
+        self.filter(&filter::all_but_interface(index))
+    }
+
+    /// Has the kernel keep from this socket all messages but those of one type.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn only(&mut self, kind: u16) -> Result<()> {
+        self.filter(&filter::only(kind))
+    }
+
+    fn filter(&self, program: &[SockFilter]) -> Result<()> {
+        let attached = SockRef::from(self).attach_filter(program);
+        attached.map_err(|error| Error::socket("filter", error))
     }
 
     /// Has the kernel answer dumps with only what the request's header describes, where it can do so
