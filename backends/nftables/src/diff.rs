@@ -63,8 +63,7 @@ impl Steps {
     }
 
     /// All operations, in order.
-    #[must_use]
-    pub fn into_operations(mut self) -> Vec<Operation> {
+    pub(crate) fn into_operations(mut self) -> Vec<Operation> {
         self.prepare.append(&mut self.switch);
         self.prepare.append(&mut self.retire);
         self.prepare
@@ -99,8 +98,7 @@ impl Steps {
 
 /// How many elements so many networks take in an interval set: a start and an end each, and the
 /// end of what lies before the first.
-#[must_use]
-pub fn interval_elements(networks: usize) -> u32 {
+pub(crate) fn interval_elements(networks: usize) -> u32 {
     u32::try_from(2 * networks + 1).unwrap_or(u32::MAX)
 }
 
@@ -252,8 +250,7 @@ fn diff_sticky(
 /// who has one keeps it, if the pool is still so long;
 /// the others fill the holes in order. So a removed endpoint's slot goes to the last one's
 /// endpoint, and a change costs what changes.
-#[must_use]
-pub fn assign_slots<T: Copy + Ord>(there: &HeldSlots<T>, pool: &[T]) -> Vec<T> {
+pub(crate) fn assign_slots<T: Copy + Ord>(there: &HeldSlots<T>, pool: &[T]) -> Vec<T> {
     // `pool` is sorted: looking an endpoint up needs no table of its own.
     let mut placed = vec![false; pool.len()];
     let mut slots = vec![None; pool.len()];
@@ -278,7 +275,6 @@ fn diff_members(steps: &mut Steps, wanted: &Wanted, installed: &Installed) {
     let coming = members.filter(|((set, key), wanted)| **wanted && !is_there(set, key));
     let coming: BTreeSet<_> =
         coming.filter_map(|((set, key), _)| Some((*set, key.without_range()?))).collect();
-    let mut first = Vec::new();
     for ((set, key), wanted) in &wanted.members {
         let add = || Operation::Add(Element { set: *set, key: *key, value: Value::Member });
         match (wanted, is_there(set, key)) {
@@ -289,17 +285,17 @@ fn diff_members(steps: &mut Steps, wanted: &Wanted, installed: &Installed) {
                 steps.switch.push(add());
             }
             (true, false) => steps.prepare.push(add()),
-            // The kernel takes no ranges that overlap: in one transaction with those that come.
+            // The kernel takes no ranges that overlap: in one transaction with those that come,
+            // beside which it stands here as members are sorted.
             (false, true)
                 if key.without_range().is_some_and(|key| coming.contains(&(*set, key))) =>
             {
-                first.push(Operation::Delete(*set, *key));
+                steps.prepare.push(Operation::Delete(*set, *key));
             }
             (false, true) => steps.retire.push(Operation::Delete(*set, *key)),
             (true, true) | (false, false) => {}
         }
     }
-    steps.prepare.splice(..0, first);
 }
 
 #[cfg(test)]

@@ -10,7 +10,9 @@ use ipnet::IpNet;
 use shunt_model::address::{Endpoint, Family, Frontend, FrontendAddress};
 use shunt_model::interface::InterfaceName;
 
-pub use self::codec::{decode_endpoint, decode_key, encode_endpoint, encode_key, encode_key_end};
+pub(crate) use self::codec::{
+    decode_endpoint, decode_key, encode_endpoint, encode_key, encode_key_end,
+};
 use crate::affinity::{self, Id};
 use crate::name::{REFUSE, SetId, SetKind, VIRTUAL, guard, outside_virtual};
 use crate::pool::{Clients, Draw, PoolChain};
@@ -139,8 +141,7 @@ impl Place {
     }
 
     /// The map of ids by slot, if its clients are remembered.
-    #[must_use]
-    pub const fn sticky_slots(&self) -> SetId {
+    pub(crate) const fn sticky_slots(&self) -> SetId {
         let (ip, node_port) = match self.view {
             View::Everyone | View::Allowed => {
                 (SetKind::AffinitySlots, SetKind::NodePortAffinitySlots)
@@ -151,8 +152,7 @@ impl Place {
     }
 
     /// The map of endpoints by id, if its clients are remembered.
-    #[must_use]
-    pub const fn sticky_endpoints(&self) -> SetId {
+    pub(crate) const fn sticky_endpoints(&self) -> SetId {
         let (ip, node_port) = match self.view {
             View::Everyone | View::Allowed => {
                 (SetKind::AffinityEndpoints, SetKind::NodePortAffinityEndpoints)
@@ -221,20 +221,17 @@ impl Place {
 }
 
 /// The set of frontends whose clients are all masqueraded.
-#[must_use]
-pub const fn masquerade_set(frontend: &Frontend) -> SetId {
+pub(crate) const fn masquerade_set(frontend: &Frontend) -> SetId {
     by_address(frontend, SetKind::Masquerade, SetKind::MasqueradeNodePorts)
 }
 
 /// The set of frontends that IPVS has virtual servers for.
-#[must_use]
-pub const fn virtual_set(frontend: &Frontend) -> SetId {
+pub(crate) const fn virtual_set(frontend: &Frontend) -> SetId {
     by_address(frontend, SetKind::VirtualServers, SetKind::VirtualNodePorts)
 }
 
 /// The set of frontends where only the node's own connections are masqueraded.
-#[must_use]
-pub const fn masquerade_own_set(frontend: &Frontend) -> SetId {
+pub(crate) const fn masquerade_own_set(frontend: &Frontend) -> SetId {
     by_address(frontend, SetKind::MasqueradeOwn, SetKind::MasqueradeOwnNodePorts)
 }
 
@@ -247,8 +244,7 @@ const fn by_address(frontend: &Frontend, ip: SetKind, node_port: SetKind) -> Set
 
 impl Target {
     /// The chain of its pool at a place, if it has one.
-    #[must_use]
-    pub const fn pool_chain(self, place: &Place) -> Option<PoolChain> {
+    pub(crate) const fn pool_chain(self, place: &Place) -> Option<PoolChain> {
         let (clients, draw) = match (self, place.view) {
             (Self::Pool(draw), View::Everyone | View::Allowed) => (Clients::All, draw),
             (Self::Pool(draw), View::Inside) => (Clients::Inside, draw),
@@ -276,8 +272,7 @@ impl Target {
     }
 
     /// The target that a chain's name stands for.
-    #[must_use]
-    pub fn of_chain(name: &str) -> Option<Self> {
+    pub(crate) fn of_chain(name: &str) -> Option<Self> {
         if name == REFUSE {
             return Some(Self::Refuse);
         }

@@ -27,8 +27,7 @@ impl Forwarding {
 
     /// Whether the addresses of frontends are this machine's: guarded, and the source of what it
     /// sends to them itself.
-    #[must_use]
-    pub const fn has_local_addresses(self) -> bool {
+    pub(crate) const fn has_local_addresses(self) -> bool {
         !matches!(self, Self::Translate)
     }
 }

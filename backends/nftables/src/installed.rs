@@ -171,8 +171,7 @@ impl Installed {
     }
 
     /// The pool chains that verdicts refer to.
-    #[must_use]
-    pub fn pools_in_use(&self) -> BTreeSet<PoolChain> {
+    pub(crate) fn pools_in_use(&self) -> BTreeSet<PoolChain> {
         let pools = |(place, installed): (&Place, &InstalledFrontend)| {
             let target = installed.verdict.as_ref().map(|(target, _)| *target);
             let chain = target.and_then(|target| target.pool_chain(place));
@@ -213,8 +212,7 @@ impl Installed {
 }
 
 /// The family of a network.
-#[must_use]
-pub const fn family_of(network: &IpNet) -> Family {
+pub(crate) const fn family_of(network: &IpNet) -> Family {
     match network {
         IpNet::V4(_) => Family::V4,
         IpNet::V6(_) => Family::V6,

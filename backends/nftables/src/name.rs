@@ -205,8 +205,7 @@ impl SetId {
 
     /// The family of the networks that it holds, if it does. A name of an interface is 16 bytes,
     /// and those that begin alike are an interval: they are held as IPv6 networks are.
-    #[must_use]
-    pub const fn network_family(self) -> Family {
+    pub(crate) const fn network_family(self) -> Family {
         match self.kind {
             SetKind::LocalInterfaces => Family::V6,
             _ => self.family,
@@ -214,8 +213,7 @@ impl SetId {
     }
 
     /// Whether its values are groups or ids of session affinity.
-    #[must_use]
-    pub const fn holds_ids(self) -> bool {
+    pub(crate) const fn holds_ids(self) -> bool {
         matches!(
             self.kind,
             SetKind::AffinityGroups
@@ -234,8 +232,7 @@ impl SetId {
     }
 
     /// Whether a frontend's address is in its keys; where not, they are of NodePorts.
-    #[must_use]
-    pub const fn has_address(self) -> bool {
+    pub(crate) const fn has_address(self) -> bool {
         !matches!(
             self.kind,
             SetKind::NodePorts
@@ -274,15 +271,14 @@ impl fmt::Display for SetId {
 }
 
 /// The chain that refuses: TCP reset, or ICMP port unreachable.
-pub const REFUSE: &str = "refuse";
+pub(crate) const REFUSE: &str = "refuse";
 
 /// The chain that leaves a packet to IPVS.
-pub const VIRTUAL: &str = "virtual";
+pub(crate) const VIRTUAL: &str = "virtual";
 
 /// The chain that leaves a packet to IPVS, but for those from inside of the cluster, who are sent
 /// elsewhere first.
-#[must_use]
-pub fn outside_virtual(family: Family, node_port: bool) -> String {
+pub(crate) fn outside_virtual(family: Family, node_port: bool) -> String {
     let kind = if node_port { "node_port_virtual" } else { "virtual" };
     format!("outside_{kind}_{}", suffix(family))
 }

@@ -119,7 +119,7 @@ impl PoolChain {
     }
 
     /// The chain, and the one that it goes to.
-    pub fn with_remember(self) -> impl Iterator<Item = Self> {
+    pub(crate) fn with_remember(self) -> impl Iterator<Item = Self> {
         self.remember().into_iter().chain([self])
     }
 

@@ -7,7 +7,7 @@ use shunt_netlink::{Message, Rejection};
 use crate::answer::{Client, Stranger};
 use crate::counting::Carried;
 use crate::diff::Operation;
-use crate::element::{encode_key, encode_key_end};
+use crate::element::{Key, encode_key, encode_key_end};
 use crate::installed::Installed;
 use crate::layout;
 use crate::message::{self, ElementList};
@@ -215,15 +215,17 @@ impl Transaction {
 /// Most operations in one transaction: about 15 ms of the kernel's time, during which nobody
 /// else in the network namespace can change nftables.
 const BATCH_LIMIT: usize = 20_000;
+
 /// Cuts a step into transactions of bounded size, never between the removal of an element and
-/// its return with another value.
+/// its return with another value, nor between the ranges of one frontend, some of which may give
+/// way to others: a client in both would be refused in between.
 pub(crate) fn chunks(mut operations: &[Operation]) -> impl Iterator<Item = &[Operation]> {
     std::iter::from_fn(move || {
         if operations.is_empty() {
             return None;
         }
         let mut end = operations.len().min(BATCH_LIMIT);
-        while end < operations.len() && exchanges(&operations[end - 1], &operations[end]) {
+        while end < operations.len() && inseparable(&operations[end - 1], &operations[end]) {
             end += 1;
         }
         let (chunk, rest) = operations.split_at(end);
@@ -232,11 +234,71 @@ pub(crate) fn chunks(mut operations: &[Operation]) -> impl Iterator<Item = &[Ope
     })
 }
 
-fn exchanges(first: &Operation, second: &Operation) -> bool {
-    match (first, second) {
-        (Operation::Delete(set, key), Operation::Add(element)) => {
-            *set == element.set && *key == element.key
+fn inseparable(first: &Operation, second: &Operation) -> bool {
+    let first = concerned(first);
+    first.is_some() && first == concerned(second)
+}
+
+/// The element that an operation writes, or what its range is of.
+fn concerned(operation: &Operation) -> Option<(SetId, Key)> {
+    let (set, key) = match operation {
+        Operation::Add(element) => (element.set, element.key),
+        Operation::Delete(set, key) => (*set, *key),
+        Operation::AddPool(_) | Operation::DeletePool(_) | Operation::ReplaceNetworks(..) => {
+            return None;
         }
-        _ => false,
+    };
+    Some((set, key.without_range().unwrap_or(key)))
+}
+
+#[cfg(test)]
+mod tests {
+    use shunt_model::address::{Family, Frontend, FrontendAddress, Protocol};
+
+    use super::*;
+    use crate::element::{Element, Value};
+    use crate::name::SetKind;
+
+    fn frontend(port: u16) -> Frontend {
+        let address = FrontendAddress::Ip([203, 0, 113, 4].into());
+        Frontend { address, protocol: Protocol::Tcp, port }
+    }
+
+    fn delete(kind: SetKind, key: Key) -> Operation {
+        Operation::Delete(SetId::new(kind, Family::V4), key)
+    }
+
+    fn add(kind: SetKind, key: Key) -> Operation {
+        Operation::Add(Element { set: SetId::new(kind, Family::V4), key, value: Value::Member })
+    }
+
+    fn source(port: u16, network: &str) -> Key {
+        Key::Source(frontend(port), network.parse().expect("a network"))
+    }
+
+    #[track_caller]
+    fn check_cut(last: impl IntoIterator<Item = Operation>, expected: [usize; 2]) {
+        let slots = 0..u32::try_from(BATCH_LIMIT).expect("a number") - 1;
+        let slot = |slot| add(SetKind::Endpoints, Key::Slot(frontend(1), slot));
+        let operations: Vec<_> = slots.map(slot).chain(last).collect();
+        let found: Vec<usize> = chunks(&operations).map(<[_]>::len).collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn what_an_element_gives_way_to_is_in_the_same_transaction() {
+        let limit = BATCH_LIMIT;
+        let port = |port| Key::Frontend(frontend(port));
+        let (kind, ranges) = (SetKind::Frontends, SetKind::AllowedSources);
+        check_cut([add(kind, port(1)), add(kind, port(2))], [limit, 1]);
+        check_cut([delete(kind, port(1)), add(kind, port(2))], [limit, 1]);
+        check_cut([delete(kind, port(1)), add(kind, port(1)), add(kind, port(2))], [limit + 1, 1]);
+        let narrower = [
+            delete(ranges, source(1, "10.0.0.0/8")),
+            add(ranges, source(1, "10.1.0.0/16")),
+            add(ranges, source(1, "10.2.0.0/16")),
+            add(ranges, source(2, "10.2.0.0/16")),
+        ];
+        check_cut(narrower, [limit + 2, 1]);
     }
 }

@@ -3,6 +3,7 @@
 mod common;
 mod listing;
 mod reader;
+mod source_ranges;
 
 use std::fs;
 use std::io::{ErrorKind, Write as _};

@@ -11,8 +11,7 @@ use crate::name::{SetId, SetKind};
 
 /// The key's bytes: each part padded to four bytes, in network order but for slots and ids, which
 /// the kernel makes in the host's.
-#[must_use]
-pub fn encode_key(set: SetId, key: &Key) -> Vec<u8> {
+pub(crate) fn encode_key(set: SetId, key: &Key) -> Vec<u8> {
     let mut out = Vec::with_capacity(28);
     match key {
         Key::Address(address) => {
@@ -40,8 +39,7 @@ pub fn encode_key(set: SetId, key: &Key) -> Vec<u8> {
 }
 
 /// The bytes of the other end of a key that is a range; `None` for all others.
-#[must_use]
-pub fn encode_key_end(key: &Key) -> Option<Vec<u8>> {
+pub(crate) fn encode_key_end(key: &Key) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(48);
     let network = match key {
         Key::Source(frontend, network) => {
@@ -60,8 +58,7 @@ pub fn encode_key_end(key: &Key) -> Option<Vec<u8>> {
 }
 
 /// The value's bytes in an endpoint map.
-#[must_use]
-pub fn encode_endpoint(endpoint: &Endpoint) -> Vec<u8> {
+pub(crate) fn encode_endpoint(endpoint: &Endpoint) -> Vec<u8> {
     let mut out = Vec::with_capacity(20);
     put_address(&mut out, endpoint.address);
     put_port(&mut out, endpoint.port);
@@ -69,8 +66,7 @@ pub fn encode_endpoint(endpoint: &Endpoint) -> Vec<u8> {
 }
 
 /// Reads a key, and its other end if it is a range. `None`: not a key that we write into this set.
-#[must_use]
-pub fn decode_key(set: SetId, bytes: &[u8], end: Option<&[u8]>) -> Option<Key> {
+pub(crate) fn decode_key(set: SetId, bytes: &[u8], end: Option<&[u8]>) -> Option<Key> {
     let mut reader = Reader { bytes };
     let key = match set.kind {
         SetKind::AllowedSources => {
@@ -149,8 +145,7 @@ fn network_between(first: IpAddr, last: IpAddr) -> Option<IpNet> {
 }
 
 /// Reads the value of an endpoint map.
-#[must_use]
-pub fn decode_endpoint(family: Family, bytes: &[u8]) -> Option<Endpoint> {
+pub(crate) fn decode_endpoint(family: Family, bytes: &[u8]) -> Option<Endpoint> {
     let mut reader = Reader { bytes };
     Some(Endpoint { address: reader.address(family)?, port: reader.port()? })
 }
