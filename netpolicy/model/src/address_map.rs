@@ -1,19 +1,21 @@
 //! Values by address. There are as many as pods in the cluster, most of them by the four bytes of IPv4, so each
-//! family has a map of its own.
+//! family has a map of its own. They are sorted: blocks ask for ranges.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::table::Range;
 
 /// A map whose keys are addresses of both families.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AddressMap<V> {
-    v4: HashMap<Ipv4Addr, V>,
-    v6: HashMap<Ipv6Addr, V>,
+    v4: BTreeMap<Ipv4Addr, V>,
+    v6: BTreeMap<Ipv6Addr, V>,
 }
 
 impl<V> Default for AddressMap<V> {
     fn default() -> Self {
-        Self { v4: HashMap::new(), v6: HashMap::new() }
+        Self { v4: BTreeMap::new(), v6: BTreeMap::new() }
     }
 }
 
@@ -63,13 +65,24 @@ impl<V> AddressMap<V> {
         }
     }
 
-    /// All addresses and their values, in no order.
+    /// All addresses and their values, sorted.
     pub fn iter(&self) -> impl Iterator<Item = (IpAddr, &V)> {
         let v4 = self.v4.iter().map(|(address, value)| (IpAddr::V4(*address), value));
         v4.chain(self.v6.iter().map(|(address, value)| (IpAddr::V6(*address), value)))
     }
 
-    /// All values, in no order.
+    /// The addresses of a range, sorted.
+    pub(crate) fn within(&self, range: &Range) -> impl Iterator<Item = IpAddr> {
+        let (v4, v6) = match (range.first, range.last) {
+            (IpAddr::V4(first), IpAddr::V4(last)) => (Some(self.v4.range(first..=last)), None),
+            (IpAddr::V6(first), IpAddr::V6(last)) => (None, Some(self.v6.range(first..=last))),
+            _ => (None, None),
+        };
+        let v4 = v4.into_iter().flatten().map(|(address, _)| IpAddr::V4(*address));
+        v4.chain(v6.into_iter().flatten().map(|(address, _)| IpAddr::V6(*address)))
+    }
+
+    /// All values, sorted by address.
     pub fn values(&self) -> impl Iterator<Item = &V> {
         self.v4.values().chain(self.v6.values())
     }

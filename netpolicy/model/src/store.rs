@@ -1,89 +1,19 @@
 //! The newest of each object.
 
+mod dirty;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use shunt_model::object::ObjectKey;
 
+pub use self::dirty::{Dirty, Presence};
 use crate::address_map::AddressMap;
 use crate::cluster::{ClusterNetworkPolicy, PeerNode, Tier};
 use crate::domain::DomainName;
 use crate::object::{Direction, NAMESPACE_NAME, Namespace, NetworkPolicy, Peer, Pod};
 use crate::selector::{Labels, Selector};
-
-/// Whether an address is some pod's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Presence {
-    /// Now it is, and was no pod's before.
-    Appeared,
-    /// It is no pod's any more.
-    Gone,
-}
-
-/// What has to be compiled anew.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Dirty {
-    /// All there is: nothing is known of what has changed.
-    pub everything: bool,
-    /// ClusterNetworkPolicies have changed, and nothing else with them.
-    pub policies: bool,
-    /// Namespaces whose NetworkPolicies have, or that have themselves.
-    pub namespaces: BTreeSet<Arc<str>>,
-    /// Those of them that have themselves: other selectors may match their pods.
-    pub relabelled: BTreeSet<Arc<str>>,
-    /// Addresses whose pod has changed.
-    pub addresses: BTreeSet<IpAddr>,
-    /// Addresses whose names by DNS have changed. Connections that have begun do not depend on them.
-    pub names: BTreeSet<IpAddr>,
-    /// Addresses that have come or gone: they have no live connections.
-    pub presence: BTreeMap<IpAddr, Presence>,
-}
-
-impl Dirty {
-    /// Everything.
-    #[must_use]
-    pub fn everything() -> Self {
-        Self { everything: true, ..Self::default() }
-    }
-
-    /// What ClusterNetworkPolicies say.
-    fn policies() -> Self {
-        Self { policies: true, ..Self::default() }
-    }
-
-    /// What the NetworkPolicies of a namespace say.
-    fn policies_of(key: &ObjectKey) -> Self {
-        Self { namespaces: [Arc::clone(&key.namespace)].into(), ..Self::default() }
-    }
-
-    /// A namespace itself.
-    fn namespace(name: &Arc<str>) -> Self {
-        let names = BTreeSet::from([Arc::clone(name)]);
-        Self { namespaces: names.clone(), relabelled: names, ..Self::default() }
-    }
-
-    /// Whether nothing has.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        !self.everything
-            && !self.policies
-            && self.namespaces.is_empty()
-            && self.addresses.is_empty()
-            && self.names.is_empty()
-    }
-
-    /// Adds what another change made dirty.
-    pub fn merge(&mut self, other: Self) {
-        self.everything |= other.everything;
-        self.policies |= other.policies;
-        self.namespaces.extend(other.namespaces);
-        self.relabelled.extend(other.relabelled);
-        self.addresses.extend(other.addresses);
-        self.names.extend(other.names);
-        self.presence.extend(other.presence);
-    }
-}
 
 /// What pods of a namespace that share their labels have in common.
 #[derive(Clone, Debug)]
@@ -314,7 +244,7 @@ impl Store {
     }
 
     /// All addresses that have names by DNS.
-    pub fn named_addresses(&self) -> impl Iterator<Item = IpAddr> {
+    pub(crate) fn named_addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.names.keys().copied()
     }
 
@@ -371,7 +301,7 @@ impl Store {
         self.pods.values()
     }
 
-    /// All addresses that policy knows, with who has them, in no order.
+    /// All addresses that policy knows, with who has them, sorted.
     pub fn addresses(&self) -> impl Iterator<Item = (IpAddr, &Arc<Pod>)> {
         self.owners.iter()
     }
@@ -384,14 +314,12 @@ impl Store {
     }
 
     /// Whether there are pods of a namespace that share these labels.
-    #[must_use]
-    pub fn has_alike(&self, namespace: &Arc<str>, labels: &Arc<Labels>) -> bool {
+    pub(crate) fn has_alike(&self, namespace: &Arc<str>, labels: &Arc<Labels>) -> bool {
         self.alike.contains_key(&place(namespace, labels))
     }
 
     /// Whether a selector matches a namespace.
-    #[must_use]
-    pub fn selects_namespace(&self, selector: &Selector, name: &Arc<str>) -> bool {
+    pub(crate) fn selects_namespace(&self, selector: &Selector, name: &Arc<str>) -> bool {
         match self.namespaces.get(name) {
             Some(namespace) => selector.selects(&namespace.labels),
             None => selector.selects(&self.namespace_labels(name)),
@@ -404,8 +332,7 @@ impl Store {
     }
 
     /// The labels of a namespace. One that is not known (yet) has its name as label, as all have.
-    #[must_use]
-    pub fn namespace_labels(&self, name: &Arc<str>) -> Labels {
+    pub(crate) fn namespace_labels(&self, name: &Arc<str>) -> Labels {
         self.namespaces.get(name).map_or_else(
             || Labels::from([(NAMESPACE_NAME.into(), Arc::clone(name))]),
             |namespace| namespace.labels.clone(),
@@ -439,7 +366,7 @@ impl Store {
     }
 
     /// Those of a tier, in the order in which they are asked.
-    pub fn cluster_policies_of(
+    pub(crate) fn cluster_policies_of(
         &self,
         tier: Tier,
     ) -> impl Iterator<Item = &Arc<ClusterNetworkPolicy>> {
@@ -452,7 +379,7 @@ impl Store {
     }
 
     /// The Nodes that have an address.
-    pub fn nodes_at(&self, address: IpAddr) -> impl Iterator<Item = &Arc<PeerNode>> {
+    pub(crate) fn nodes_at(&self, address: IpAddr) -> impl Iterator<Item = &Arc<PeerNode>> {
         self.node_addresses.get(&address).into_iter().flatten()
     }
 

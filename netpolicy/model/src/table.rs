@@ -106,8 +106,7 @@ impl Row {
     }
 
     /// Whether it accepts all that another does.
-    #[must_use]
-    pub fn covers(&self, other: &Self) -> bool {
+    pub(crate) fn covers(&self, other: &Self) -> bool {
         other.without(self) == Self::default()
     }
 }
@@ -206,8 +205,7 @@ pub enum Verdict {
 
 impl Table {
     /// The class that an address is in for whoever sends to it.
-    #[must_use]
-    pub fn destination_atom(&self, address: IpAddr) -> Atom {
+    pub(crate) fn destination_atom(&self, address: IpAddr) -> Atom {
         self.named.get(&address).copied().unwrap_or_else(|| self.atom(address))
     }
 

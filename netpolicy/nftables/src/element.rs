@@ -58,8 +58,7 @@ pub fn encode(set: SetId, key: &Key) -> Vec<u8> {
 }
 
 /// The bytes of the other end of a key that is a range; `None` for all others.
-#[must_use]
-pub fn encode_end(key: &Key) -> Option<Vec<u8>> {
+pub(crate) fn encode_end(key: &Key) -> Option<Vec<u8>> {
     let Key::Range(row, protocol, _, last) = *key else { return None };
     let mut out = Vec::with_capacity(12);
     put_port(&mut out, row.0.to_be_bytes(), protocol, last);
@@ -67,14 +66,12 @@ pub fn encode_end(key: &Key) -> Option<Vec<u8>> {
 }
 
 /// An atom or a row as the kernel keeps it.
-#[must_use]
-pub const fn encode_value(value: u32) -> [u8; 4] {
+pub(crate) const fn encode_value(value: u32) -> [u8; 4] {
     value.to_ne_bytes()
 }
 
 /// Reads an atom or a row.
-#[must_use]
-pub fn decode_value(bytes: &[u8]) -> Option<u32> {
+pub(crate) fn decode_value(bytes: &[u8]) -> Option<u32> {
     bytes.try_into().ok().map(u32::from_ne_bytes)
 }
 
@@ -119,8 +116,7 @@ pub fn decode(set: SetId, bytes: &[u8], end: Option<&[u8]>) -> Option<Key> {
 }
 
 /// The bytes of an address.
-#[must_use]
-pub fn encode_address(address: IpAddr) -> Vec<u8> {
+pub(crate) fn encode_address(address: IpAddr) -> Vec<u8> {
     let mut out = Vec::with_capacity(16);
     put_address(&mut out, address);
     out

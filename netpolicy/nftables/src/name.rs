@@ -93,8 +93,7 @@ impl SetId {
     }
 
     /// Whether it tells what a row decides.
-    #[must_use]
-    pub const fn is_of_rows(self) -> bool {
+    pub(crate) const fn is_of_rows(self) -> bool {
         matches!(
             self,
             Self::Protocols
@@ -109,8 +108,7 @@ impl SetId {
     }
 
     /// Whether it holds ranges of ports.
-    #[must_use]
-    pub const fn has_port_ranges(self) -> bool {
+    pub(crate) const fn has_port_ranges(self) -> bool {
         matches!(self, Self::Ranges | Self::DeniedRanges)
     }
 

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use nix::libc::NETLINK_NETFILTER;
 use reader::{nft, open_when_free};
 use shunt_cluster::{
-    Cluster, ClusterSpec, Connection, EchoServer, Families, Network, NodeSpec, Outcome,
-    ProbeOptions, Protocol, probe,
+    Cluster, ClusterSpec, Connection, EchoServer, Families, Network, NodeSpec, ProbeOptions,
+    Protocol, probe,
 };
 use shunt_model::address;
 use shunt_model::object::ObjectKey;
@@ -32,8 +32,9 @@ use shunt_netpolicy_nftables::kernel::{
 use shunt_netpolicy_nftables::layout::{Denial, Switched, Variant};
 use world::{block, pod, pods, policy, port};
 
+/// How long is waited for an answer that is not expected. Nothing is sent again in that time.
 const SILENCE: Duration = Duration::from_millis(900);
-/// With who has answered for one family.
+/// How long an answer may take where others have the CPU.
 const PATIENCE: Duration = Duration::from_secs(10);
 const PORT: u16 = 8080;
 
@@ -97,23 +98,21 @@ impl World {
         self.table.sync(Change { table, own: Some(own), ..more }).expect("a sync")
     }
 
+    /// Whether one is answered by another, over UDP.
     fn reaches(&self, from: &str, to: &str) -> bool {
-        self.reaches_by(Protocol::Udp, from, to)
+        self.is_answered(Protocol::Udp, from, to, PATIENCE)
     }
 
-    fn reaches_by(&self, protocol: Protocol, from: &str, to: &str) -> bool {
+    /// Whether it is not.
+    fn is_denied(&self, from: &str, to: &str) -> bool {
+        !self.is_answered(Protocol::Udp, from, to, SILENCE)
+    }
+
+    fn is_answered(&self, protocol: Protocol, from: &str, to: &str, within: Duration) -> bool {
         let netns = self.cluster.host(from).expect("a host").netns();
-        let ask = |to: IpAddr, patience| {
-            let outcome =
-                probe(netns, protocol, SocketAddr::new(to, PORT), &ProbeOptions::within(patience));
-            matches!(outcome, Outcome::Answer { .. })
-        };
-        let addresses = self.addresses(to);
-        let mut answers: BTreeSet<bool> = addresses.iter().map(|to| ask(*to, SILENCE)).collect();
-        if answers.len() > 1 {
-            // An answer may come late where others have the CPU.
-            answers = addresses.iter().map(|to| ask(*to, PATIENCE)).collect();
-        }
+        let ask = |to| probe(netns, protocol, (to, PORT).into(), &ProbeOptions::within(within));
+        let answers: BTreeSet<bool> =
+            self.addresses(to).into_iter().map(|to| ask(to).is_answer()).collect();
         assert_eq!(answers.len(), 1, "both families alike");
         answers.contains(&true)
     }
@@ -170,7 +169,7 @@ fn drops_are_logged_and_counted_by_direction() {
     let netns = world.cluster.host("node-1").expect("a node").netns();
     assert!(netns.run(DropLog::open).is_err(), "one listener");
     assert!(world.reaches("b", "a"));
-    assert!(!world.reaches("c", "a") && !world.reaches("a", "c"));
+    assert!(world.is_denied("c", "a") && world.is_denied("a", "c"));
     let packets = logged(&mut log);
     let of = |denial| packets.iter().filter(move |packet| packet.denial == denial);
     let ingress: Vec<_> = of(Denial::Policy(Direction::Ingress)).collect();
@@ -205,7 +204,7 @@ fn what_policies_decide_is_counted_and_kept_when_they_change_and_nft_reads_it() 
     let counting = Variant { counting: true, ..Variant::default() };
     let mut world = World::new(Options { keep_connections: true, ..options(counting) });
     assert!(world.reaches("b", "a"));
-    assert!(!world.reaches("c", "a") && !world.reaches("a", "c"));
+    assert!(world.is_denied("c", "a") && world.is_denied("a", "c"));
     let of = |world: &mut World| {
         let counted = world.table.counted().expect("counters");
         counted.iter().map(|(policy, count)| (policy.to_string(), *count)).collect::<Vec<_>>()
@@ -256,7 +255,7 @@ fn in_an_audited_namespace_what_would_be_dropped_is_told_and_in_others_it_is() {
     let mut log = world.listen();
     assert!(world.reaches("b", "a") && world.reaches("c", "a"), "in");
     assert!(world.reaches("a", "b"), "out");
-    assert!(!world.reaches("b", "c") && !world.reaches("a", "c"), "not audited");
+    assert!(world.is_denied("b", "c") && world.is_denied("a", "c"), "not audited");
     let by = |packet: &DroppedPacket| (packet.denial, packet.audited);
     let denials: BTreeSet<_> = logged(&mut log).iter().map(by).collect();
     let [ingress, egress] = [Direction::Ingress, Direction::Egress].map(Denial::Policy);
@@ -267,7 +266,7 @@ fn in_an_audited_namespace_what_would_be_dropped_is_told_and_in_others_it_is() {
     let held = nft(netns, &["list", "set", "inet", "shunt-policy", "audited_v4"]);
     assert!(held.contains("10.77.1.11") && !held.contains("10.77.1.13"), "{held}");
     audit(&mut world, false, Dirty::default());
-    assert!(world.reaches("b", "a") && !world.reaches("c", "a") && !world.reaches("a", "b"));
+    assert!(world.reaches("b", "a") && world.is_denied("c", "a") && world.is_denied("a", "b"));
 }
 
 #[test]
@@ -302,7 +301,7 @@ fn the_address_of_an_unknown_pod_is_closed_until_it_is_known() {
     let more = Change { pod_networks: Some(networks), known: a_and_b, ..Change::default() };
     world.sync(&Dirty::default(), more);
     let mut log = world.listen();
-    assert!(!world.reaches("b", "c") && !world.reaches("c", "b"), "it is not known");
+    assert!(world.is_denied("b", "c") && world.is_denied("c", "b"), "it is not known");
     assert!(world.reaches("b", "a"), "both are known");
     assert!(world.reaches("node-1", "c"), "its own node may");
     assert!(logged(&mut log).iter().all(|packet| packet.denial == Denial::Unknown));
@@ -313,7 +312,7 @@ fn the_address_of_an_unknown_pod_is_closed_until_it_is_known() {
     // Gone, its address is closed again.
     let gone = c.into_keys().map(|address| (address, false)).collect();
     world.sync(&Dirty::default(), Change { known: gone, ..Change::default() });
-    assert!(!world.reaches("b", "c"));
+    assert!(world.is_denied("b", "c"));
 }
 
 #[test]
@@ -329,7 +328,7 @@ fn connections_are_kept_where_that_is_chosen() {
         let dirty = world.store.put_policy(nobody);
         world.sync(&dirty, Change::default());
         assert_eq!(connection.exchange("after").is_ok(), keep_connections);
-        assert!(!world.reaches("b", "a"), "a new one is not allowed");
+        assert!(world.is_denied("b", "a"), "a new one is not allowed");
     }
 }
 
@@ -343,14 +342,21 @@ fn what_is_switched_is_judged_on_the_bridge() {
         let options = options(Variant { log: true, ..Variant::default() });
         let mut world = World::on(Network::BridgeUnseen, options, Some(way));
         let mut log = world.listen();
-        let tcp = |from, to| world.reaches_by(Protocol::Tcp, from, to);
-        assert!(tcp("b", "a") && tcp("b", "c") && tcp("c", "b"), "{way:?}: it is allowed");
-        assert!(!tcp("c", "a") && !tcp("a", "b"), "{way:?}: a new connection is not");
-        assert!(tcp("node-1", "a"), "{way:?}: from its own node, which is routed");
+        let tcp = |world: &World, from, to| world.is_answered(Protocol::Tcp, from, to, PATIENCE);
+        let no_tcp = |world: &World, from, to| !world.is_answered(Protocol::Tcp, from, to, SILENCE);
+        assert!(
+            tcp(&world, "b", "a") && tcp(&world, "b", "c") && tcp(&world, "c", "b"),
+            "{way:?}: it is allowed"
+        );
+        assert!(
+            no_tcp(&world, "c", "a") && no_tcp(&world, "a", "b"),
+            "{way:?}: a new connection is not"
+        );
+        assert!(tcp(&world, "node-1", "a"), "{way:?}: from its own node, which is routed");
         assert!(world.reaches("b", "a"));
         // Where connections are not tracked an answer looks like a question.
         let tracked = way == Switched::Tracked;
-        assert_eq!(world.reaches("c", "a"), !tracked);
+        assert!(if tracked { world.is_denied("c", "a") } else { world.reaches("c", "a") });
         let denials: BTreeSet<_> = logged(&mut log).iter().map(|packet| packet.denial).collect();
         assert_eq!(denials, Direction::ALL.map(Denial::Policy).into());
         assert!(world.dropped().ingress >= 2 && world.dropped().egress >= 2);
@@ -373,12 +379,12 @@ fn what_is_switched_is_judged_on_the_bridge() {
         let dirty = world.store.put_policy(nobody);
         let report = world.sync(&dirty, Change::default());
         assert_eq!(report.rebuilt, None, "{way:?}: a change is a few elements in both tables");
-        assert!(!world.reaches_by(Protocol::Tcp, "b", "a"), "{way:?}: not any more");
+        assert!(no_tcp(&world, "b", "a"), "{way:?}: not any more");
         assert_eq!(live.exchange("after").is_err(), tracked, "{way:?}: what has begun");
 
         let dirty = world.store.remove_policy(&ObjectKey::new("x", "p"));
         world.sync(&dirty, Change::default());
         assert!(!world.listed().contains("shunt-policy"), "nobody is isolated: no table is left");
-        assert!(world.reaches_by(Protocol::Tcp, "c", "a"));
+        assert!(tcp(&world, "c", "a"));
     }
 }

@@ -44,7 +44,8 @@ impl Compiler {
         }
         let blocks = features.iter().filter(|feature| matches!(feature.is, Is::Block(_)));
         let ranges = network::networks(blocks.copied());
-        self.of_networks(&ranges, &mut addresses);
+        // Those in them whose class is not that of their network alone.
+        addresses.extend(ranges.iter().flat_map(|(range, _)| self.table.peers.within(range)));
         of_ports(store, asked, &ranges, &mut addresses);
         let named = self.of_names(store, dirty, (&features, &ranges), &addresses);
         Suspects { addresses, named }
@@ -71,14 +72,6 @@ impl Compiler {
                 self.features.forget(namespace, labels);
                 addresses.extend(theirs);
             }
-        }
-    }
-
-    /// Those in some networks whose class is not that of their network alone.
-    fn of_networks(&self, ranges: &[(Range, Signature)], addresses: &mut Vec<IpAddr>) {
-        if !ranges.is_empty() {
-            let told_apart = self.table.peers.iter().map(|(address, _)| address);
-            addresses.extend(told_apart.filter(|address| range_with(ranges, *address).is_some()));
         }
     }
 

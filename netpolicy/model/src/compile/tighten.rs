@@ -8,8 +8,9 @@ use crate::object::Direction;
 use crate::store::{Dirty, Presence};
 use crate::table::{Atom, Decisions, Delta, Local, Row, RowId, Table};
 
-/// The local addresses that accept less of somebody after a change than before. Addresses that have
-/// appeared with it have no connections yet, and those that are gone have none any more.
+/// The local addresses that accept less of somebody after a change than before. Those that are gone have no connections
+/// any more. Those that have appeared may have some of the pod that had the address before: a client of UDP that goes on
+/// sending keeps them alive.
 pub(super) fn tightened(old: &Table, delta: &Delta, dirty: &Dirty) -> BTreeSet<IpAddr> {
     let presence = &dirty.presence;
     if delta.is_empty() {
@@ -27,16 +28,17 @@ pub(super) fn tightened(old: &Table, delta: &Delta, dirty: &Dirty) -> BTreeSet<I
         addresses.extend(old.locals.keys());
     }
     let loses = |address: &&&IpAddr| {
-        if presence.contains_key(**address) {
-            return false;
-        }
         let nothing = Local::default();
         let before = old.locals.get(**address).unwrap_or(&nothing);
         let after = match delta.locals.get(**address) {
             Some(changed) => changed.as_ref().unwrap_or(&nothing),
             None => before,
         };
-        if after.audit || before.audit {
+        let presence = presence.get(**address);
+        if presence == Some(&Presence::Gone) {
+            return false;
+        }
+        if after.audit || before.audit || presence.is_some() {
             return !after.audit && *after != nothing;
         }
         let stay = stay.iter().filter(|_| changed(address)).map(|atom| (*atom, *atom));
