@@ -6,6 +6,7 @@
 mod tests;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use ipnet::IpNet;
 use nix::libc;
@@ -50,15 +51,59 @@ pub(crate) fn read<T: Default + Extend<U>, U>(
     })
 }
 
-/// Takes the waiting events of addresses and links; tells whether they must be read anew. Our own comings and goings on the
-/// Services' device are thousands, and nobody's concern.
-pub(crate) fn concern_us(events: &mut Socket) -> shunt_netlink::Result<bool> {
-    let services = service_device();
-    let mut concerned = false;
-    let lost = events.drain(|_, payload, _| {
-        concerned |= services.is_none() || interface(payload) != services;
-    })?;
-    Ok(concerned || lost)
+/// Tells that addresses or links of a network namespace have changed. Our own comings and goings on the Services' device
+/// are thousands, and nobody's concern.
+#[derive(Debug)]
+pub(crate) struct Events {
+    socket: Socket,
+    /// The interface of which the kernel does not tell us.
+    ignored: Option<u32>,
+}
+
+impl Events {
+    /// Listens to these groups of the current network namespace (`RTNLGRP_*`).
+    ///
+    /// # Errors
+    /// If netlink fails.
+    pub(crate) fn open(groups: impl IntoIterator<Item = u32>) -> shunt_netlink::Result<Self> {
+        let mut events = Self { socket: Socket::open(libc::NETLINK_ROUTE)?, ignored: None };
+        events.ignore(service_device())?;
+        for group in groups {
+            events.socket.listen(group, true)?;
+        }
+        Ok(events)
+    }
+
+    /// Takes those that wait; tells whether what they are about must be read anew. To be called on a thread of the network
+    /// namespace.
+    ///
+    /// # Errors
+    /// If netlink fails.
+    pub(crate) fn concern_us(&mut self) -> shunt_netlink::Result<bool> {
+        let services = service_device();
+        // Before they are taken: of a new device that has thousands of addresses, most are still to come.
+        self.ignore(services)?;
+        let mut concerned = false;
+        let lost = self.socket.drain(|_, payload, _| {
+            concerned |= services.is_none() || interface(payload) != services;
+        })?;
+        Ok(concerned || lost)
+    }
+
+    /// Each of them would be a read of its own, on the processor that puts the addresses there.
+    fn ignore(&mut self, services: Option<u32>) -> shunt_netlink::Result<()> {
+        if let Some(index) = services.filter(|_| services != self.ignored) {
+            self.socket.ignore_interface(index)?;
+            self.ignored = services;
+        }
+        Ok(())
+    }
+}
+
+impl AsFd for Events {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
 }
 
 fn service_device() -> Option<u32> {

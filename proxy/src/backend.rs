@@ -85,9 +85,9 @@ pub trait Backend {
     /// The process that made the last foreign change, if the kernel told.
     fn last_writer(&self) -> Option<String>;
 
-    /// Readable when [`foreign_change`](Self::foreign_change) may have something to say; `None`
-    /// as long as no one else can write.
-    fn events(&self) -> Option<BorrowedFd<'_>>;
+    /// One of them is readable when [`foreign_change`](Self::foreign_change) may have something to
+    /// say; none as long as no one else can write.
+    fn events(&self) -> Vec<BorrowedFd<'_>>;
 
     /// Beats with each portion that is committed, also in the middle of a sync.
     fn pulse(&self) -> Pulse;
@@ -125,7 +125,7 @@ impl<B: Backend + ?Sized> Backend for Box<B> {
         (**self).last_writer()
     }
 
-    fn events(&self) -> Option<BorrowedFd<'_>> {
+    fn events(&self) -> Vec<BorrowedFd<'_>> {
         (**self).events()
     }
 
@@ -223,6 +223,7 @@ fn ipvs_settings(given: &Ipvs, owner: bool) -> Result<Settings, Failure> {
             udp: seconds(given.udp_timeout),
         },
         owner,
+        patrol: given.sync_period.to_duration(),
         ..Settings::default()
     };
     if !given.scheduler.is_empty() {
@@ -253,8 +254,8 @@ macro_rules! backend {
                 Self::last_writer(self).map(ToOwned::to_owned)
             }
 
-            fn events(&self) -> Option<BorrowedFd<'_>> {
-                Self::events(self)
+            fn events(&self) -> Vec<BorrowedFd<'_>> {
+                Self::events(self).into_iter().collect()
             }
 
             fn pulse(&self) -> Pulse {
@@ -278,10 +279,10 @@ backend!(PolicyTable, Change, {
 });
 backend!(VirtualServers, PlanDelta, {
     fn tend_at(&self) -> Option<Instant> {
-        self.look_at()
+        Self::tend_at(self)
     }
 
     fn tend(&mut self, now: Instant) -> Result<usize, BackendError> {
-        Ok(self.look(now)?)
+        Ok(Self::tend(self, now)?)
     }
 });

@@ -3,6 +3,8 @@
 //! It only reads: nf_tables and the links over netlink, the rest from /proc. Each finding says
 //! what follows from it and what to do.
 
+mod anycast;
+mod checksums;
 mod hooks;
 mod links;
 mod machine;
@@ -93,6 +95,8 @@ pub fn examine() -> Vec<Finding> {
     let links = crate::links::read().unwrap_or_default();
     found.extend(links::findings(&links));
     found.extend(reverse_path::findings(Path::new("/"), &links));
+    found.extend(anycast::findings(Path::new("/")));
+    found.extend(checksums::findings(Path::new("/"), &links));
     found.extend(rivals::running().map(|what| {
         Finding::new(
             Severity::Problem,

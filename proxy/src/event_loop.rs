@@ -1,35 +1,32 @@
-//! The event loop: one owner for the snapshot, the plan and the problems.
+//! The event loop: one owner for the snapshot, the plan and the problems. What an event means for Services
+//! (`services`) and for network policy (`policy`) has a file of its own each.
 //!
 //! It waits for events, takes in all that are there, and hands the difference they make to the
 //! kernel thread. There is no timer between an event and its order: while the kernel works, more
 //! events collect by themselves.
 
+mod event;
 mod in_step;
 mod policy;
 mod questions;
+mod services;
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use shunt_model::compile::Settings;
-use shunt_model::object::ObjectKey;
-use shunt_model::plan::PlanDelta;
-use shunt_model::problem::{Kind, Problem};
-use shunt_model::snapshot::Change;
+use shunt_model::problem::Problem;
 use shunt_netpolicy_nftables::kernel::Change as PolicyChange;
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
-use tracing::{debug, error, info, warn};
 
+pub use self::event::{Event, Inputs};
 use self::in_step::InStep;
 pub use self::questions::Question;
-use crate::drops::DropEvent;
-use crate::kernel::{Ended, Failed, Kernel, KernelEvent, Order, Reason, Synced};
+use crate::kernel::{Ended, Kernel, KernelEvent};
 use crate::ledger::{Ledger, Origin};
 use crate::metrics::Metrics;
-use crate::names::NamesEvent;
-use crate::nri::NriEvent;
 use crate::planner::Planner;
 use crate::policy::PolicyPlanner;
 use crate::progress::{Health, PATIENCE, Progress};
@@ -41,82 +38,6 @@ use crate::source::SourceEvent;
 const BATCH: usize = 1024;
 /// How often the loop shows that it turns, while it may be silent.
 const TURNS: u32 = 6;
-/// How often, at most, a fight over what is ours is warned of.
-const REPAIRS_TOLD: Duration = Duration::from_secs(60);
-
-/// Everything that can happen to the loop.
-#[derive(Debug)]
-pub enum Event {
-    /// A source of objects has something to say.
-    Source(SourceEvent),
-    /// The kernel thread reports.
-    Kernel(KernelEvent),
-    /// Network policy has dropped something.
-    Drops(DropEvent),
-    /// A DNS answer has come for a pod whose policies speak of domain names.
-    Names(NamesEvent),
-    /// The container runtime tells of a pod.
-    Nri(NriEvent),
-    /// The kernel thread of network policy reports.
-    PolicyKernel(KernelEvent),
-    /// Someone wants to know something.
-    Question(Question),
-    /// A health-check node port can be listened on, or cannot.
-    Listening(Listening),
-}
-
-impl Event {
-    /// The value of the label `kind` of `shunt_events_total`.
-    #[must_use]
-    pub const fn kind(&self) -> &'static str {
-        match self {
-            Self::Source(SourceEvent::Change(change)) => match change {
-                Change::ListStarted(_) => "list_started",
-                Change::ListDone(_) => "list_done",
-                Change::Applied { .. } => "applied",
-                Change::Rejected { .. } => "rejected",
-                Change::Deleted { .. } => "deleted",
-                Change::LocalAddresses(_) => "local_addresses",
-                Change::BlindLinks(_) => "blind_links",
-            },
-            Self::Source(SourceEvent::Policy(_)) => "policy",
-            Self::PolicyKernel(_) => "policy_kernel",
-            Self::Drops(_) => "drops",
-            Self::Names(_) => "names",
-            Self::Nri(_) => "nri",
-            Self::Source(SourceEvent::Triggered(_)) => "triggered",
-            Self::Source(SourceEvent::FileProblems { .. }) => "file_problems",
-            Self::Source(SourceEvent::Network { .. }) => "network",
-            Self::Kernel(KernelEvent::Synced(_)) => "synced",
-            Self::Kernel(KernelEvent::Failed(_)) => "sync_failed",
-            Self::Kernel(KernelEvent::ForeignChange { .. }) => "foreign_change",
-            Self::Kernel(KernelEvent::Swept(_)) => "swept",
-            Self::Question(_) => "question",
-            Self::Listening(_) => "listening",
-        }
-    }
-}
-
-/// Where events come from.
-#[derive(Debug)]
-pub struct Inputs {
-    /// Objects and manifests.
-    pub sources: mpsc::Receiver<SourceEvent>,
-    /// The kernel thread.
-    pub kernel: mpsc::UnboundedReceiver<KernelEvent>,
-    /// The kernel thread of network policy, if there is one.
-    pub policy: Option<mpsc::UnboundedReceiver<KernelEvent>>,
-    /// What network policy drops.
-    pub drops: mpsc::Receiver<DropEvent>,
-    /// DNS answers.
-    pub names: mpsc::Receiver<NamesEvent>,
-    /// The container runtime.
-    pub nri: mpsc::Receiver<NriEvent>,
-    /// The HTTP server.
-    pub questions: mpsc::Receiver<Question>,
-    /// Health-check node ports.
-    pub listening: mpsc::UnboundedReceiver<Listening>,
-}
 
 /// Why the loop has ended, which it never does by itself.
 #[derive(Debug, thiserror::Error)]
@@ -300,10 +221,6 @@ impl EventLoop {
         match event {
             Event::Source(SourceEvent::Change(change)) => self.change(change, now),
             Event::Source(SourceEvent::Policy(change)) => self.policy_change(change, now),
-            Event::PolicyKernel(event) => self.policy_kernel(event, now),
-            Event::Drops(event) => self.policy_drops(&event),
-            Event::Names(event) => self.policy_names(event, now),
-            Event::Nri(event) => self.policy_nri(event, now),
             Event::Source(SourceEvent::Triggered(at)) => {
                 self.metrics.triggered(self.planner.ordered() + 1, at);
             }
@@ -317,16 +234,11 @@ impl EventLoop {
                 let texts = problems.iter().map(ToString::to_string).collect();
                 self.found(Origin::File(file), texts);
             }
-            Event::Kernel(KernelEvent::Synced(synced)) => self.synced(&synced, now),
-            Event::Kernel(KernelEvent::Failed(failed)) => self.failed(failed, now),
-            Event::Kernel(KernelEvent::ForeignChange { writer }) => {
-                self.metrics.foreign_change();
-                self.writer = writer;
-            }
-            Event::Kernel(KernelEvent::Swept(swept)) => {
-                self.metrics.swept(&swept);
-                self.progress.swept(swept.ended);
-            }
+            Event::Kernel(event) => self.kernel(event, now),
+            Event::PolicyKernel(event) => self.policy_kernel(event, now),
+            Event::Drops(event) => self.policy_drops(&event),
+            Event::Names(event) => self.policy_names(event, now),
+            Event::Nri(event) => self.policy_nri(event, now),
             Event::Listening(Listening { service, address, obstacle }) => {
                 let text = obstacle.map(|reason| {
                     format!(
@@ -340,87 +252,7 @@ impl EventLoop {
         }
     }
 
-    /// The order for the kernel thread that all events so far amount to, if there is one.
-    pub fn next_order(&mut self, now: Instant) -> Option<Order> {
-        let order = self.planner.order(now)?;
-        let first = order.number == 1;
-        self.compiled(&order.delta);
-        self.in_step.ordered(order.number, &order.delta);
-        self.progress.ordered(order.number, now);
-        let totals = self.planner.totals();
-        self.metrics.ordered(order.number, totals);
-        self.publish_health();
-        if first {
-            info!(
-                services = totals.services,
-                endpoints = totals.endpoints,
-                "the first lists are complete"
-            );
-            let missing = self.planner.missing();
-            if !missing.is_empty() {
-                warn!("going on without {}: NodePorts may be incomplete", missing.join(" and "));
-            }
-        }
-        Some(order)
-    }
-
-    fn change(&mut self, change: Change, now: Instant) {
-        match &change {
-            Change::Applied { object, .. } => self.metrics.changed(object.kind()),
-            Change::Deleted { kind, .. } => self.metrics.changed(*kind),
-            _ => {}
-        }
-        let listed = match &change {
-            Change::Applied { object, problems } => {
-                self.found(Origin::Object(object.kind(), object.key()), texts(problems));
-                None
-            }
-            Change::Rejected { kind, key, problems } => {
-                self.found(Origin::Object(*kind, key.clone()), texts(problems));
-                None
-            }
-            Change::Deleted { kind, key } => {
-                self.found(Origin::Object(*kind, key.clone()), BTreeSet::new());
-                None
-            }
-            Change::ListDone(kind) => Some(*kind),
-            Change::ListStarted(_) | Change::LocalAddresses(_) | Change::BlindLinks(_) => None,
-        };
-        if let (Change::LocalAddresses(addresses), Some(policy)) = (&change, &mut self.policy) {
-            policy.take_addresses(addresses, now);
-        }
-        let of_node = is_of_node(&change);
-        self.planner.take(change, now);
-        if let Some(kind) = listed {
-            self.forget_unlisted(kind);
-        }
-        if of_node {
-            self.publish_health();
-        }
-    }
-
-    /// After a list: objects that it did not name have no problems any more.
-    fn forget_unlisted(&mut self, kind: Kind) {
-        let held = self.planner.snapshot().problems();
-        let held: BTreeSet<ObjectKey> = held
-            .filter(|problem| problem.kind == kind)
-            .map(|problem| problem.object.clone())
-            .collect();
-        for key in self.ledger.objects(kind) {
-            if !held.contains(&key) {
-                self.found(Origin::Object(kind, key), BTreeSet::new());
-            }
-        }
-    }
-
-    /// Notes what compiling has found wrong.
-    fn compiled(&mut self, delta: &PlanDelta) {
-        for (key, service) in &delta.services {
-            let found = service.as_ref().map(|service| texts(&service.problems));
-            self.found(Origin::Plan(key.clone()), found.unwrap_or_default());
-        }
-    }
-
+    /// Takes in what is wrong by one account, in place of what was before.
     fn found(&mut self, origin: Origin, texts: BTreeSet<String>) {
         let of = self.reporter.is_some().then(|| origin.clone());
         let news = self.ledger.replace(origin, texts);
@@ -433,90 +265,6 @@ impl EventLoop {
             news.log();
             self.metrics.problems(&self.ledger);
         }
-    }
-
-    fn synced(&mut self, synced: &Synced, now: Instant) {
-        if let Some(failed) = self.progress.failure() {
-            info!(attempts = failed.attempts, "syncing works again");
-        }
-        self.metrics.synced(synced);
-        let rejected = synced.report.rejected.iter().map(|(key, _)| key);
-        self.in_step.installed(synced.order, rejected);
-        self.progress.synced(synced, now, Timestamp::now());
-        self.publish_health();
-        let rejected = synced.report.rejected.iter().map(|(key, reason)| {
-            format!("Service {key}: the kernel rejects it, so it is not served: {reason}")
-        });
-        let degraded = synced.report.degraded.iter();
-        let degraded = degraded.map(|(key, how)| format!("Service {key}: {how}"));
-        self.found(Origin::Kernel, rejected.chain(degraded).collect());
-        self.tell_of_repair(synced, now);
-        log_sync(synced);
-    }
-
-    /// Warns when something had to be put right that we have not broken.
-    fn tell_of_repair(&mut self, synced: &Synced, now: Instant) {
-        if synced.report.operations == 0 && synced.report.rebuilt.is_none() {
-            return;
-        }
-        match synced.reason {
-            Reason::Repair => {
-                let told = self.repair_told.map(|told| now.saturating_duration_since(told));
-                if told.is_none_or(|told| told >= REPAIRS_TOLD) {
-                    self.repair_told = Some(now);
-                    let writer = self.writer.as_deref().unwrap_or("unknown");
-                    warn!(writer, "another process has changed what is ours; it is put right");
-                }
-            }
-            Reason::Verify => warn!("the kernel did not hold what it should; it is put right"),
-            Reason::First | Reason::Change | Reason::Retry => {}
-        }
-    }
-
-    fn failed(&mut self, failed: Failed, now: Instant) {
-        self.metrics.failed();
-        let (attempts, retry_in) = (failed.attempts, failed.retry_in);
-        let reason = failed.reason.word();
-        let text = failed.error.clone();
-        if self.progress.failed(failed, now) {
-            error!(reason, ?retry_in, "sync failed: {text}");
-        } else {
-            debug!(reason, attempts, ?retry_in, "sync failed again: {text}");
-        }
-        self.publish_health();
-    }
-}
-
-/// One line for each sync that did something.
-fn log_sync(synced: &Synced) {
-    let report = &synced.report;
-    if report.operations == 0 && report.rebuilt.is_none() && synced.reason != Reason::First {
-        debug!(reason = synced.reason.word(), read_back = report.read_back, "nothing to write");
-        return;
-    }
-    let milliseconds = |duration: Duration| duration.as_secs_f64() * 1e3;
-    info!(
-        reason = synced.reason.word(),
-        rebuilt = report.rebuilt,
-        services = synced.services,
-        operations = report.operations,
-        transactions = report.transactions,
-        read_ms = format_args!("{:.3}", milliseconds(report.read)),
-        diff_ms = format_args!("{:.3}", milliseconds(report.diff)),
-        commit_ms = format_args!("{:.3}", milliseconds(report.commit)),
-        latency_ms = synced.latency.map(|latency| format!("{:.3}", milliseconds(latency))),
-        "synced"
-    );
-}
-
-/// Whether a change may be one of our Node.
-const fn is_of_node(change: &Change) -> bool {
-    match change {
-        Change::Applied { object, .. } => matches!(object.kind(), Kind::Node),
-        Change::ListDone(kind) | Change::Rejected { kind, .. } | Change::Deleted { kind, .. } => {
-            matches!(kind, Kind::Node)
-        }
-        Change::ListStarted(_) | Change::LocalAddresses(_) | Change::BlindLinks(_) => false,
     }
 }
 

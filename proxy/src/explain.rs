@@ -4,6 +4,7 @@
 //! daemon, with what the kernel holds beside it, or from the objects alone, without kernel or root.
 
 mod answer;
+mod lack;
 mod service;
 mod text;
 mod walk;

@@ -235,7 +235,7 @@ fn serve<B: Backend>(
 }
 
 /// Waits until one of the descriptors is readable (level-triggered) or the time is over.
-fn wait_for(orders: BorrowedFd<'_>, events: Option<BorrowedFd<'_>>, wait: Duration) {
+fn wait_for(orders: BorrowedFd<'_>, events: Vec<BorrowedFd<'_>>, wait: Duration) {
     // poll counts in milliseconds: rounded up, or the last one would be spent spinning.
     let milliseconds = u32::try_from(wait.as_micros().div_ceil(1000)).unwrap_or(u32::MAX);
     let timeout = PollTimeout::try_from(milliseconds).unwrap_or(PollTimeout::MAX);

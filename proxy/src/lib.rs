@@ -12,6 +12,7 @@ pub mod drops;
 pub mod event_loop;
 pub mod explain;
 pub mod failure;
+pub mod heap;
 pub mod kernel;
 pub mod ledger;
 mod links;

@@ -33,6 +33,9 @@ const INFO_SLAVE_DATA: u16 = 5;
 const BRPORT_MODE: u16 = 4;
 const BR_NF_CALL_IPTABLES: u16 = 36;
 const BR_NF_CALL_IP6TABLES: u16 = 37;
+/// `IFLA_IPVLAN_MODE`, `IPVLAN_MODE_L2`: switched; L3 and L3S are routed.
+const IPVLAN_MODE: u16 = 1;
+const IPVLAN_SWITCHED: [u8; 2] = [0; 2];
 /// The length of `struct ifinfomsg`.
 const HEADER: usize = 16;
 /// `IFF_UP` (`include/uapi/linux/if.h`).
@@ -58,6 +61,8 @@ pub(crate) struct Link {
     pub(crate) hairpin: Option<bool>,
     /// Of a bridge: whether it shows what it switches to netfilter, whatever the sysctls say; for IPv4 and IPv6.
     pub(crate) shows: [bool; 2],
+    /// Of an ipvlan device: what a pod sends is routed as if a process of the node had sent it (modes L3 and L3S).
+    pub(crate) routes: bool,
 }
 
 /// All interfaces; `None` if they cannot be read.
@@ -79,8 +84,10 @@ fn link(payload: &[u8]) -> Option<Link> {
     let kind = find(INFO).and_then(|info| info.find(INFO_KIND));
     let port = find(INFO).and_then(|info| info.find(INFO_SLAVE_DATA)?.find(BRPORT_MODE));
     let kind = kind.and_then(|kind| kind.text().map(ToOwned::to_owned)).unwrap_or_default();
+    let data = |attribute| find(INFO).and_then(|info| info.find(INFO_DATA)?.find(attribute));
+    let mode = data(IPVLAN_MODE).filter(|_| kind == "ipvlan");
     let shows = |attribute| {
-        let data = find(INFO).and_then(|info| info.find(INFO_DATA)?.find(attribute));
+        let data = data(attribute);
         kind == "bridge" && data.is_some_and(|data| data.payload.first().is_some_and(|on| *on != 0))
     };
     Some(Link {
@@ -92,6 +99,7 @@ fn link(payload: &[u8]) -> Option<Link> {
         lower: number(LOWER).filter(|lower| *lower != 0 && find(LOWER_NETNS).is_none()),
         hairpin: port.and_then(|mode| mode.payload.first().map(|mode| *mode != 0)),
         shows: [shows(BR_NF_CALL_IPTABLES), shows(BR_NF_CALL_IP6TABLES)],
+        routes: mode.is_some_and(|mode| mode.payload != IPVLAN_SWITCHED),
         kind,
     })
 }
@@ -190,7 +198,8 @@ pub(crate) fn beside_pods(links: &[Link]) -> impl Iterator<Item = (&Link, &Link)
 }
 
 /// Bridges with pods that netfilter does not see, and what macvlan and ipvlan pods are on: those send by the node's device
-/// beside theirs or by what that sits on, and are reached by the one, hosts of the link by the other.
+/// beside theirs or by what that sits on, and are reached by the one, hosts of the link by the other. Where an ipvlan
+/// device routes, pods send by no interface.
 pub(crate) fn blind(
     links: &[Link],
     netfilter: BridgeNetfilter,
@@ -212,7 +221,8 @@ pub(crate) fn blind(
     let bridges = bridges(links).filter_map(|(bridge, _)| {
         way(bridge, bridge, bridge, &netfilter.unseen(bridge).collect::<Vec<_>>())
     });
-    let shared = beside_pods(links).flat_map(|(shim, lower)| {
+    let switched = beside_pods(links).filter(|(shim, _)| !shim.routes);
+    let shared = switched.flat_map(|(shim, lower)| {
         let ways = [(shim, shim), (shim, lower), (lower, shim), (lower, lower)];
         ways.into_iter().filter_map(move |(input, output)| way(input, output, shim, &Family::ALL))
     });
@@ -260,6 +270,8 @@ mod tests {
         ]));
         // The device of another machine's.
         assert!(blind(&[link(3, "eth0", "macvlan", None)], netfilter, &networks).is_empty());
-        assert!(blind(&[shim], netfilter, &networks).is_empty());
+        assert!(blind(std::slice::from_ref(&shim), netfilter, &networks).is_empty());
+        let routed = Link { routes: true, ..shim };
+        assert!(blind(&[link(2, "eth0", "", None), routed], netfilter, &networks).is_empty());
     }
 }

@@ -32,7 +32,7 @@ use crate::reporter::{About, Report};
 use crate::server::{Pages, Site, Sources, serve, serve_or_fail, service_health};
 use crate::source::network::Network;
 use crate::source::{SourceEvent, Wanted, api, client, local, manifests};
-use crate::{drops, logging, machine, names, nri, reporter, rivals};
+use crate::{drops, heap, logging, machine, names, nri, reporter, rivals};
 
 /// How many source events may wait for the loop. Sources wait when it is full: a first list must
 /// not be held in memory before it is taken in.
@@ -64,6 +64,7 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
         return init_only(&effective);
     }
     rivals::wait_until_alone();
+    heap::keep();
     let (services, lack) = backend::open(&mut effective)?;
     let backends = (services, open_policy(&effective)?, lack);
     // One thread for the loop, the sources and HTTP. Threads for what can only block (reading
@@ -185,9 +186,9 @@ async fn work(
     info!(version = env!("CARGO_PKG_VERSION"), node, source, "shunt is starting");
 
     let (reports, kernel_reports) = mpsc::unbounded_channel();
-    let verify_every = Some(effective.verify_interval).filter(|every| !every.is_zero());
+    let verified = Policy::verified(effective.verify_interval);
     let flows = Flows::start(effective.settings.reset_tcp, reports.clone());
-    let kernel = Kernel::start("kernel", services, flows, Policy { verify_every }, reports)
+    let kernel = Kernel::start("kernel", services, flows, verified, reports)
         .context("the kernel thread cannot be started")?;
     let (reports, policy_reports) = mpsc::unbounded_channel();
     let (drop_events, dropped) = mpsc::channel(drops::QUEUE);
@@ -199,7 +200,8 @@ async fn work(
         name_options = names;
         unset.extend(no_log);
         drops::start(log, decided, drop_events)?;
-        let started = Kernel::start("policy", table, None, Policy { verify_every }, reports);
+        let verified = Policy::verified(effective.verify_interval);
+        let started = Kernel::start("policy", table, None, verified, reports);
         let context = "the kernel thread of network policy cannot be started";
         policy_kernel = Some(started.context(context)?);
     }
@@ -294,8 +296,12 @@ async fn start_sources(
     changes: mpsc::Sender<SourceEvent>,
     tasks: &mut JoinSet<Result<(), Failure>>,
 ) -> Result<(String, Option<mpsc::Sender<Report>>), Failure> {
-    let mut network =
-        Network::new(effective.bridge_netfilter, wanted.is_some(), effective.masquerade_same_link);
+    let mut network = Network::new(
+        effective.bridge_netfilter,
+        wanted.is_some(),
+        effective.masquerade_same_link,
+        effective.settings.masquerade_all,
+    );
     let out = changes.clone();
     tasks.spawn(async {
         // Before the machine's addresses, without which nothing is done.

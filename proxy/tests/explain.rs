@@ -102,7 +102,7 @@ fn what_is_refused_or_dropped_has_a_reason() {
         0,
         &expect![[r#"
         198.51.100.7 -> 203.0.113.30:80/tcp, on n1: is refused
-          why        Service shop/idle has no endpoint
+          why        Service shop/idle has no endpoint: no EndpointSlice names it
           frontend   203.0.113.30:80/tcp, LoadBalancer of shop/idle
     "#]],
     );
@@ -118,13 +118,52 @@ fn what_is_refused_or_dropped_has_a_reason() {
 }
 
 #[test]
+fn what_keeps_a_service_from_answering_is_told() {
+    check(
+        &["shop/web-0", "service:shop/mistaken", "81"],
+        0,
+        &expect![[r#"
+        shop/web-0 (10.244.1.10) -> 10.96.0.40:81/tcp, on n1: is refused
+          why        Service shop/mistaken has no endpoint: its EndpointSlices have no port named "web" (tcp), which the Service's port is; they have: "http" (tcp)
+          frontend   10.96.0.40:81/tcp, ClusterIP of shop/mistaken, port web
+          remark     Service shop/mistaken: spec.externalIPs[0]: 2001:db8::40 is IPv6, the Service has no such ClusterIP; skipped
+    "#]],
+    );
+    check(
+        &["198.51.100.7", "203.0.113.1", "30081", "--node-name", "n1"],
+        0,
+        &expect![[r#"
+        198.51.100.7 -> node n1 (203.0.113.1:30081/tcp), on n1: goes on as it is
+          why        no Service has this address and port
+          to         203.0.113.1:30081 node n1; seen as 198.51.100.7; policy allows it
+                       egress: no policy is for it: it is no pod of the cluster's network
+                       ingress: no policy is for it: it is no pod of the cluster's network
+          remark     Service shop/mistaken: spec.externalIPs[0]: 2001:db8::40 is IPv6, the Service has no such ClusterIP; skipped
+          remark     30081 is a node port of Service shop/mistaken; nodePortAddresses has it served on 192.0.2.1 alone
+    "#]],
+    );
+    check(
+        &["2001:db8::7", "2001:db8::40", "81", "--node-name", "n1"],
+        0,
+        &expect![[r#"
+        2001:db8::7 -> [2001:db8::40]:81/tcp, on n1: goes on as it is
+          why        no Service has this address and port
+          to         [2001:db8::40]:81; seen as 2001:db8::7; policy allows it
+                       egress: no policy is for it: it is no pod of the cluster's network
+                       ingress: no policy is for it: it is no pod of the cluster's network
+          remark     Service shop/mistaken: spec.externalIPs[0]: 2001:db8::40 is IPv6, the Service has no such ClusterIP; skipped
+    "#]],
+    );
+}
+
+#[test]
 fn the_node_and_pods_without_a_service() {
     check(
         &["node", "10.96.0.30", "80", "--node-name", "n2"],
         0,
         &expect![[r#"
         node n2 (192.0.2.2) -> 10.96.0.30:80/tcp, on n2: is refused
-          why        Service shop/idle has no endpoint
+          why        Service shop/idle has no endpoint: no EndpointSlice names it
           frontend   10.96.0.30:80/tcp, ClusterIP of shop/idle
     "#]],
     );
@@ -191,7 +230,7 @@ fn what_stands_for_nothing_is_named() {
         &["shop/web-0", "service:shop/nothing", "80"],
         2,
         &expect![[r#"
-        shunt: TO: there is no Service shop/nothing with a ClusterIP
+        shunt: TO: no Service shop/nothing is served: there is none, it is headless or an ExternalName, or it is another proxy's
     "#]],
     );
     check(

@@ -29,8 +29,7 @@ pub struct Balancing {
 
 impl Balancing {
     /// The weight of endpoints on a node, if the Service says it.
-    #[must_use]
-    pub fn node_weight(&self, node: &str) -> Option<u8> {
+    pub(crate) fn node_weight(&self, node: &str) -> Option<u8> {
         let at = self.node_weights.binary_search_by(|(name, _)| (**name).cmp(node)).ok()?;
         Some(self.node_weights[at].1)
     }

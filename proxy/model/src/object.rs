@@ -41,8 +41,8 @@ impl ObjectKey {
     }
 
     /// Whether both share one piece of memory.
-    #[must_use]
-    pub fn is_same(&self, other: &Self) -> bool {
+    #[cfg(test)]
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 }

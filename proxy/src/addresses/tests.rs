@@ -1,3 +1,5 @@
+use shunt_cluster::{Netns, Peer};
+
 use super::*;
 
 /// A message of `RTM_NEWADDR`.
@@ -54,4 +56,46 @@ fn cut_messages_are_nothing() {
         assert_eq!(decode(&whole[..length]), None);
     }
     assert!(decode(&whole).is_some());
+}
+
+/// How many events wait, of whatever device.
+fn waiting(events: &mut Events) -> usize {
+    let mut count = 0;
+    assert!(!events.socket.drain(|_, _, _| count += 1).unwrap(), "some are lost");
+    count
+}
+
+/// Adds the first addresses of a network to a device.
+fn add(netns: &Netns, device: &str, network: &str, count: u8) {
+    for last in 1..=count {
+        let address = format!("{network}{last}/32").parse().unwrap();
+        netns.links().add_address(device, address).unwrap();
+    }
+}
+
+#[test]
+fn the_kernel_does_not_tell_of_services() {
+    let netns = Netns::new("events").unwrap();
+    let peer = Peer { name: "peer", netns: netns.fd() };
+    netns.links().add_veth("d", None, &peer).unwrap();
+    let mut events = netns.run(|| Events::open(GROUPS)).unwrap();
+    // A device that comes later is told of once.
+    netns.links().add("bridge", SERVICE_DEVICE).unwrap();
+    add(&netns, SERVICE_DEVICE, "10.96.0.", 3);
+    let (concerned, mut events) = netns.run(move || (events.concern_us().unwrap(), events));
+    assert!(!concerned && events.ignored.is_some());
+    add(&netns, SERVICE_DEVICE, "10.96.1.", 100);
+    add(&netns, "d", "192.0.2.", 2);
+    assert_eq!(waiting(&mut events), 2);
+    // One that is there is not told of at all, and what it is replaced by as above.
+    let mut events = netns.run(|| Events::open(GROUPS)).unwrap();
+    add(&netns, SERVICE_DEVICE, "10.96.2.", 100);
+    assert_eq!(waiting(&mut events), 0);
+    netns.links().remove(SERVICE_DEVICE).unwrap();
+    netns.links().add("bridge", SERVICE_DEVICE).unwrap();
+    add(&netns, SERVICE_DEVICE, "10.96.3.", 1);
+    assert_eq!(waiting(&mut events), 1);
+    let (concerned, mut events) = netns.run(move || (events.concern_us().unwrap(), events));
+    add(&netns, SERVICE_DEVICE, "10.96.4.", 100);
+    assert_eq!((concerned, waiting(&mut events)), (false, 0));
 }

@@ -58,8 +58,8 @@ impl Backend for Successor {
         self.nftables.pulse()
     }
 
-    fn events(&self) -> Option<BorrowedFd<'_>> {
-        self.nftables.events()
+    fn events(&self) -> Vec<BorrowedFd<'_>> {
+        Backend::events(&self.nftables)
     }
 
     fn tend_at(&self) -> Option<Instant> {

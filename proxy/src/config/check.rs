@@ -3,9 +3,11 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use shunt_model::compile::{LocalSources, NodePortAddresses};
+use serde::Serialize;
+use serde_json::{Value, json};
+use shunt_model::compile::{LocalSources, NodePortAddresses, Settings};
 
-use super::kube_proxy::Mode;
+use super::kube_proxy::{Conntrack, Mode};
 use super::{Effective, load};
 use crate::cli;
 use crate::failure::Failure;
@@ -30,7 +32,7 @@ pub fn explain(effective: &Effective, remarks: &[String]) -> String {
     };
     line("mode", mode(effective.mode).to_owned());
     line("node", effective.settings.node_name.to_string());
-    line("NodePorts on", node_ports(&effective.settings.node_port_addresses));
+    line("NodePorts on", node_ports(&effective.settings));
     line("local pods", local_sources(&effective.settings.local_sources));
     let masquerade = match &effective.settings {
         settings if settings.masquerade_all => "all traffic to ClusterIPs",
@@ -70,7 +72,9 @@ pub fn explain(effective: &Effective, remarks: &[String]) -> String {
     line("bridges shown", format!("{:?}", effective.bridge_netfilter).to_lowercase());
     if effective.mode == Mode::Ipvs {
         line("without IPVS", format!("{:?}", effective.ipvs_fallback).to_lowercase());
+        line("IPVS", asked(&effective.configuration.ipvs));
     }
+    line("conntrack", conntrack(&effective.conntrack));
     line("oom_score_adj", effective.oom_score_adj.to_string());
     for text in remarks.iter().chain(&effective.notes) {
         line("note", text.clone());
@@ -86,14 +90,36 @@ const fn mode(mode: Mode) -> &'static str {
     }
 }
 
-fn node_ports(addresses: &NodePortAddresses) -> String {
-    match addresses {
+fn node_ports(settings: &Settings) -> String {
+    let loopback = settings.localhost_node_ports;
+    match &settings.node_port_addresses {
         NodePortAddresses::Primary => "the Node's own addresses".into(),
         NodePortAddresses::Within(networks) if networks.is_empty() => {
-            "all addresses but loopback; nodePortAddresses: [primary] would be safer".into()
+            let loopback = if loopback { ", 127.0.0.1 too" } else { " but loopback" };
+            format!("all addresses{loopback}; nodePortAddresses: [primary] would be safer")
         }
         NodePortAddresses::Within(networks) => format!("addresses in {}", list(networks)),
     }
+}
+
+fn conntrack(limits: &Conntrack) -> String {
+    // Alone the least has no meaning.
+    let min = limits.min.filter(|_| limits.max_per_core.is_some_and(|most| most > 0));
+    match asked(&Conntrack { min, ..limits.clone() }) {
+        nothing if nothing.is_empty() => "left as it is".into(),
+        limits => {
+            format!("{limits}; to change the machine's takes more than NET_ADMIN (--init-only)")
+        }
+    }
+}
+
+/// The fields of a section that ask for something, as a file names them.
+fn asked(section: &impl Serialize) -> String {
+    let Ok(Value::Object(fields)) = serde_json::to_value(section) else { return String::new() };
+    let idle = [Value::Null, json!(0), json!("0s"), json!(""), json!(false), json!([])];
+    let asked = fields.iter().filter(|(_, value)| !idle.contains(value));
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned);
+    asked.map(|(name, value)| format!("{name} {}", text(value))).collect::<Vec<_>>().join(", ")
 }
 
 fn local_sources(sources: &LocalSources) -> String {

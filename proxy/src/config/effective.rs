@@ -104,6 +104,7 @@ impl Effective {
     fn of_valid(given: KubeProxyConfiguration) -> anyhow::Result<Self> {
         let kubeconfig = &given.client_connection.kubeconfig;
         let shunt = &given.shunt;
+        let verify_interval = shunt.verify_interval.map(super::GoDuration::to_duration);
         Ok(Self {
             mode: given.mode(),
             settings: settings::of(&given)?,
@@ -130,9 +131,7 @@ impl Effective {
             ipvs_fallback: choice(shunt.ipvs_fallback.as_deref()),
             counters: choice(shunt.counters.as_deref()),
             service_metrics: shunt.service_metrics.unwrap_or_default(),
-            verify_interval: shunt
-                .verify_interval
-                .map_or(VERIFY_INTERVAL, super::GoDuration::to_duration),
+            verify_interval: verify_interval.unwrap_or(VERIFY_INTERVAL),
             log: LogArgs {
                 verbosity: given.logging.verbosity,
                 log_level: shunt.log_level.clone(),

@@ -195,7 +195,7 @@ fn a_file_is_explained() {
     expect_test::expect![[r#"
         mode:              nftables, in place of iptables
         node:              node-1
-        NodePorts on:      all addresses but loopback; nodePortAddresses: [primary] would be safer
+        NodePorts on:      all addresses, 127.0.0.1 too; nodePortAddresses: [primary] would be safer
         local pods:        sources in 10.0.0.0/8
         masqueraded:       traffic to ClusterIPs from others than local pods
         API server:        as a pod, by its service account
@@ -211,8 +211,28 @@ fn a_file_is_explained() {
         NRI socket:        /var/run/nri/nri.sock
         live connections:  cut
         bridges shown:     auto
+        conntrack:         maxPerCore 32768, min 131072, tcpCloseWaitTimeout 1h0m0s, tcpEstablishedTimeout 24h0m0s; to change the machine's takes more than NET_ADMIN (--init-only)
         oom_score_adj:     -999
         note:              x: unknown field
     "#]]
     .assert_eq(&check::explain(&made, &loaded.remarks));
+}
+
+#[test]
+fn what_a_file_asks_of_ipvs_and_of_connection_tracking_is_told() {
+    let loaded = loaded(
+        "mode: ipvs\nipvs: {scheduler: mh, strictARP: true, excludeCIDRs: [192.0.2.0/24], tcpTimeout: 20s}\n\
+         conntrack: {maxPerCore: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}\n",
+    );
+    let told = check::explain(&Effective::new(loaded.configuration).unwrap(), &[]);
+    let line = |what: &str| told.lines().find(|line| line.starts_with(what)).unwrap_or_default();
+    assert_eq!(
+        line("IPVS:"),
+        "IPVS:              excludeCIDRs [\"192.0.2.0/24\"], scheduler mh, strictARP true, syncPeriod 30s, tcpTimeout 20s"
+    );
+    assert_eq!(line("conntrack:"), "conntrack:         left as it is");
+    assert_eq!(
+        line("NodePorts on:"),
+        "NodePorts on:      all addresses but loopback; nodePortAddresses: [primary] would be safer"
+    );
 }

@@ -32,13 +32,15 @@ pub(crate) struct Instead {
     pub(crate) no_policy: bool,
     /// Connections through Services that go back to the bridge are masqueraded.
     pub(crate) masquerade: bool,
+    /// And so are all to ClusterIPs.
+    pub(crate) masquerade_all: bool,
 }
 
 impl Instead {
     /// What this kernel can.
     pub(crate) fn possible() -> Self {
         let policy = switched().unwrap_or_default();
-        Self { policy, no_policy: false, masquerade: true }
+        Self { policy, no_policy: false, masquerade: true, masquerade_all: false }
     }
 
     fn finding(self, what: String, remedy: String) -> Finding {
@@ -111,8 +113,14 @@ pub(super) fn on_one_link(
     instead: impl Fn() -> Instead,
 ) -> impl Iterator<Item = Finding> {
     beside_pods(links).flat_map(move |(link, _)| {
-        let Instead { no_policy, masquerade, .. } = instead();
-        let what = format!("{} is this node's device among {} pods", link.name, link.kind);
+        let Instead { no_policy, masquerade, masquerade_all, .. } = instead();
+        // What is routed so has come in by no interface that `--masquerade-same-link` could tell it by.
+        let (mode, remedy) = match link.routes {
+            true => (" in mode L3 or L3S", "--masquerade-all, or mode L2"),
+            false => ("", "--masquerade-same-link=true, or --masquerade-all"),
+        };
+        let masquerade = if link.routes { masquerade_all } else { masquerade };
+        let what = format!("{} is this node's device among {} pods{mode}", link.name, link.kind);
         let of_policy = Finding::new(
             Severity::Warning,
             what.clone(),
@@ -126,7 +134,7 @@ pub(super) fn on_one_link(
             what,
             "a pod that reaches another through a Service gets its reply past this node, from an \
              address that it did not ask",
-            "--masquerade-same-link=true, or --masquerade-all",
+            remedy,
         );
         let policy = (!no_policy).then_some(of_policy);
         policy.into_iter().chain((!masquerade).then_some(of_services))
@@ -206,22 +214,31 @@ mod tests {
         let shim = Link { index: 3, lower: Some(2), ..link("shim0", "macvlan", 1500) };
         // A machine whose own interface is a macvlan device of another machine.
         let eth = Link { index: 2, ..link("eth0", "macvlan", 1500) };
-        let links = [shim, eth];
+        let masquerade_all = false;
+        let links = [shim.clone(), eth.clone()];
         let found = |no_policy, masquerade| {
-            let instead = move || Instead { policy: None, no_policy, masquerade };
+            let instead = move || Instead { policy: None, no_policy, masquerade, masquerade_all };
             on_one_link(&links, instead).map(|found| found.consequence).collect::<Vec<_>>()
         };
         assert!(found(false, true)[0].ends_with("network policy between them does not hold"));
         assert_eq!(found(true, true), [""; 0], "nobody asks for policy, replies come back here");
         assert!(found(true, false)[0].contains("gets its reply past this node"));
         assert_eq!(found(false, false).len(), 2);
+        let links = [Link { routes: true, kind: "ipvlan".into(), ..shim }, eth];
+        let found = |masquerade_all| {
+            let instead =
+                move || Instead { policy: None, no_policy: true, masquerade: true, masquerade_all };
+            on_one_link(&links, instead).map(|found| found.remedy).collect::<Vec<_>>()
+        };
+        assert_eq!(found(false), ["--masquerade-all, or mode L2"], "they come by no interface");
+        assert_eq!(found(true), [""; 0]);
     }
 
     #[test]
     fn what_is_done_instead_decides_how_bad_it_is() {
         let netfilter = BridgeNetfilter::read(Path::new("/nowhere"));
         let severity = |policy, no_policy, masquerade| {
-            let instead = || Instead { policy, no_policy, masquerade };
+            let instead = || Instead { policy, no_policy, masquerade, masquerade_all: masquerade };
             bridged(&bridge(true), netfilter, instead)[0].severity
         };
         assert_eq!(severity(Some(Switched::Tracked), false, true), Severity::Note);
@@ -235,7 +252,8 @@ mod tests {
     fn a_bridge_needs_netfilter() {
         let root = tempfile::tempdir().unwrap();
         let read = || BridgeNetfilter::read(root.path());
-        let instead = || Instead { policy: None, no_policy: false, masquerade: true };
+        let instead =
+            || Instead { policy: None, no_policy: false, masquerade: true, masquerade_all: false };
         let links = bridge(false);
         assert!(bridged(&links, read(), instead)[0].what.contains("br_netfilter is not there"));
         let directory = root.path().join("proc/sys/net/bridge");

@@ -3,6 +3,7 @@
 use std::os::fd::BorrowedFd;
 use std::thread;
 
+use shunt_model::plan::PlanDelta;
 use shunt_netlink::Pulse;
 use tokio::sync::mpsc;
 
@@ -45,8 +46,8 @@ impl Backend for Slow {
         None
     }
 
-    fn events(&self) -> Option<BorrowedFd<'_>> {
-        None
+    fn events(&self) -> Vec<BorrowedFd<'_>> {
+        Vec::new()
     }
 
     fn pulse(&self) -> Pulse {

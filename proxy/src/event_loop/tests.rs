@@ -6,12 +6,15 @@ use std::sync::{Arc, Mutex};
 use shunt_model::address::Protocol;
 use shunt_model::compile::{LocalSources, NodePortAddresses};
 use shunt_model::object::{
-    EndpointSlice, Service, ServicePort, ServiceType, SliceEndpoint, SlicePort, TrafficPolicy,
+    EndpointSlice, ObjectKey, Service, ServicePort, ServiceType, SliceEndpoint, SlicePort,
+    TrafficPolicy,
 };
-use shunt_model::snapshot::Object;
+use shunt_model::problem::Kind;
+use shunt_model::snapshot::{Change, Object};
 
 use super::*;
 use crate::backend::SyncReport;
+use crate::kernel::{Failed, Order, Reason, Synced};
 use crate::source::FileProblem;
 
 fn event_loop(start: Instant) -> EventLoop {

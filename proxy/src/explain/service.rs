@@ -10,10 +10,11 @@ use shunt_model::plan::{FrontendKind, Plan, ServicePlan};
 use shunt_model::snapshot::Snapshot;
 
 use super::answer::Unused;
+use super::lack;
 
 /// Why a verdict is what it is, in one clause.
 pub(super) fn reason(
-    plan: &Plan,
+    (plan, services): (&Plan, &Snapshot),
     packet: &Packet,
     found: Option<&Match<'_>>,
     verdict: &Verdict,
@@ -38,7 +39,11 @@ pub(super) fn reason(
         (Some(found), _) if !is_let_in(found, packet) => {
             format!("loadBalancerSourceRanges of Service {} do not hold the client", found.key)
         }
-        (Some(found), Verdict::Reject) => format!("Service {} has no endpoint", found.key),
+        (Some(found), Verdict::Reject) => {
+            let why = lack::of_endpoints(services, found);
+            let why = why.map_or_else(String::new, |why| format!(": {why}"));
+            format!("Service {} has no endpoint{why}", found.key)
+        }
         (Some(found), _) => {
             format!(
                 "Service {} has no endpoint on this node, and its {} is Local",

@@ -10,7 +10,7 @@ use shunt_model::plan::Plan;
 use shunt_netpolicy::table;
 
 use super::answer::{Destination, Explanation, Fate, Judgement, Party};
-use super::service;
+use super::{lack, service};
 use crate::ask::{Audit, End, Known, Port, judge, key, node_of};
 use crate::status;
 
@@ -134,7 +134,10 @@ impl Facts<'_> {
         let key = key(name)?;
         match self.plan.services.get(&key) {
             Some(service) => Ok(service.cluster_ips.clone()),
-            None => bail!("there is no Service {key} with a ClusterIP"),
+            None => bail!(
+                "no Service {key} is served: there is none, it is headless or an ExternalName, or it is \
+                 another proxy's"
+            ),
         }
     }
 
@@ -174,7 +177,12 @@ impl Facts<'_> {
                 Verdict::Reject => Fate::Reject,
                 Verdict::Drop => Fate::Drop,
             },
-            reason: service::reason(self.plan, &packet, found.as_ref(), &verdict),
+            reason: service::reason(
+                (self.plan, self.known.services),
+                &packet,
+                found.as_ref(),
+                &verdict,
+            ),
             frontend: row.map(|(found, inside)| {
                 let action = inside.unwrap_or(&found.frontend.action);
                 status::row(found.key, found.frontend, action, inside.is_some())
@@ -317,6 +325,8 @@ impl Facts<'_> {
     fn remarks(&self, packet: &Packet, found: Option<&Match<'_>>) -> Vec<String> {
         let problems = found.map_or(&[][..], |found| &found.service.problems);
         let mut remarks: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        let owner = found.map(|found| found.key);
+        remarks.extend(lack::of_frontend(self.plan, self.known.services, packet, owner));
         let by_interface = self.plan.node.local_interfaces.is_some();
         if by_interface && packet.interface.is_none() && !packet.from_node {
             remarks.push(

@@ -82,8 +82,8 @@ impl Backend for Fake {
         Some("nft".into())
     }
 
-    fn events(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.events.as_fd())
+    fn events(&self) -> Vec<BorrowedFd<'_>> {
+        vec![self.events.as_fd()]
     }
 }
 

@@ -51,6 +51,6 @@ fn the_thread_ends_with_its_orderer_and_touches_nothing() {
 fn waiting_is_rounded_up_to_whole_milliseconds() {
     let wake = EventFd::from_value_and_flags(0, EfdFlags::EFD_NONBLOCK).unwrap();
     let begun = Instant::now();
-    wait_for(wake.as_fd(), None, Duration::from_micros(1500));
+    wait_for(wake.as_fd(), Vec::new(), Duration::from_micros(1500));
     assert!(begun.elapsed() >= Duration::from_micros(1500));
 }

@@ -24,6 +24,14 @@ pub struct Policy {
     pub verify_every: Option<Duration>,
 }
 
+impl Policy {
+    /// All is compared that often; zero: never.
+    #[must_use]
+    pub fn verified(every: Duration) -> Self {
+        Self { verify_every: Some(every).filter(|every| !every.is_zero()) }
+    }
+}
+
 /// What has been ordered and is not installed yet. It outlives failed syncs.
 struct Waiting {
     number: u64,
@@ -106,16 +114,18 @@ impl<B: Backend> Worker<B> {
         self.verify_at.into_iter().chain(repair_at).chain(self.backend.tend_at()).min()
     }
 
-    /// The descriptor that tells of foreign changes; `None` while one is known that cannot be
+    /// The descriptors that tell of foreign changes; none while one is known that cannot be
     /// repaired yet: more of them would only keep us awake.
-    pub(super) fn watched(&self, now: Instant) -> Option<BorrowedFd<'_>> {
+    pub(super) fn watched(&self, now: Instant) -> Vec<BorrowedFd<'_>> {
         let held_back = self.foreign && (now < self.repair_from || self.failing.is_some());
-        if held_back { None } else { self.backend.events() }
+        if held_back { Vec::new() } else { self.backend.events() }
     }
 
     /// Asks the backend whether someone else has written; reports it once until it is repaired.
     pub(super) fn look_for_foreign_changes(&mut self, now: Instant) -> Option<KernelEvent> {
-        self.watched(now)?;
+        if self.watched(now).is_empty() {
+            return None;
+        }
         let changed = self.backend.foreign_change().unwrap_or_else(|error| {
             // Lost notifications come as an error. What was missed is found by reading back.
             debug!(error = %chain(&error), "the notifications of foreign changes were interrupted");

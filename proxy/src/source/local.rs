@@ -58,10 +58,7 @@ async fn follow(
     told: &mut Option<BTreeSet<IpAddr>>,
 ) -> Result<(), Error> {
     // Listening before reading, so that nothing is missed in between.
-    let mut events = Socket::open(libc::NETLINK_ROUTE)?;
-    for group in addresses::GROUPS {
-        events.listen(group, true)?;
-    }
+    let mut events = addresses::Events::open(addresses::GROUPS)?;
     let readiness = Readiness::of(events.as_fd())?;
     let mut socket = Socket::open(libc::NETLINK_ROUTE)?;
     loop {
@@ -78,7 +75,7 @@ async fn follow(
                 () = out.closed() => return Ok(()),
             }
             sleep(COALESCE).await;
-            if addresses::concern_us(&mut events)? {
+            if events.concern_us()? {
                 break;
             }
         }

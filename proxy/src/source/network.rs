@@ -11,10 +11,8 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
 
-use nix::libc;
 use shunt_model::plan::BlindLink;
 use shunt_model::snapshot::Change;
-use shunt_netlink::Socket;
 use shunt_netpolicy_nftables::layout::Switched;
 use tokio::sync::mpsc::Sender;
 use tokio::time::sleep;
@@ -55,17 +53,19 @@ pub struct Network {
     has_policy: bool,
     /// Connections that come from a link and go back to it are masqueraded where that is due.
     masquerade: bool,
+    /// And so are all to ClusterIPs.
+    masquerade_all: bool,
     /// Bridges that the kernel has refused to change, and why.
     refused: BTreeMap<String, String>,
 }
 
 impl Network {
     /// Nothing is known yet. `has_policy`: policy is ours to enforce; `masquerade`: what goes back to the link that it came
-    /// from is masqueraded where that is due.
+    /// from is masqueraded where that is due; `masquerade_all`: and whatever goes to a ClusterIP.
     #[must_use]
-    pub const fn new(mode: Mode, has_policy: bool, masquerade: bool) -> Self {
+    pub const fn new(mode: Mode, has_policy: bool, masquerade: bool, masquerade_all: bool) -> Self {
         let refused = BTreeMap::new();
-        Self { mode, told: None, instead: None, has_policy, masquerade, refused }
+        Self { mode, told: None, instead: None, has_policy, masquerade, masquerade_all, refused }
     }
 
     /// Looks now, sets what may be set, and tells what has changed since it was looked at last; whether anyone listens.
@@ -96,8 +96,8 @@ impl Network {
         let is_past_us = is_unseen || links::beside_pods(&found).next().is_some();
         if is_past_us {
             let no_policy = !self.has_policy;
-            let masquerade = self.masquerade;
-            let ask = || Instead { no_policy, masquerade, ..Instead::possible() };
+            let Self { masquerade, masquerade_all, .. } = *self;
+            let ask = || Instead { no_policy, masquerade, masquerade_all, ..Instead::possible() };
             let instead = *self.instead.get_or_insert_with(ask);
             problems = doctor::unseen_pods(&found, netfilter, instead);
             switched = instead.policy.filter(|_| self.has_policy && is_unseen);
@@ -162,30 +162,28 @@ impl Network {
 
 /// Tells that interfaces have changed.
 struct Events {
-    socket: Socket,
+    events: addresses::Events,
     readiness: Readiness,
 }
 
 impl Events {
     fn open() -> Result<Self, String> {
-        let mut socket = Socket::open(libc::NETLINK_ROUTE).map_err(|error| error.to_string())?;
-        for group in addresses::GROUPS.into_iter().chain([LINKS]) {
-            socket.listen(group, true).map_err(|error| error.to_string())?;
-        }
-        let readiness = Readiness::of(socket.as_fd()).map_err(|error| error.to_string())?;
-        Ok(Self { socket, readiness })
+        let groups = addresses::GROUPS.into_iter().chain([LINKS]);
+        let events = addresses::Events::open(groups).map_err(|error| error.to_string())?;
+        let readiness = Readiness::of(events.as_fd()).map_err(|error| error.to_string())?;
+        Ok(Self { events, readiness })
     }
 
     /// The next changes; never, if they are not told.
     async fn next(events: Option<&mut Self>) {
-        let Some(Self { socket, readiness }) = events else { return std::future::pending().await };
+        let Some(Self { events, readiness }) = events else { return std::future::pending().await };
         loop {
             if readiness.wait().await.is_err() {
                 return std::future::pending().await;
             }
             sleep(COALESCE).await;
             // What they are is read anew; lost ones, too.
-            if addresses::concern_us(socket).unwrap_or(true) {
+            if events.concern_us().unwrap_or(true) {
                 return;
             }
         }
