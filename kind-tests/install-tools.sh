@@ -29,6 +29,7 @@ need qemu-system-x86_64 qemu-system-x86
 [ -x /usr/lib/cni/bridge ] || missing="$missing containernetworking-plugins"
 [ -x /usr/sbin/bird ] || missing="$missing bird2"
 need wg wireguard-tools
+need ethtool ethtool
 need busybox busybox-static
 # Runs the containers of the real containerd.
 need runc runc
@@ -44,6 +45,8 @@ if [ -n "$missing" ]; then
 	# shellcheck disable=SC2086
 	apt-get install -y -qq --no-install-recommends $missing
 fi
+# Not installed: only fetched.
+"$(dirname "$0")/prometheus.sh" promtool --version >/dev/null 2>&1
 # Minutes, once.
 guest="$(dirname "$0")/guest"
 "$guest/build-kernel.sh"

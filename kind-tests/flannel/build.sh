@@ -3,23 +3,17 @@
 #
 # Usage: build.sh [DIRECTORY]
 #
-# Puts the program flanneld into DIRECTORY, by default target/controlplane of the
-# checkout. One that is newer than everything it is made from is left alone.
+# Puts the program flanneld into DIRECTORY, by default target/controlplane of the checkout.
 set -eu
 
-here=$(cd "$(dirname "$0")" && pwd)
-out=${1:-$here/../../target/controlplane}
-mkdir -p "$out"
-out=$(cd "$out" && pwd)
-cd "$here"
+# shellcheck source=../go-build.sh
+. "$(dirname "$0")/../go-build.sh"
+begin controlplane "$@"
 
-if [ -x "$out/flanneld" ] && [ -z "$(find go.mod go.sum build.sh tencentcloud -newer "$out/flanneld")" ]; then
-	exit 0
-fi
 package=github.com/flannel-io/flannel
 version=$(awk -v package="$package" '$1 == package { print $2; exit }' go.mod)
+ldflags="-X $package/pkg/version.Version=$version"
 # Its UDP backend is written in C.
-CGO_ENABLED=1 go build -trimpath -ldflags "-s -w -X $package/pkg/version.Version=$version" \
-	-o "$out/flanneld.new" "$package"
-mv "$out/flanneld.new" "$out/flanneld"
-touch "$out/flanneld"
+export CGO_ENABLED=1
+
+build flanneld "$package" tencentcloud

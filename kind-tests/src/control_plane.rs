@@ -21,7 +21,7 @@ mod server;
 mod wait;
 
 pub use api::{Api, Id, verbs};
-pub use daemon::{Daemon, DaemonSpec, http_get};
+pub use daemon::{Daemon, DaemonSpec, Place, http_get};
 pub use flannel::{Flannel, Rules};
 pub use kube_proxy::KubeProxy;
 pub use kubelet::{PodPort, container_ports};

@@ -49,7 +49,24 @@ pub fn run_tests(clock: Clock, arguments: &[&str]) -> Result<String> {
     run_tests_within(PATIENCE, clock, arguments)
 }
 
-/// The same for tests that take longer.
+/// Runs tests of this program in the guest, by their names. A test that does so is itself among the program's, and does
+/// nothing in the guest.
+///
+/// # Errors
+/// If one of them fails there or is not run, or the guest itself fails.
+pub fn replay(tests: &[&str]) -> Result<()> {
+    if Clock::of_this_guest().is_some() {
+        return Ok(());
+    }
+    let arguments = ["--include-ignored", "--nocapture", "--exact"];
+    let printed = run_tests(Clock::Running, &[&arguments, tests].concat())?;
+    println!("{printed}");
+    let passed = format!("ok. {} passed", tests.len());
+    ensure!(printed.contains(&passed), "not all of {tests:?} were run");
+    Ok(())
+}
+
+/// The same as [`run_tests`] for tests that take longer.
 ///
 /// # Errors
 /// As [`run_tests`].

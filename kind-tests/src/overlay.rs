@@ -15,11 +15,13 @@ mod clock;
 mod lane;
 mod site;
 
+use std::fmt::{self, Display, Formatter};
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Result;
-use serde::Serialize;
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
 use shunt_cluster::{Family, Network};
 
 use self::clock::Clock;
@@ -32,7 +34,7 @@ const SOUNDING: u64 = 16 << 20;
 const TURNS: usize = 8;
 
 /// The ways to the pod.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Way {
     /// Straight to it.
@@ -43,15 +45,62 @@ pub enum Way {
     BareRule,
     /// Through a ClusterIP.
     ClusterIp,
+    /// Not translated, but through the client's node, as whatever is for a Service goes.
+    ThroughNode,
 }
 
 impl Way {
-    /// All; the first is what the others are compared with.
-    pub const ALL: [Self; 4] = [Self::Straight, Self::Control, Self::BareRule, Self::ClusterIp];
+    /// Those that a network has; the first is what the others are compared with.
+    pub const fn on(network: Network) -> &'static [Self] {
+        const ROUTED: &[Way] = &[Way::Straight, Way::Control, Way::BareRule, Way::ClusterIp];
+        const ON_LINK: &[Way] =
+            &[Way::Straight, Way::Control, Way::BareRule, Way::ClusterIp, Way::ThroughNode];
+        // Elsewhere the node is on the straight way.
+        if network.is_on_link() { ON_LINK } else { ROUTED }
+    }
 }
 
-/// What a way carries, in shares of what [`Way::Straight`] does.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+/// The backend of the daemon that serves the ClusterIP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Backend {
+    /// nftables
+    Nftables,
+    /// IPVS
+    Ipvs,
+}
+
+impl Display for Backend {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nftables => "nftables",
+            Self::Ipvs => "ipvs",
+        })
+    }
+}
+
+/// What is measured, and how long.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting<'a> {
+    /// Where.
+    pub network: Network,
+    /// With which addresses.
+    pub family: Family,
+    /// Who serves the ClusterIP.
+    pub backend: Backend,
+    /// The daemon.
+    pub shunt: &'a Path,
+    /// How many sets of connections, one for each way.
+    pub sets: usize,
+    /// How long a turn takes, about.
+    pub each: Duration,
+    /// Whether time is that of the wall. In user-mode Linux that of a process is counted in jiffies; its one processor
+    /// has nothing else to do.
+    pub by_the_wall: bool,
+}
+
+/// What a way carries, in shares of what another does.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Share {
     /// The median of the sets of connections.
     pub median: f64,
@@ -62,69 +111,88 @@ pub struct Share {
 }
 
 /// What was found on a network.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Throughput {
     /// Its name.
     pub network: String,
+    /// Who served the ClusterIP.
+    pub backend: Backend,
     /// Straight to the pod: the median, in Gbit for a second of one processor.
     pub straight: f64,
-    /// The other ways, in the order of [`Way::ALL`].
-    pub shares: [Share; 3],
+    /// The same straight way again.
+    pub control: Share,
+    /// By the bare rule.
+    pub bare_rule: Share,
+    /// Through the ClusterIP.
+    pub cluster_ip: Share,
+    /// That as a share of [`Way::ThroughNode`], where there is that way.
+    pub of_through_node: Option<Share>,
 }
 
-/// Measures a network with so many sets of connections; each way's turn takes about `each`.
+/// Measures a network.
 ///
 /// # Errors
 /// If the network cannot be built here, the daemon does not come up, or a connection breaks.
-pub fn measure(
-    network: Network,
-    family: Family,
-    shunt: &Path,
-    sets: usize,
-    each: Duration,
-) -> Result<Throughput> {
+pub fn measure(setting: &Setting<'_>) -> Result<Throughput> {
     // Before the threads of the cluster's namespaces start: they stay there, too.
-    let clock = Clock::of_one_processor()?;
-    let site = Site::build(network, family, shunt)?;
+    let clock = Clock::of_one_processor(setting.by_the_wall)?;
+    let site = Site::build(setting)?;
     let mut sounding = site.lanes(&[0])?;
     sounding[0].carry(SOUNDING)?;
     let pace = time(&clock, &mut sounding[0], SOUNDING)?;
     drop(sounding);
     let pace = Duration::from_secs_f64(pace).as_nanos().max(1);
-    let bytes = u64::try_from(u128::from(SOUNDING) * each.as_nanos() / pace)?.max(1 << 20);
+    let bytes = u64::try_from(u128::from(SOUNDING) * setting.each.as_nanos() / pace)?.max(1 << 20);
     let mut costs = Vec::new();
-    for set in 0..sets {
+    for set in 0..setting.sets {
         costs.push(of_a_set(&clock, &site, set, bytes)?);
     }
+    let of = |way: Way| site.ways().iter().position(|each| *each == way);
+    let share = |way: Way, of_way: Way| {
+        let (way, of_way) = of(way).zip(of(of_way))?;
+        Some(Share::of(costs.iter().map(|cost| cost[of_way] / cost[way]).collect()))
+    };
+    let of_straight = |way| share(way, Way::Straight).context("every network has this way");
     let gigabits = bytes as f64 * 8.0 / 1e9;
-    let share = |way: usize| Share::of(costs.iter().map(|cost| cost[0] / cost[way]).collect());
     Ok(Throughput {
-        network: network.name().to_owned(),
+        network: setting.network.name().to_owned(),
+        backend: setting.backend,
         straight: Share::of(costs.iter().map(|cost| gigabits / cost[0]).collect()).median,
-        shares: [share(1), share(2), share(3)],
+        control: of_straight(Way::Control)?,
+        bare_rule: of_straight(Way::BareRule)?,
+        cluster_ip: of_straight(Way::ClusterIp)?,
+        of_through_node: share(Way::ClusterIp, Way::ThroughNode),
     })
 }
 
-/// The median of each way's turns with one set of connections, in seconds of the processor.
-fn of_a_set(clock: &Clock, site: &Site, set: usize, bytes: u64) -> Result<[f64; Way::ALL.len()]> {
-    let order = |turn: usize| ORDERS[(set + turn) % ORDERS.len()];
-    let mut lanes = site.lanes(&order(0))?;
+/// What each way's turns take with one set of connections, in seconds.
+fn of_a_set(clock: &Clock, site: &Site, set: usize, bytes: u64) -> Result<Vec<f64>> {
+    let ways = site.ways().len();
+    let mut lanes = site.lanes(&order(ways, set))?;
     for lane in &mut lanes {
         lane.carry(2 * bytes)?;
     }
-    let mut times = [const { Vec::new() }; Way::ALL.len()];
+    let mut times = vec![Vec::new(); ways];
     for turn in 0..TURNS {
-        for way in order(turn) {
+        for way in order(ways, set + turn) {
             times[way].push(time(clock, &mut lanes[way], bytes)?);
         }
     }
-    Ok(times.map(|times| Share::of(times).median))
+    Ok(times.into_iter().map(|times| clock.typical(times)).collect())
 }
 
-/// A Latin square in which everyone follows everyone else once (Williams 1949).
-const ORDERS: [[usize; 4]; 4] = [[0, 1, 3, 2], [1, 2, 0, 3], [2, 3, 1, 0], [3, 0, 2, 1]];
+/// An order of the ways for a turn: over twice as many turns as there are ways, everyone follows everyone else equally
+/// often (Williams 1949).
+fn order(ways: usize, turn: usize) -> Vec<usize> {
+    let zigzag = |at: usize| if at % 2 == 1 { at.div_ceil(2) } else { ways - at / 2 };
+    let mut order: Vec<_> = (0..ways).map(|at| (zigzag(at) + turn) % ways).collect();
+    if turn / ways % 2 == 1 {
+        order.reverse();
+    }
+    order
+}
 
-/// Seconds of the processor.
+/// What it takes, in seconds.
 fn time(clock: &Clock, lane: &mut Lane, bytes: u64) -> Result<f64> {
     let before = clock.now()?;
     lane.carry(bytes)?;
@@ -146,6 +214,8 @@ impl Share {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     #[test]
@@ -158,12 +228,16 @@ mod tests {
     }
 
     #[test]
-    fn everyone_follows_everyone_else_once() {
-        let mut pairs: Vec<_> =
-            ORDERS.iter().flat_map(|order| order.windows(2).map(|two| (two[0], two[1]))).collect();
-        pairs.sort_unstable();
-        pairs.dedup();
-        assert_eq!(pairs.len(), 12);
-        assert!(pairs.iter().all(|(one, next)| one != next));
+    fn everyone_follows_everyone_else_equally_often() {
+        for ways in [4, 5] {
+            let mut followed = BTreeMap::new();
+            for order in (0..2 * ways).map(|turn| order(ways, turn)) {
+                for pair in order.windows(2) {
+                    *followed.entry((pair[0], pair[1])).or_insert(0) += 1;
+                }
+            }
+            assert_eq!(followed.len(), ways * (ways - 1));
+            assert!(followed.iter().all(|((one, next), times)| one != next && *times == 2));
+        }
     }
 }

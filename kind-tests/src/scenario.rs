@@ -76,6 +76,12 @@ impl Scenario {
         self.setup.needs.iter().all(|need| need.is_met())
     }
 
+    /// Whether it is about a network, which it names itself.
+    #[must_use]
+    pub fn has_its_network(&self) -> bool {
+        self.setup.cluster.network != Network::default()
+    }
+
     /// The same scenario on another network than the one that scenarios are written for.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use serde_json::Value;
 /// wire everything together, may use anything.
 const ARROWS: &[(&str, &[&str])] = &[
     ("shunt-model", &["ipnet"]),
-    ("shunt-netlink", &["netlink-sys", "nix", "thiserror"]),
+    ("shunt-netlink", &["netlink-sys", "nix", "socket2", "thiserror"]),
     ("shunt-conntrack", &["nix", "shunt-model", "shunt-netlink"]),
     ("shunt-nftables", &["ipnet", "nix", "shunt-model", "shunt-netlink", "thiserror"]),
     ("ipvs-rs", &["netlink-sys", "nix", "thiserror"]),

@@ -12,9 +12,9 @@ use anyhow::{Context, Result, bail, ensure};
 use shunt::status::Status;
 use shunt_cluster::{
     Cluster, ClusterSpec, Connection, DnsServer, EchoServer, Families, NodeSpec, ProbeOptions,
-    Protocol, Record, TcpResolver, probe, resolve,
+    Protocol, Record, TcpResolver, first_packet_arrives, probe, resolve,
 };
-use shunt_kind_tests::guest::{self, Clock};
+use shunt_kind_tests::guest;
 use shunt_kind_tests::scenario::daemon::Daemon;
 use shunt_kind_tests::scenario::shunt_binary;
 use tempfile::TempDir;
@@ -23,12 +23,19 @@ const NODE: &str = "node-1";
 const DNS: [&str; 2] = ["10.96.0.10:53", "[fd00:10:96::a]:53"];
 /// How long anything may take that takes no time.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Less than it takes until a lost SYN is sent again.
-const FIRST_PACKET: Duration = Duration::from_millis(900);
-/// Enough for one that is.
-const SECOND_PACKET: Duration = Duration::from_secs(5);
+/// Enough for an answer to what is sent again.
+const ANSWER: Duration = Duration::from_secs(5);
 /// After which a server that has no acknowledgement has sent again.
 const SENT_AGAIN: Duration = Duration::from_secs(1);
+
+/// By which packet a pod reaches somebody.
+#[derive(Clone, Copy, Debug)]
+enum Packet {
+    /// The first one of a connection.
+    First,
+    /// That one, or one that was sent again.
+    Any,
+}
 
 const MANIFESTS: &str = "
 apiVersion: v1
@@ -157,13 +164,19 @@ impl Rig {
 
     /// Asks the cluster's DNS.
     fn resolve(&self, name: &str, server: &str) -> Result<Vec<IpAddr>> {
-        resolve(self.cluster.host("asks")?.netns(), server.parse()?, name, SECOND_PACKET)
+        resolve(self.cluster.host("asks")?.netns(), server.parse()?, name, ANSWER)
     }
 
-    fn reaches(&self, address: IpAddr, port: u16, within: Duration) -> Result<bool> {
+    fn reaches(&self, address: IpAddr, port: u16, by: Packet) -> Result<bool> {
         let netns = self.cluster.host("asks")?.netns();
         let to = SocketAddr::new(address, port);
-        Ok(probe(netns, Protocol::Tcp, to, &ProbeOptions::within(within)).is_answer())
+        match by {
+            Packet::First => first_packet_arrives(netns, to),
+            Packet::Any => {
+                let options = ProbeOptions::within(ANSWER);
+                Ok(probe(netns, Protocol::Tcp, to, &options).is_answer())
+            }
+        }
     }
 
     /// Gives the machine outside one more address.
@@ -176,7 +189,7 @@ impl Rig {
     /// Waits until an address is not reached any more; how long that took.
     fn until_denied(&self, address: IpAddr) -> Result<Duration> {
         let began = Instant::now();
-        while self.reaches(address, 80, Duration::from_millis(300))? {
+        while self.reaches(address, 80, Packet::First)? {
             ensure!(began.elapsed() < PATIENCE, "{address} is reached for ever");
             thread::sleep(Duration::from_millis(50));
         }
@@ -186,80 +199,73 @@ impl Rig {
 
 #[test]
 fn copies_where_the_kernel_has_no_queue() -> Result<()> {
-    play("nftables", SECOND_PACKET)
+    play("nftables", Packet::Any)
 }
 
 #[test]
 fn in_the_guest() -> Result<()> {
-    run_in_guest("answers_wait_until_they_are_known")
+    guest::replay(&["answers_wait_until_they_are_known"])
 }
 
 #[test]
 fn in_the_guest_in_ipvs_mode() -> Result<()> {
-    run_in_guest("answers_wait_in_ipvs_mode_too")
-}
-
-fn run_in_guest(test: &str) -> Result<()> {
-    let printed = guest::run_tests(Clock::Running, &["--ignored", "--exact", test])?;
-    println!("{printed}");
-    ensure!(printed.contains("1 passed"), "no test was run");
-    Ok(())
+    guest::replay(&["answers_wait_in_ipvs_mode_too"])
 }
 
 #[test]
 #[ignore = "needs nft_queue; in_the_guest runs it there"]
 fn answers_wait_until_they_are_known() -> Result<()> {
-    play("nftables", FIRST_PACKET)
+    play("nftables", Packet::First)
 }
 
 #[test]
 #[ignore = "needs nft_queue and IPVS; in_the_guest_in_ipvs_mode runs it there"]
 fn answers_wait_in_ipvs_mode_too() -> Result<()> {
-    play("ipvs", FIRST_PACKET)
+    play("ipvs", Packet::First)
 }
 
-/// `within`: how long a connection may take after its name was asked for.
-fn play(mode: &'static str, within: Duration) -> Result<()> {
+/// `by`: which packet of a connection must arrive once its name was asked for.
+fn play(mode: &'static str, by: Packet) -> Result<()> {
     let mut rig = Rig::new(mode)?;
     rig.start()?;
-    if let Err(error) = allowed_once_asked(&rig, within) {
+    if let Err(error) = allowed_once_asked(&rig, by) {
         bail!("{error:#}\n{}\n{:?}\n{}", rig.log(), rig.status()?, rig.nft(&["list", "ruleset"])?);
     }
-    over_tcp(&mut rig, within)?;
-    from_an_untracked_cache(&rig, within)?;
+    over_tcp(&mut rig, by)?;
+    from_an_untracked_cache(&rig, by)?;
     only_what_is_asked(&rig)?;
-    expires(&rig, within)?;
-    if let Err(error) = outlives_the_daemon(&mut rig, within) {
+    expires(&rig, by)?;
+    if let Err(error) = outlives_the_daemon(&mut rig, by) {
         bail!("{error:#}\n{}", rig.log());
     }
     Ok(())
 }
 
 /// No connection is faster than the answer that names its address.
-fn allowed_once_asked(rig: &Rig, within: Duration) -> Result<()> {
+fn allowed_once_asked(rig: &Rig, by: Packet) -> Result<()> {
     for number in 100..120 {
         let address = rig.add_address(number)?;
         let (name, alias) = (format!("host-{number}.example.com"), format!("edge-{number}.net"));
         rig.dns.set(&name, vec![Record::Alias(alias.clone(), 300)]);
         rig.dns.set(&alias, vec![Record::Address(address, 300)]);
         if number == 100 {
-            ensure!(!rig.reaches(address, 80, FIRST_PACKET)?, "reached before it was asked for");
+            ensure!(!rig.reaches(address, 80, Packet::First)?, "reached before it was asked for");
         }
         ensure!(rig.resolve(&name, DNS[0])? == [address], "{name}");
-        ensure!(rig.reaches(address, 80, within)?, "{name} is not reached\n{}", rig.log());
+        ensure!(rig.reaches(address, 80, by)?, "{name} is not reached\n{}", rig.log());
     }
-    ensure!(!rig.reaches("192.168.77.100".parse()?, 81, FIRST_PACKET)?, "by another port");
+    ensure!(!rig.reaches("192.168.77.100".parse()?, 81, Packet::First)?, "by another port");
     let outside = rig.cluster.host("outside")?.addresses().to_vec();
     let v6 = *outside.iter().find(|ip| ip.is_ipv6()).context("an IPv6 address")?;
     rig.dns.set("six.example.com", vec![Record::Address(v6, 300)]);
-    ensure!(!rig.reaches(v6, 80, FIRST_PACKET)?, "reached before it was asked for");
+    ensure!(!rig.reaches(v6, 80, Packet::First)?, "reached before it was asked for");
     ensure!(rig.resolve("six.example.com", DNS[1])? == [v6], "six.example.com");
-    ensure!(rig.reaches(v6, 80, within)?, "six.example.com is not reached\n{}", rig.log());
+    ensure!(rig.reaches(v6, 80, by)?, "six.example.com is not reached\n{}", rig.log());
     Ok(())
 }
 
 /// Answers over TCP are learnt as well: in several segments, several at once, and sent again while they wait.
-fn over_tcp(rig: &mut Rig, within: Duration) -> Result<()> {
+fn over_tcp(rig: &mut Rig, by: Packet) -> Result<()> {
     for (numbers, is_frozen) in [(160..161, false), (161..164, false), (164..166, true)] {
         let mut named = Vec::new();
         for number in numbers {
@@ -269,7 +275,7 @@ fn over_tcp(rig: &mut Rig, within: Duration) -> Result<()> {
         }
         let names: Vec<&str> = named.iter().map(|(name, _)| name.as_str()).collect();
         let netns = rig.cluster.host("asks")?.netns().clone();
-        let mut resolver = TcpResolver::connect(&netns, DNS[0].parse()?, SECOND_PACKET)?;
+        let mut resolver = TcpResolver::connect(&netns, DNS[0].parse()?, ANSWER)?;
         let daemon = rig.daemon.as_mut().context("no daemon runs")?;
         daemon.freeze(is_frozen)?;
         resolver.ask(&names)?;
@@ -279,14 +285,14 @@ fn over_tcp(rig: &mut Rig, within: Duration) -> Result<()> {
         }
         for (name, address) in &named {
             ensure!(resolver.answer()? == [*address], "{name}");
-            ensure!(rig.reaches(*address, 80, within)?, "{name} is not reached\n{}", rig.log());
+            ensure!(rig.reaches(*address, 80, by)?, "{name} is not reached\n{}", rig.log());
         }
     }
     Ok(())
 }
 
 /// A cache on the node, whose connections are not tracked (as NodeLocal DNSCache has it), is believed.
-fn from_an_untracked_cache(rig: &Rig, within: Duration) -> Result<()> {
+fn from_an_untracked_cache(rig: &Rig, by: Packet) -> Result<()> {
     let node = rig.cluster.host(NODE)?;
     let (cache, ip) = (DnsServer::start(node.netns())?, node.ip());
     let rules = format!(
@@ -301,16 +307,16 @@ fn from_an_untracked_cache(rig: &Rig, within: Duration) -> Result<()> {
     cache.set("cached.example.com", vec![Record::Address(address, 300)]);
     let server = SocketAddr::new(ip, 53).to_string();
     ensure!(rig.resolve("cached.example.com", &server)? == [address], "cached.example.com");
-    ensure!(rig.reaches(address, 80, within)?, "it is not reached\n{}", rig.log());
+    ensure!(rig.reaches(address, 80, by)?, "it is not reached\n{}", rig.log());
     let counted = rig.nft(&["list", "table", "ip", "cache"])?;
     ensure!(counted.contains("packets 1 "), "the answer is tracked: {counted}");
     let address = rig.add_address(171)?;
     cache.set("tcp.example.com", vec![Record::Address(address, 300)]);
     let netns = rig.cluster.host("asks")?.netns();
-    let mut resolver = TcpResolver::connect(netns, server.parse()?, SECOND_PACKET)?;
+    let mut resolver = TcpResolver::connect(netns, server.parse()?, ANSWER)?;
     resolver.ask(&["tcp.example.com"])?;
     ensure!(resolver.answer()? == [address], "tcp.example.com");
-    ensure!(rig.reaches(address, 80, within)?, "it is not reached\n{}", rig.log());
+    ensure!(rig.reaches(address, 80, by)?, "it is not reached\n{}", rig.log());
     rig.nft(&["delete", "table", "ip", "cache"]).map(drop)
 }
 
@@ -319,16 +325,16 @@ fn only_what_is_asked(rig: &Rig) -> Result<()> {
     let (other, wrong) = (rig.add_address(130)?, rig.add_address(131)?);
     rig.dns.set("example.com", vec![Record::Address(other, 300)]);
     ensure!(rig.resolve("example.com", DNS[0])? == [other], "it is answered all the same");
-    ensure!(!rig.reaches(other, 80, FIRST_PACKET)?, "example.com is not below example.com");
+    ensure!(!rig.reaches(other, 80, Packet::First)?, "example.com is not below example.com");
     rig.rogue.set("www.example.com", vec![Record::Address(wrong, 300)]);
     let rogue = SocketAddr::new(rig.cluster.host("rogue")?.ip(), 53).to_string();
     ensure!(rig.resolve("www.example.com", &rogue)? == [wrong], "it is answered all the same");
-    ensure!(!rig.reaches(wrong, 80, FIRST_PACKET)?, "a server that is nobody's was believed");
+    ensure!(!rig.reaches(wrong, 80, Packet::First)?, "a server that is nobody's was believed");
     Ok(())
 }
 
 /// With its time a name ends; connections that have begun go on.
-fn expires(rig: &Rig, within: Duration) -> Result<()> {
+fn expires(rig: &Rig, by: Packet) -> Result<()> {
     // Policy is new to the pod: until it is seen that all its connections are allowed each of their packets is judged.
     let began = Instant::now();
     while rig.nft(&["list", "set", "inet", "shunt-policy", "watched_v4"])?.contains("elements") {
@@ -339,36 +345,36 @@ fn expires(rig: &Rig, within: Duration) -> Result<()> {
     rig.dns.set("short.example.com", vec![Record::Address(address, 3)]);
     let asked = Instant::now();
     ensure!(rig.resolve("short.example.com", DNS[0])? == [address], "short.example.com");
-    ensure!(rig.reaches(address, 80, within)?, "it is not reached");
+    ensure!(rig.reaches(address, 80, by)?, "it is not reached");
     let netns = rig.cluster.host("asks")?.netns();
     let to = SocketAddr::new(address, 80);
-    let mut held = Connection::open(netns, to, &ProbeOptions::within(within))?;
+    let mut held = Connection::open(netns, to, &ProbeOptions::within(ANSWER))?;
     rig.until_denied(address)?;
     let lasted = asked.elapsed();
     ensure!(lasted >= Duration::from_secs(3), "it has ended after {lasted:?}");
     held.exchange("still here").context("a connection that has begun")?;
     // Asked for again it is there again.
     rig.resolve("short.example.com", DNS[0])?;
-    ensure!(rig.reaches(address, 80, within)?, "asked for again it is not reached");
+    ensure!(rig.reaches(address, 80, by)?, "asked for again it is not reached");
     Ok(())
 }
 
 /// What was learnt stays when the daemon dies, and is known to the next one. Meanwhile DNS works.
-fn outlives_the_daemon(rig: &mut Rig, within: Duration) -> Result<()> {
+fn outlives_the_daemon(rig: &mut Rig, by: Packet) -> Result<()> {
     let known: IpAddr = "192.168.77.100".parse()?;
     let before = rig.status()?.network_policy.context("policy")?.names;
     ensure!(before >= 29, "{before} names are known");
     rig.daemon.take().context("no daemon runs")?.kill()?;
-    ensure!(rig.reaches(known, 80, FIRST_PACKET)?, "it is forgotten with the daemon");
+    ensure!(rig.reaches(known, 80, Packet::First)?, "it is forgotten with the daemon");
     let late = rig.add_address(150)?;
     rig.dns.set("late.example.com", vec![Record::Address(late, 300)]);
     ensure!(rig.resolve("late.example.com", DNS[0])? == [late], "DNS must not need the daemon");
-    ensure!(!rig.reaches(late, 80, FIRST_PACKET)?, "nobody has learnt it");
+    ensure!(!rig.reaches(late, 80, Packet::First)?, "nobody has learnt it");
     rig.start()?;
     let after = rig.status()?.network_policy.context("policy")?.names;
     ensure!(after >= 29, "{after} names are known after a restart, {before} before");
-    ensure!(rig.reaches(known, 80, FIRST_PACKET)?, "it is forgotten by the next daemon");
+    ensure!(rig.reaches(known, 80, Packet::First)?, "it is forgotten by the next daemon");
     ensure!(rig.resolve("late.example.com", DNS[0])? == [late], "late.example.com");
-    ensure!(rig.reaches(late, 80, within)?, "it is not reached");
+    ensure!(rig.reaches(late, 80, by)?, "it is not reached");
     Ok(())
 }

@@ -4,6 +4,8 @@
 //! A choice of scenarios for each, so that it takes minutes; `SHUNT_NETWORKS=all` plays all of them, and
 //! `SHUNT_SCENARIO=NAME` one. `SHUNT_NETWORK=NAME,NAME` plays some networks, and leaves the others' rows as they are.
 
+#[path = "networks/choice.rs"]
+mod choice;
 #[path = "networks/lengths.rs"]
 mod lengths;
 #[path = "networks/local_detection.rs"]
@@ -15,6 +17,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use shunt_cluster::Network;
@@ -22,53 +25,6 @@ use shunt_kind_tests::guest::{self, Clock};
 use shunt_kind_tests::scenario::{Played, Scenario};
 use shunt_netpolicy_nftables::kernel::switched;
 use shunt_netpolicy_nftables::layout::Switched;
-
-/// Every kind of frontend, both families alone and together, traffic policies, masquerade, hairpin, affinity, UDP,
-/// refusals, live connections, and policy's truth table.
-const CHOICE: &[&str] = &[
-    // The longest first; it waits all the time.
-    "policy-truth-table",
-    "cluster-cidr-masquerades-outsiders",
-    "cluster-ip-spreads-over-pods",
-    "external-ip",
-    "external-traffic-policy-local",
-    "hairpin-pod-reaches-itself",
-    "host-network-endpoints",
-    "internal-traffic-policy-local",
-    "load-balancer-source-ranges",
-    "masquerade-all",
-    "masquerade-and-policies",
-    "no-endpoints-is-refused",
-    "node-port",
-    "pod-source-is-kept",
-    "policy-behind-services",
-    "policy-live-connections",
-    "session-affinity",
-    "single-stack-v4",
-    "single-stack-v6",
-    "udp-service",
-    "undefined-port-of-cluster-ip-is-refused",
-];
-
-/// Those that have policies alone, whatever the backend: with IPVS they need not be played again.
-const OF_POLICY: &[&str] = &["policy-live-connections", "policy-truth-table"];
-
-/// What is played with IPVS where the network takes daemons: an API server for each, in a guest with one CPU.
-const WITH_DAEMONS: &[&str] = &[
-    "cluster-ip-spreads-over-pods",
-    "hairpin-pod-reaches-itself",
-    "node-port",
-    "pod-source-is-kept",
-    "udp-service",
-];
-
-/// What cannot be on a network, and why.
-const NOT_ON: LeftOut = &[
-    (Network::Macvlan, OF_POLICY, "policy does not see what pods say to one another"),
-    (Network::Macvlan, &["policy-behind-services"], "nor what their nodes have masqueraded"),
-    (Network::Ipvlan, OF_POLICY, "policy does not see what pods say to one another"),
-    (Network::Ipvlan, &["policy-behind-services"], "nor what their nodes have masqueraded"),
-];
 
 /// What was played on a network with a backend.
 #[derive(Clone, Copy, Debug, Default)]
@@ -93,7 +49,7 @@ enum Suite {
 impl Suite {
     const fn scenarios(self) -> &'static [&'static str] {
         match self {
-            Self::Choice => CHOICE,
+            Self::Choice => choice::SCENARIOS,
             Self::Lengths => lengths::SCENARIOS,
         }
     }
@@ -101,7 +57,7 @@ impl Suite {
     /// What of it cannot be on a network, and why; with IPVS some more.
     const fn left_out(self, backend: Backend) -> LeftOut {
         match (self, backend) {
-            (Self::Choice, Backend::Nftables) => NOT_ON,
+            (Self::Choice, Backend::Nftables) => choice::NOT_ON,
             (Self::Choice, Backend::Ipvs) => &[],
             (Self::Lengths, Backend::Nftables) => lengths::NOT_ON,
             (Self::Lengths, Backend::Ipvs) => lengths::NOT_WITH_IPVS_ON,
@@ -179,6 +135,7 @@ networks! {
     cni_ptp CniPtp
     macvlan Macvlan
     ipvlan Ipvlan
+    ipvlan_l3 IpvlanL3
     geneve Geneve
     gre Gre
     ip6gre Ip6Gre
@@ -209,14 +166,20 @@ const AT_A_TIME: usize = 6;
 const AT_A_TIME_IN_GUEST: usize = 2;
 /// As many guests as there are CPUs wherever this is run.
 const GUESTS: usize = 2;
+/// How long all scenarios may take in a guest.
+const PATIENCE_WITH_ALL: Duration = Duration::from_hours(3);
 /// Begins a line that tells a cell.
 const CELL: &str = "cell:";
+
+/// Whether all scenarios are asked for, not the choice of them.
+fn plays_all() -> bool {
+    env::var("SHUNT_NETWORKS").is_ok_and(|which| which == "all")
+}
 
 /// The scenarios for a network.
 fn scenarios(network: Network, suite: Suite, backend: Backend) -> Result<Vec<Scenario>> {
     let mut names: Vec<_> = suite.scenarios().iter().map(|name| (*name).to_owned()).collect();
-    let all = env::var("SHUNT_NETWORKS").is_ok_and(|which| which == "all");
-    if all && suite == Suite::Choice {
+    if plays_all() && suite == Suite::Choice {
         for entry in fs::read_dir(Scenario::home())? {
             let entry = entry?;
             let name = entry.file_name().into_string().map_err(|name| anyhow!("{name:?}"))?;
@@ -233,20 +196,21 @@ fn scenarios(network: Network, suite: Suite, backend: Backend) -> Result<Vec<Sce
     backends.extend((backend == Backend::Ipvs).then_some(backend));
     let left_out = |name: &String| {
         let all = backends.iter().flat_map(|backend| suite.left_out(*backend));
+        let all = all.chain(choice::NOT_ON_WITH_ALL.iter().filter(|_| suite == Suite::Choice));
         let mut here = all.filter(|(on, ..)| *on == network);
         here.any(|(_, names, _)| names.contains(&name.as_str()))
     };
     names.retain(|name| !left_out(name));
     if backend == Backend::Ipvs {
-        names.retain(|name| !OF_POLICY.contains(&name.as_str()));
-        let is_played = |name: &str| !network.takes_daemons() || WITH_DAEMONS.contains(&name);
+        names.retain(|name| !choice::OF_POLICY.contains(&name.as_str()));
+        let is_played =
+            |name: &str| !network.takes_daemons() || choice::WITH_DAEMONS.contains(&name);
         names.retain(|name| is_played(name));
     }
-    let scenarios =
-        names.iter().map(|name| Scenario::load(&Scenario::home().join(name))?.on(network));
+    let scenarios = names.iter().map(|name| Scenario::load(&Scenario::home().join(name)));
     let mut scenarios = scenarios.collect::<Result<Vec<_>>>()?;
-    scenarios.retain(Scenario::is_playable_here);
-    Ok(scenarios)
+    scenarios.retain(|scenario| !scenario.has_its_network() && scenario.is_playable_here());
+    scenarios.iter().map(|scenario| scenario.on(network)).collect()
 }
 
 /// Plays the scenarios of networks. All that fail are told.
@@ -345,7 +309,11 @@ fn read_cells(printed: &str) -> Result<Table> {
 fn play_in_guest(tests: &[String]) -> Result<Table> {
     let mut arguments = vec!["--ignored", "--nocapture", "--exact", "--test-threads", "6"];
     arguments.extend(tests.iter().map(String::as_str));
-    read_cells(&guest::run_tests(Clock::Running, &arguments)?)
+    let printed = match plays_all() {
+        true => guest::run_tests_within(PATIENCE_WITH_ALL, Clock::Running, &arguments)?,
+        false => guest::run_tests(Clock::Running, &arguments)?,
+    };
+    read_cells(&printed)
 }
 
 #[test]
@@ -362,7 +330,7 @@ fn matrix(suite: Suite) -> Result<()> {
     if Clock::of_this_guest().is_some() {
         return Ok(());
     }
-    let chosen = chosen(suite)?;
+    let chosen = chosen()?;
     let ipvs = |network: Network| test(network, suite, Backend::Ipvs);
     let (mut with_daemons, others): (Vec<_>, Vec<_>) =
         chosen.iter().copied().partition(|network: &Network| network.takes_daemons());
@@ -408,13 +376,11 @@ fn matrix(suite: Suite) -> Result<()> {
 }
 
 /// The networks to play: all that have a suite, or those that are named.
-fn chosen(suite: Suite) -> Result<Vec<Network>> {
-    let mut chosen = match env::var("SHUNT_NETWORK") {
-        Ok(names) => names.split(',').map(named).collect::<Result<_>>()?,
-        Err(_) => Network::ALL.to_vec(),
-    };
-    chosen.retain(|network| suite == Suite::Choice || !lengths::NEVER_ON.contains(network));
-    Ok(chosen)
+fn chosen() -> Result<Vec<Network>> {
+    match env::var("SHUNT_NETWORK") {
+        Ok(names) => names.split(',').map(named).collect(),
+        Err(_) => Ok(Network::ALL.to_vec()),
+    }
 }
 
 fn named(name: &str) -> Result<Network> {
@@ -436,7 +402,7 @@ const END: &str = "<!-- matrix:end -->";
 /// The table as it stands in the page; every network has its row, the old one if it was not played.
 fn page_section(suite: Suite, table: &Table, old: &str) -> Result<String> {
     let mut out = String::from("| network | nftables | IPVS | |\n|---|---|---|---|\n");
-    let played = chosen(suite)?;
+    let played = chosen()?;
     let (begin, end) = suite.marks();
     let old = old.split_once(begin).map_or("", |(_, rest)| rest);
     let old = old.split_once(end).map_or("", |(own, _)| own);

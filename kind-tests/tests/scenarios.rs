@@ -69,13 +69,16 @@ scenarios! {
     cnp_live_connections
     cnp_nodes_and_networks
     cnp_truth_table
+    conntrack_zones
     consistent_hash
     endpoints_from_several_slices
     external_ip
     external_ip_of_a_node
     external_ips_switched_off
     external_traffic_policy_local
+    families_come_and_go
     foreign_proxy_label_is_ignored
+    frontends_and_endpoints_change_hands
     hairpin_pod_reaches_itself
     half_written_file_keeps_last_good_state
     health_check_node_port
@@ -99,6 +102,7 @@ scenarios! {
     masquerade_and_policies_where_nobody_is_known
     masquerade_by_a_bridge_that_is_one
     no_endpoints_is_refused
+    node_changes_under_traffic
     node_cidr_masquerades_outsiders
     node_port
     node_port_addresses_by_network
@@ -110,6 +114,8 @@ scenarios! {
     path_mtu_of_ipv6_datagrams
     path_mtu_with_policy
     pod_source_is_kept
+    policies_and_affinity_switched_under_traffic
+    policy_address_of_another_pod
     policy_behind_services
     policy_blocks_and_nodes
     policy_fails_closed_on_bad_input
@@ -122,6 +128,7 @@ scenarios! {
     restart_writes_nothing_and_breaks_nothing
     scale_up_and_down
     sctp_service
+    service_changes_its_type
     service_deleted
     session_affinity
     session_affinity_across_ports
@@ -132,6 +139,7 @@ scenarios! {
     single_stack_service_in_dual_stack_cluster
     single_stack_v4
     single_stack_v6
+    slices_of_all_kinds
     small_mtu
     terminating_endpoints_and_policy_cluster
     terminating_endpoints_and_policy_local

@@ -62,6 +62,9 @@ pub struct ClusterSpec {
     pub network: Network,
     /// The longest packet that the underlay takes, in bytes; none: 1500.
     pub mtu: Option<u32>,
+    /// Whether tunnels in UDP (VXLAN and GENEVE) have a checksum outside; none: as the kernel makes them by itself, which
+    /// is without over IPv4 and with one over IPv6 (RFC 6935).
+    pub outer_checksums: Option<bool>,
 }
 
 /// A running cluster. Dropping it ends its namespaces and with them all that is in them.
@@ -89,7 +92,7 @@ impl Cluster {
         let mut cluster = Self {
             families: spec.families,
             network: spec.network,
-            fabric: Fabric::new(spec.families, spec.network, spec.mtu.unwrap_or(MTU))?,
+            fabric: Fabric::new(spec, spec.mtu.unwrap_or(MTU))?,
             hosts: BTreeMap::new(),
             nodes: Vec::new(),
             clients: Vec::new(),

@@ -23,14 +23,17 @@ const IFLA_MACVLAN_MODE: u16 = 1;
 const MACVLAN_MODE_BRIDGE: u32 = 4;
 const IFLA_IPVLAN_MODE: u16 = 1;
 const IPVLAN_MODE_L2: u16 = 0;
+const IPVLAN_MODE_L3: u16 = 1;
 const IFLA_GENEVE_ID: u16 = 1;
 const IFLA_GENEVE_REMOTE: u16 = 2;
 const IFLA_GENEVE_REMOTE6: u16 = 7;
+const IFLA_GENEVE_UDP_CSUM: u16 = 8;
 const IFLA_VXLAN_ID: u16 = 1;
 const IFLA_VXLAN_LOCAL: u16 = 4;
 const IFLA_VXLAN_LEARNING: u16 = 7;
 const IFLA_VXLAN_PORT: u16 = 15;
 const IFLA_VXLAN_LOCAL6: u16 = 17;
+const IFLA_VXLAN_UDP_CSUM: u16 = 18;
 // From linux/if_tunnel.h and linux/ip6_tunnel.h.
 const IFLA_GRE_LOCAL: u16 = 6;
 const IFLA_GRE_REMOTE: u16 = 7;
@@ -53,6 +56,15 @@ pub enum Sharing {
     Macvlan,
     /// With the same hardware address, told apart by IP addresses (mode L2).
     Ipvlan,
+    /// The same, and what a pod sends is routed in the namespace of the device below (mode L3).
+    IpvlanL3,
+}
+
+impl Sharing {
+    /// Whether packets are routed in the namespace of the device below.
+    pub(crate) const fn routes(self) -> bool {
+        matches!(self, Self::IpvlanL3)
+    }
 }
 
 /// A tunnel to one other end, for packets of both families.
@@ -98,6 +110,19 @@ impl Tunnel {
     }
 }
 
+/// A node's end of a VXLAN.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Vtep {
+    /// The VXLAN's number.
+    pub(crate) id: u32,
+    pub(crate) port: u16,
+    /// Its address on the underlay.
+    pub(crate) local: IpAddr,
+    pub(crate) hardware: [u8; 6],
+    /// Whether there are any outside; none: as the kernel has it.
+    pub(crate) checksums: Option<bool>,
+}
+
 impl Links {
     /// Sets how long a packet may be, in bytes.
     pub fn set_mtu(&mut self, name: &str, mtu: u32) -> Result<()> {
@@ -133,6 +158,7 @@ impl Links {
                 ("macvlan", IFLA_MACVLAN_MODE, &MACVLAN_MODE_BRIDGE.to_ne_bytes()[..])
             }
             Sharing::Ipvlan => ("ipvlan", IFLA_IPVLAN_MODE, &IPVLAN_MODE_L2.to_ne_bytes()[..]),
+            Sharing::IpvlanL3 => ("ipvlan", IFLA_IPVLAN_MODE, &IPVLAN_MODE_L3.to_ne_bytes()[..]),
         };
         let new = Message::new(libc::RTM_NEWLINK, CREATE)
             .raw(&ifinfo(0, 0))
@@ -185,6 +211,7 @@ impl Links {
         id: u32,
         remote: IpAddr,
         hardware: [u8; 6],
+        checksums: Option<bool>,
     ) -> Result<()> {
         let kind = if remote.is_ipv4() { IFLA_GENEVE_REMOTE } else { IFLA_GENEVE_REMOTE6 };
         let new = Message::new(libc::RTM_NEWLINK, CREATE)
@@ -193,21 +220,16 @@ impl Links {
             .attr(IFLA_ADDRESS, &hardware)
             .nest(IFLA_LINKINFO, |m| {
                 m.text(IFLA_INFO_KIND, "geneve").nest(IFLA_INFO_DATA, |m| {
-                    m.attr(IFLA_GENEVE_ID, &id.to_ne_bytes()).attr(kind, &octets(remote))
+                    let m = m.attr(IFLA_GENEVE_ID, &id.to_ne_bytes()).attr(kind, &octets(remote));
+                    with_checksums(m, IFLA_GENEVE_UDP_CSUM, checksums)
                 })
             });
         self.tell(new, || format!("creating the GENEVE device {name}"))
     }
 
-    /// Creates a VXLAN device that learns nothing, with this address on the underlay and this hardware address.
-    pub fn add_vxlan(
-        &mut self,
-        name: &str,
-        id: u32,
-        port: u16,
-        local: IpAddr,
-        hardware: [u8; 6],
-    ) -> Result<()> {
+    /// Creates a VXLAN device that learns nothing.
+    pub(crate) fn add_vxlan(&mut self, name: &str, vtep: &Vtep) -> Result<()> {
+        let Vtep { id, port, local, hardware, checksums } = *vtep;
         let kind = if local.is_ipv4() { IFLA_VXLAN_LOCAL } else { IFLA_VXLAN_LOCAL6 };
         let new = Message::new(libc::RTM_NEWLINK, CREATE)
             .raw(&ifinfo(0, 0))
@@ -215,10 +237,12 @@ impl Links {
             .attr(IFLA_ADDRESS, &hardware)
             .nest(IFLA_LINKINFO, |m| {
                 m.text(IFLA_INFO_KIND, "vxlan").nest(IFLA_INFO_DATA, |m| {
-                    m.attr(IFLA_VXLAN_ID, &id.to_ne_bytes())
+                    let m = m
+                        .attr(IFLA_VXLAN_ID, &id.to_ne_bytes())
                         .attr(kind, &octets(local))
                         .attr(IFLA_VXLAN_LEARNING, &[0])
-                        .attr(IFLA_VXLAN_PORT, &port.to_be_bytes())
+                        .attr(IFLA_VXLAN_PORT, &port.to_be_bytes());
+                    with_checksums(m, IFLA_VXLAN_UDP_CSUM, checksums)
                 })
             });
         self.tell(new, || format!("creating the VXLAN device {name}"))
@@ -256,4 +280,13 @@ impl Links {
             .attr(NDA_DST, &octets(address))
             .attr(NDA_LLADDR, &hardware))
     }
+}
+
+/// Says of a tunnel in UDP whether there are checksums outside, if that is not left to the kernel. The attribute of this
+/// number is for IPv4; the next two are for sending over IPv6 without, and taking what comes without.
+fn with_checksums(message: Message, first: u16, checksums: Option<bool>) -> Message {
+    let Some(checksums) = checksums else { return message };
+    let without = [u8::from(!checksums)];
+    let message = message.attr(first, &[u8::from(checksums)]);
+    message.attr(first + 1, &without).attr(first + 2, &without)
 }

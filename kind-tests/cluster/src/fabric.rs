@@ -10,6 +10,7 @@ use std::sync::Mutex;
 use anyhow::{Context, Result, ensure};
 use ipnet::IpNet;
 
+use crate::cluster::ClusterSpec;
 use crate::host::{DEVICE, Families, Family, Host, Role};
 use crate::link::{Peer, everything};
 use crate::netns::{Netns, lock, write_sysctl};
@@ -68,6 +69,7 @@ pub(crate) struct Fabric {
     network: Network,
     /// Of the underlay, in bytes.
     mtu: u32,
+    outer_checksums: Option<bool>,
     netns: Netns,
     /// By the node's name: what the network's daemon has written down there.
     settings: BTreeMap<String, Settings>,
@@ -79,7 +81,8 @@ pub(crate) struct Fabric {
 }
 
 impl Fabric {
-    pub(crate) fn new(families: Families, network: Network, mtu: u32) -> Result<Self> {
+    pub(crate) fn new(spec: &ClusterSpec, mtu: u32) -> Result<Self> {
+        let ClusterSpec { families, network, outer_checksums, .. } = *spec;
         let v6 = families.each().contains(&Family::V6);
         ensure!(
             !v6 || Path::new("/proc/sys/net/ipv6").exists(),
@@ -103,6 +106,7 @@ impl Fabric {
             families,
             network,
             mtu,
+            outer_checksums,
             netns,
             settings: BTreeMap::new(),
             speakers: Mutex::new(speakers),
@@ -173,9 +177,12 @@ impl Fabric {
         match self.network.between() {
             Between::Bgp => self.announce(host, number, pod_networks)?,
             Between::Ipip => ipip::prepare(host, &gateways, mtu)?,
-            Between::Vxlan => vxlan::prepare(host, &numbered(numbering::VTEP), mtu)?,
+            Between::Vxlan => {
+                let own = numbered(numbering::VTEP);
+                vxlan::prepare(host, &own, mtu, self.outer_checksums)?;
+            }
             Between::Udp => self.start_forwarder(host, &numbered(numbering::VTEP), mtu)?,
-            Between::Wireguard => wireguard::prepare(host, &numbered(numbering::VTEP), mtu)?,
+            Between::Wireguard => wireguard::prepare(host, &gateways, mtu)?,
             Between::Routes
             | Between::Geneve
             | Between::Tunnel(_)
@@ -209,7 +216,8 @@ impl Fabric {
                 Between::Vxlan => vxlan::introduce(node, *network, *via)?,
                 Between::Geneve => {
                     let Role::Node { pod_networks: own } = &node.role else { continue };
-                    geneve::introduce(node, own, *network, *via, self.network.mtu(self.mtu))?;
+                    let mtu = self.network.mtu(self.mtu);
+                    geneve::introduce(node, own, *network, *via, mtu, self.outer_checksums)?;
                 }
                 Between::Udp => self.introduce_forwarder(node, *network, *via)?,
                 Between::Tunnel(_) | Between::Wireguard | Between::Nothing | Between::Daemon => {}

@@ -46,6 +46,7 @@
 //! # }
 //! ```
 
+mod capture;
 mod cluster;
 mod connection;
 mod datagram;
@@ -53,6 +54,7 @@ mod devices;
 mod dns;
 mod echo;
 mod fabric;
+mod handshake;
 mod host;
 mod latency;
 mod link;
@@ -67,11 +69,13 @@ mod socket;
 mod userns;
 mod volley;
 
+pub use capture::Capture;
 pub use cluster::{CONTROL_PLANE, Cluster, ClusterSpec, ControlPlane, NodeSpec};
 pub use connection::Connection;
 pub use devices::Sharing;
 pub use dns::{DnsServer, Record, TcpResolver, resolve};
 pub use echo::EchoServer;
+pub use handshake::{first_packet_arrives, sent_again};
 pub use host::{Families, Family, Host, Role};
 pub use latency::connect_times;
 pub use link::{Hop, Links, Peer, Route};

@@ -130,15 +130,6 @@ impl Links {
         self.tell(up, || format!("setting {name} up"))
     }
 
-    /// Sets a device down.
-    pub fn set_down(&mut self, name: &str) -> Result<()> {
-        let index = self.index(name)?;
-        let mut header = ifinfo(index, 0);
-        header[12..16].copy_from_slice(&libc::IFF_UP.to_ne_bytes());
-        let down = Message::new(libc::RTM_NEWLINK, 0).raw(&header);
-        self.tell(down, || format!("setting {name} down"))
-    }
-
     /// Makes a device a port of a bridge.
     pub fn set_master(&mut self, name: &str, bridge: &str) -> Result<()> {
         let index = self.index(name)?;

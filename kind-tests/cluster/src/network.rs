@@ -59,6 +59,8 @@ pub enum Network {
     Macvlan,
     /// The same with ipvlan in mode L2.
     Ipvlan,
+    /// The same in mode L3: what pods send is routed in their node's namespace, what comes for them is not.
+    IpvlanL3,
     /// As Antrea or Cilium with GENEVE: routed veth pairs, a tunnel to each other node.
     Geneve,
     /// Routed veth pairs, and a GRE tunnel over IPv4 to each other node, for both families.
@@ -124,7 +126,7 @@ pub(crate) enum Between {
 
 impl Network {
     /// All.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Routed,
         Self::Ipip,
         Self::Bgp,
@@ -138,6 +140,7 @@ impl Network {
         Self::CniPtp,
         Self::Macvlan,
         Self::Ipvlan,
+        Self::IpvlanL3,
         Self::Geneve,
         Self::Gre,
         Self::Ip6Gre,
@@ -164,6 +167,7 @@ impl Network {
             Self::CniPtp => "cni-ptp",
             Self::Macvlan => "macvlan",
             Self::Ipvlan => "ipvlan",
+            Self::IpvlanL3 => "ipvlan-l3",
             Self::Geneve => "geneve",
             Self::Gre => "gre",
             Self::Ip6Gre => "ip6gre",
@@ -191,7 +195,7 @@ impl Network {
             (_, Between::Ipip) => has(&|links, _| links.add("ipip", "probe")),
             (_, Between::Geneve) => {
                 let remote = numbering::POD_GATEWAY_V4.into();
-                has(&|links, _| links.add_geneve("probe", 1, remote, [2, 0, 0, 0, 0, 1]))
+                has(&|links, _| links.add_geneve("probe", 1, remote, [2, 0, 0, 0, 0, 1], None))
             }
             (_, Between::Tunnel(kind)) => {
                 let end = |number| numbering::underlay(kind.outer().into(), number)[0];
@@ -200,9 +204,9 @@ impl Network {
             (_, Between::Wireguard) => {
                 wireguard::is_installed() && has(&|links, _| links.add("wireguard", "probe"))
             }
-            (Pods::OnLink(Sharing::Ipvlan), _) => has(&|links, netns| {
+            (Pods::OnLink(kind), _) => has(&|links, netns| {
                 links.add("bridge", "lower")?;
-                links.add_sharing(Sharing::Ipvlan, "probe", "lower", netns.fd())
+                links.add_sharing(kind, "probe", "lower", netns.fd())
             }),
             _ => true,
         };
@@ -236,6 +240,7 @@ impl Network {
             Self::CniPtp => Pods::Plugin("ptp"),
             Self::Macvlan => Pods::OnLink(Sharing::Macvlan),
             Self::Ipvlan => Pods::OnLink(Sharing::Ipvlan),
+            Self::IpvlanL3 => Pods::OnLink(Sharing::IpvlanL3),
             Self::Flanneld => Pods::Configured,
         }
     }
@@ -248,7 +253,8 @@ impl Network {
             | Self::FlannelHostGw
             | Self::Ptp
             | Self::CniBridge
-            | Self::CniPtp => Between::Routes,
+            | Self::CniPtp
+            | Self::IpvlanL3 => Between::Routes,
             Self::Ipip => Between::Ipip,
             Self::Bgp => Between::Bgp,
             Self::FlannelVxlan => Between::Vxlan,
@@ -282,6 +288,18 @@ impl Network {
         matches!(self.pods(), Pods::Bridge { seen: false } | Pods::OnLink(_))
     }
 
+    /// Whether pods are on the nodes' own link: what they say to one another passes no node at all.
+    #[must_use]
+    pub const fn is_on_link(self) -> bool {
+        matches!(self.pods(), Pods::OnLink(sharing) if !sharing.routes())
+    }
+
+    /// Whether what a pod sends is to its node as if one of its own processes had sent it, by no interface.
+    #[must_use]
+    pub const fn sends_as_node(self) -> bool {
+        matches!(self.pods(), Pods::OnLink(sharing) if sharing.routes())
+    }
+
     /// The device of a node by which the packets of all its pods come in, if there is one.
     #[must_use]
     pub const fn input(self) -> Option<&'static str> {
@@ -313,7 +331,7 @@ impl Network {
                 let own = networks(&gateways, numbering::in_pod_network);
                 vec![way(bridge::BRIDGE, bridge::BRIDGE, &own, &own)]
             }
-            Pods::OnLink(_) => {
+            Pods::OnLink(kind) if !kind.routes() => {
                 let pods = networks(&gateways, numbering::in_all_pods);
                 let underlay = numbering::underlay(families, numbering::GATEWAY);
                 let hosts = networks(&underlay, numbering::in_underlay);
@@ -349,12 +367,11 @@ impl Network {
                 let own = numbering::pod(families, index, numbering::GATEWAY).into_iter();
                 addresses.extend(own.filter(|own| Family::of(*own) == Family::V4));
             }
-            Between::Vxlan
-            | Between::Geneve
-            | Between::Tunnel(_)
-            | Between::Wireguard
-            | Between::Udp
-            | Between::Daemon => {
+            // Not the network's first: it is an anycast address, too, to which no router tells what it has dropped.
+            Between::Tunnel(_) | Between::Wireguard => {
+                addresses.extend(numbering::pod(families, index, numbering::GATEWAY));
+            }
+            Between::Vxlan | Between::Geneve | Between::Udp | Between::Daemon => {
                 addresses.extend(numbering::pod(families, index, numbering::VTEP));
             }
             Between::Routes | Between::Bgp | Between::Nothing => {}
@@ -410,7 +427,7 @@ mod tests {
         };
         assert_eq!(text(Network::Routed), "");
         assert_eq!(text(Network::Ipip), "10.77.2.1");
-        assert_eq!(text(Network::Sit), "10.77.2.0 fd00:10:77:2::");
+        assert_eq!(text(Network::Sit), "10.77.2.1 fd00:10:77:2::1");
         let foreign = |network: Network, families| network.foreign(families, Some(12));
         assert_eq!(foreign(Network::Sit, Families::Dual), None);
         assert_eq!(foreign(Network::Sit, Families::V6), "192.168.77.12".parse().ok());

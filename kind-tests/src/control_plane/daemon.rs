@@ -3,7 +3,7 @@
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -40,6 +40,19 @@ pub struct DaemonSpec {
     pub flags: Vec<String>,
 }
 
+/// Where a proxy runs, and whom it follows.
+#[derive(Clone, Copy)]
+pub struct Place<'a> {
+    /// The node's name.
+    pub node: &'a str,
+    /// The node.
+    pub netns: &'a Netns,
+    /// The proxy's credentials, and the API server's address.
+    pub kubeconfig: &'a Path,
+    /// A directory for its log.
+    pub scratch: &'a Path,
+}
+
 /// A running daemon. Dropping it kills it, and leaves in the kernel what it has installed.
 pub struct Daemon {
     process: Process,
@@ -50,10 +63,16 @@ pub struct Daemon {
 impl Daemon {
     /// Starts it with one capability.
     pub fn start(plane: &Plane, node: &str, spec: &DaemonSpec) -> Result<Self> {
+        let netns = plane.cluster().host(node)?.netns();
+        let kubeconfig = spec.kubeconfig.as_deref().unwrap_or(plane.kubeconfig());
+        Self::start_at(&Place { node, netns, kubeconfig, scratch: plane.scratch() }, &spec.flags)
+    }
+
+    /// The same without a plane, with more flags.
+    pub fn start_at(place: &Place<'_>, flags: &[String]) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let log = plane.scratch().join(format!("shunt-{node}-{number}.log"));
-        let netns = plane.cluster().host(node)?.netns().clone();
+        let log = place.scratch.join(format!("shunt-{}-{number}.log", place.node));
         let mut command = Command::new("setpriv");
         command.args([
             "--pdeathsig",
@@ -63,13 +82,13 @@ impl Daemon {
             "-all,+net_admin",
         ]);
         command.arg("--inh-caps=-all").arg(shunt_binary()?);
-        command.args(["run", "--node-name", node, "--cluster-cidr", CLUSTER_CIDR, "-v", "4"]);
-        command.arg("--kubeconfig").arg(spec.kubeconfig.as_deref().unwrap_or(plane.kubeconfig()));
-        command.args(&spec.flags);
+        command.args(["run", "--node-name", place.node]);
+        command.args(["--cluster-cidr", CLUSTER_CIDR, "-v", "4"]);
+        command.arg("--kubeconfig").arg(place.kubeconfig).args(flags);
         command.env_clear().stdin(Stdio::null()).stdout(Stdio::null());
         command.stderr(OpenOptions::new().create(true).append(true).open(&log)?);
-        let process = netns.spawn(command)?;
-        Ok(Self { process, node: netns, log })
+        let process = place.netns.spawn(command)?;
+        Ok(Self { process, node: place.netns.clone(), log })
     }
 
     /// What it has logged.

@@ -1,17 +1,18 @@
 //! The real kube-proxy on a node.
 
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use shunt_cluster::{Netns, Process, Signal};
 
-use super::daemon::http_get;
+use super::daemon::{Place, http_get};
 use super::plane::{CLUSTER_CIDR, Plane};
 use super::server::tail;
 use super::wait::wait_for;
+use crate::kube_proxy::program;
 
 /// Patience with its first sync, with few Services.
 const START: Duration = Duration::from_secs(60);
@@ -31,21 +32,25 @@ impl KubeProxy {
 
     /// The same with more flags.
     pub fn start_with(plane: &Plane, node: &str, mode: &str, flags: &[&str]) -> Result<Self> {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/controlplane/kube-proxy");
-        ensure!(path.exists(), "{}: `make controlplane` builds it", path.display());
-        let log = plane.scratch().join(format!("kube-proxy-{node}.log"));
+        let netns = plane.cluster().host(node)?.netns();
+        let kubeconfig = &plane.server().kubeconfig();
+        Self::start_at(&Place { node, netns, kubeconfig, scratch: plane.scratch() }, mode, flags)
+    }
+
+    /// The same without a plane.
+    pub fn start_at(place: &Place<'_>, mode: &str, flags: &[&str]) -> Result<Self> {
+        let log = place.scratch.join(format!("kube-proxy-{}.log", place.node));
         let output = File::options().create(true).append(true).open(&log)?;
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "--"]).arg(path);
+        command.args(["--pdeathsig", "KILL", "--"]).arg(program()?);
         // The machine's settings of connection tracking are not for a namespace to change.
         command.args(["--conntrack-max-per-core=0", "--conntrack-min=0"]);
         command.arg(format!("--proxy-mode={mode}"));
         command.arg(format!("--cluster-cidr={CLUSTER_CIDR}"));
-        command.arg(format!("--kubeconfig={}", plane.server().kubeconfig().display()));
-        command.arg(format!("--hostname-override={node}")).args(flags);
+        command.arg(format!("--kubeconfig={}", place.kubeconfig.display()));
+        command.arg(format!("--hostname-override={}", place.node)).args(flags);
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
-        let node = plane.cluster().host(node)?.netns().clone();
-        Ok(Self { process: node.spawn(command)?, node, log })
+        Ok(Self { process: place.netns.spawn(command)?, node: place.netns.clone(), log })
     }
 
     /// Waits until it has synced both families once.

@@ -35,6 +35,8 @@ pub(super) struct Setup {
     pub(super) routes: Vec<Route>,
     /// One more address for a host.
     pub(super) addresses: Vec<(String, IpAddr)>,
+    /// Rules of another program on every node, as `nft` reads them.
+    pub(super) rules: Vec<String>,
     /// The addresses that nodes have at the devices of their network.
     pub(super) of_network: Vec<(String, IpAddr)>,
     /// Flags of the daemons.
@@ -77,6 +79,7 @@ impl Setup {
             network: None,
             routes: Vec::new(),
             addresses: Vec::new(),
+            rules: Vec::new(),
             of_network: Vec::new(),
             flags: Vec::new(),
             forwarding: Forwarding::Translate,
@@ -129,6 +132,7 @@ impl Setup {
                 let mtu = mtu.parse().map_err(|_| anyhow!("{mtu} is no length of packets"))?;
                 self.cluster.mtu = Some(mtu);
             }
+            ["nft", ..] => self.rules.push(line.text["nft".len()..].trim().to_owned()),
             ["needs", name] => drop(self.needs.insert(Need::parse(name)?)),
             ["ports", ports @ ..] => {
                 let port = |text: &&str| text.parse().map_err(|_| anyhow!("{text} is not a port"));
@@ -136,7 +140,7 @@ impl Setup {
             }
             _ => bail!(
                 "one of these is expected: families v4|v6|dual, network NAME, node NAME POD..., client NAME, \
-                 route HOST NETWORK via HOST, address HOST IP, mtu BYTES, daemon FLAG..., shunt FLAG..., kube-proxy FLAG..., needs sctp, \
+                 route HOST NETWORK via HOST, address HOST IP, mtu BYTES, nft RULES, daemon FLAG..., shunt FLAG..., kube-proxy FLAG..., needs sctp, \
                  ports PORT..."
             ),
         }
@@ -191,6 +195,9 @@ impl Setup {
             // What the scenario says comes later and counts.
             self.flags.insert(0, "--bridge-netfilter=off".to_owned());
         }
+        if network.sends_as_node() {
+            self.flags.insert(0, "--masquerade-all".to_owned());
+        }
         Ok(())
     }
 
@@ -209,7 +216,9 @@ impl Setup {
             Network::BridgeUnseen if self.is_blind() && !is_judged() => {
                 &["bridge-nf-call-iptables is not 1", "bridge-nf-call-ip6tables is not 1"]
             }
-            Network::Macvlan | Network::Ipvlan => &["passes no hook of any node"],
+            Network::Macvlan | Network::Ipvlan | Network::IpvlanL3 => {
+                &["passes no hook of any node"]
+            }
             _ => &[],
         }
     }
@@ -249,6 +258,9 @@ impl Setup {
         let is_pod_here = here.is_some_and(|node| node.pods.iter().any(|pod| pod == host));
         if let Some(device) = self.cluster.network.input().filter(|_| is_pod_here) {
             return Some(device.to_owned());
+        }
+        if is_pod_here && self.cluster.network.sends_as_node() {
+            return None;
         }
         let pod = here.and_then(|node| node.pods.iter().position(|pod| pod == host));
         Some(pod.map_or_else(|| "eth0".to_owned(), |index| format!("veth{}", 11 + index)))

@@ -11,6 +11,7 @@ use super::need::Need;
 use super::probe::{Held, Memory, Prober};
 use super::setup::Setup;
 use super::step::{Act, Hold};
+use super::table;
 use crate::control_plane::{Flannel, Plane, Rules};
 
 /// The cluster and all that is in it but proxies. Dropping it ends every namespace.
@@ -71,6 +72,12 @@ impl<'a> Site<'a> {
         for route in &setup.routes {
             let via = setup.names.host_like(&route.via, route.network.addr())?;
             cluster.host(&route.host)?.add_route(route.network, via)?;
+        }
+        for node in cluster.nodes() {
+            setup
+                .rules
+                .iter()
+                .try_for_each(|rules| table::nft(node.netns(), &[rules]).map(drop))?;
         }
         let mut servers = Vec::new();
         for host in cluster.pods().chain(cluster.nodes()) {

@@ -97,7 +97,8 @@ pub(super) fn excerpt(ruleset: &str, flow: &Flow) -> String {
     lines.iter().filter(concerns).copied().collect::<Vec<_>>().join("\n")
 }
 
-fn nft(netns: &Netns, arguments: &[&str]) -> Result<String> {
+/// Runs stock `nft`, which must not complain, and returns what it prints.
+pub(super) fn nft(netns: &Netns, arguments: &[&str]) -> Result<String> {
     let mut command = Command::new("nft");
     command.args(arguments);
     let output = netns.run(move || command.output()).context("starting nft")?;

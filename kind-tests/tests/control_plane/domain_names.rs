@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use shunt_cluster::{
-    ClusterSpec, DnsServer, EchoServer, NodeSpec, ProbeOptions, Protocol, Record, probe, resolve,
+    ClusterSpec, DnsServer, EchoServer, NodeSpec, ProbeOptions, Protocol, Record,
+    first_packet_arrives, probe, resolve,
 };
 use shunt_kind_tests::control_plane::{Daemon, DaemonSpec, Id, Plane, PlaneSpec, wait_for};
 
@@ -15,8 +16,7 @@ use crate::cluster_policies::{definition, install_as, policy};
 
 const NODE: &str = "node-1";
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Less than it takes until a lost SYN is sent again, and enough for one that is.
-const SILENCE: Duration = Duration::from_millis(600);
+/// Enough for a SYN that is sent again.
 const SENT_AGAIN: Duration = Duration::from_secs(5);
 const HTTP: u16 = 80;
 const OTHER_PORT: u16 = 81;
@@ -82,22 +82,29 @@ impl Site {
         Ok(())
     }
 
-    fn reaches(&self, from: &str, to: IpAddr, port: u16, within: Duration) -> Result<bool> {
+    /// Whether the first packet of a pod arrives.
+    fn reaches(&self, from: &str, to: IpAddr, port: u16) -> Result<bool> {
         let netns = self.plane.cluster().host(from)?.netns();
-        let options = ProbeOptions::within(within);
-        Ok(probe(netns, Protocol::Tcp, SocketAddr::new(to, port), &options).is_answer())
+        first_packet_arrives(netns, SocketAddr::new(to, port))
+    }
+
+    /// Whether a pod is answered, if not its first packet then the next.
+    fn reaches_at_last(&self, from: &str, to: IpAddr) -> Result<bool> {
+        let netns = self.plane.cluster().host(from)?.netns();
+        let options = ProbeOptions::within(SENT_AGAIN);
+        Ok(probe(netns, Protocol::Tcp, SocketAddr::new(to, HTTP), &options).is_answer())
     }
 
     /// Has it ask, and fails unless it reaches what it is told, and by no other port.
     fn expect_opened(&self, name: &str, address: IpAddr) -> Result<()> {
         self.ask(name, address)?;
-        ensure!(self.reaches("asks", address, HTTP, SENT_AGAIN)?, "{name} is not reached");
-        ensure!(!self.reaches("asks", address, OTHER_PORT, SILENCE)?, "{name} by another port");
+        ensure!(self.reaches_at_last("asks", address)?, "{name} is not reached");
+        ensure!(!self.reaches("asks", address, OTHER_PORT)?, "{name} by another port");
         Ok(())
     }
 
     fn expect_closed(&self, what: &str, address: IpAddr) -> Result<()> {
-        ensure!(!self.reaches("asks", address, HTTP, SILENCE)?, "{what} is reached");
+        ensure!(!self.reaches("asks", address, HTTP)?, "{what} is reached");
         Ok(())
     }
 
@@ -105,7 +112,7 @@ impl Site {
     fn wait_until(&self, address: IpAddr, reached: bool) -> Result<Duration> {
         let began = Instant::now();
         wait_for(&format!("{address} to be reached: {reached}"), PATIENCE, || {
-            let is = self.reaches("asks", address, HTTP, SILENCE)?;
+            let is = self.reaches("asks", address, HTTP)?;
             Ok(if is == reached { Ok(()) } else { Err("not yet".to_owned()) })
         })?;
         Ok(began.elapsed())
@@ -186,7 +193,7 @@ fn only_what_is_named_is_opened(site: &Site, known: IpAddr) -> Result<()> {
     site.expect_closed("a name that nobody has asked for", neighbour)?;
     site.ask("example.org", other)?;
     site.expect_closed("a name that no policy speaks of", other)?;
-    ensure!(site.reaches("other", other, HTTP, SENT_AGAIN)?, "the policy is for another pod");
+    ensure!(site.reaches_at_last("other", other)?, "the policy is for another pod");
     site.expect_opened("b.example.com", neighbour)
 }
 
@@ -205,7 +212,7 @@ fn it_outlives_the_daemon(site: &mut Site, known: IpAddr) -> Result<()> {
         status.network_policy.as_ref().is_some_and(|policy| policy.names >= 2)
     })?;
     site.daemon.take().context("no daemon runs")?.kill()?;
-    ensure!(site.reaches("asks", known, HTTP, SILENCE)?, "it is forgotten with the daemon");
+    ensure!(site.reaches("asks", known, HTTP)?, "it is forgotten with the daemon");
     let late = site.name("late.example.com", 120, LONG)?;
     site.ask("late.example.com", late).context("DNS must not need the daemon")?;
     site.expect_closed("what nobody has learnt", late)?;
@@ -213,7 +220,7 @@ fn it_outlives_the_daemon(site: &mut Site, known: IpAddr) -> Result<()> {
     site.daemon()?.wait_for_status("policy and the names", |status| {
         status.network_policy.as_ref().is_some_and(|policy| policy.synced && policy.names >= 2)
     })?;
-    ensure!(site.reaches("asks", known, HTTP, SILENCE)?, "it is forgotten by the next daemon");
+    ensure!(site.reaches("asks", known, HTTP)?, "it is forgotten by the next daemon");
     site.expect_opened("late.example.com", late)
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use shunt_cluster::{ClusterSpec, EchoServer, NodeSpec, ProbeOptions, Protocol, probe};
+use shunt_cluster::{ClusterSpec, EchoServer, NodeSpec, first_packet_arrives};
 use shunt_kind_tests::control_plane::{Daemon, DaemonSpec, Id, Plane, PlaneSpec, verbs, wait_for};
 
 use crate::cluster_policies::{definition, install_as, policy};
@@ -144,9 +144,8 @@ fn a_network_policy_that_cannot_be_read_is_an_event_of_it_and_fails_closed() -> 
     }))?;
     let expect = |reached: bool| {
         wait_for(&format!("shop to reach web: {reached}"), Duration::from_secs(30), || {
-            let within = ProbeOptions::within(Duration::from_millis(400));
-            let outcome = probe(shop.netns(), Protocol::Tcp, (web.ip(), 8080).into(), &within);
-            Ok(if outcome.is_answer() == reached { Ok(()) } else { Err(outcome.to_string()) })
+            let arrives = first_packet_arrives(shop.netns(), (web.ip(), 8080).into())?;
+            Ok(if arrives == reached { Ok(()) } else { Err(format!("it is: {arrives}")) })
         })
     };
     daemon.wait_for_status("the policy", |status| {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use shunt_cluster::{EchoServer, Family, Outcome, ProbeOptions, Protocol, probe};
+use shunt_cluster::{EchoServer, Family, Outcome, Protocol, first_packet_arrives};
 use shunt_kind_tests::control_plane::{Id, Rules, wait_for};
 
 use crate::services;
@@ -121,12 +121,10 @@ fn from(app: &str) -> Value {
 
 /// Waits until each is answered, or each is not.
 fn expect_let_in(site: &Site, asked: &[(&str, SocketAddr)], who: &str, let_in: bool) -> Result<()> {
-    let soon = ProbeOptions::within(Duration::from_millis(400));
     for (shop, to) in asked {
         wait_for(&format!("{shop} to {to} where policy lets in {who}"), PATIENCE, || {
-            let outcome = probe(site.host(shop).netns(), Protocol::Tcp, *to, &soon);
-            let as_wanted = outcome.by().is_some() == let_in;
-            Ok(if as_wanted { Ok(()) } else { Err(outcome.to_string()) })
+            let arrives = first_packet_arrives(site.host(shop).netns(), *to)?;
+            Ok(if arrives == let_in { Ok(()) } else { Err(format!("it is: {arrives}")) })
         })?;
     }
     Ok(())

@@ -13,6 +13,7 @@ mod flannel;
 mod health;
 mod lists;
 mod manifests;
+mod monitoring;
 mod new_pods;
 mod once;
 mod outage;

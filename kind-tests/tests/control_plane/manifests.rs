@@ -1,7 +1,8 @@
-//! The deployment: rendered by kustomize, validated by a real API server; its configuration, its
-//! queries and its image, tried.
+//! The deployment: rendered by kustomize, validated by a real API server; its configuration and its image,
+//! tried.
 
 mod helm;
+mod image;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use shunt_kind_tests::control_plane::Plane;
 
-fn home() -> PathBuf {
+pub(crate) fn home() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests")
 }
 
@@ -211,119 +212,5 @@ fn without_policy_nothing_of_policy_may_be_read() -> Result<()> {
         let found = of_policy.map(|word| rendered.contains(&format!("- {word}\n")));
         assert_eq!(found, [policy, policy, policy, policy, policy, !policy], "{overlay}");
     }
-    Ok(())
-}
-
-/// The words of a text that look like names of our metrics.
-fn metric_names(text: &str) -> BTreeSet<&str> {
-    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-    let ours = |word: &&str| {
-        ["shunt_", "kubeproxy_", "process_"].iter().any(|prefix| word.starts_with(prefix))
-    };
-    words.filter(ours).collect()
-}
-
-#[test]
-fn the_dashboard_and_the_alerts_ask_for_metrics_that_exist() -> Result<()> {
-    let (_, registry) = shunt::metrics::Metrics::new();
-    let served = shunt::metrics::print(&registry);
-    let families: BTreeSet<_> =
-        served.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
-    let exists = |name: &str| {
-        let suffixes = ["", "_total", "_bucket", "_count", "_sum"];
-        suffixes
-            .iter()
-            .any(|suffix| name.strip_suffix(suffix).is_some_and(|family| families.contains(family)))
-    };
-    for file in ["monitoring/dashboard.json", "monitoring/alerts.yaml"] {
-        let text = fs::read_to_string(home().join(file))?;
-        let asked = metric_names(&text);
-        ensure!(asked.len() >= 8, "{file}: {asked:?}");
-        let missing: Vec<_> = asked.into_iter().filter(|name| !exists(name)).collect();
-        ensure!(missing.is_empty(), "{file}: no such metrics: {missing:?}");
-    }
-    let missing: Vec<_> = ASKED_BY_OTHERS.into_iter().filter(|name| !exists(name)).collect();
-    ensure!(missing.is_empty(), "the common dashboard: no such metrics: {missing:?}");
-    let dashboard = fs::read_to_string(home().join("monitoring/dashboard.json"))?;
-    let _: Value = serde_json::from_str(&dashboard)?;
-    let _: Value =
-        serde_saphyr::from_str(&fs::read_to_string(home().join("monitoring/alerts.yaml"))?)?;
-    Ok(())
-}
-
-/// What the panels of the common dashboard and its alert ask for (kubernetes-mixin,
-/// `dashboards/proxy.libsonnet`); beside these `up`, which is Prometheus' own, `go_goroutines`, and
-/// the requests to the API server, which are there from the first on (`health.rs`).
-const ASKED_BY_OTHERS: [&str; 7] = [
-    "kubeproxy_sync_proxy_rules_duration_seconds_count",
-    "kubeproxy_sync_proxy_rules_duration_seconds_bucket",
-    "kubeproxy_network_programming_duration_seconds_count",
-    "kubeproxy_network_programming_duration_seconds_bucket",
-    "process_resident_memory_bytes",
-    "process_cpu_seconds_total",
-    "process_start_time_seconds",
-];
-
-/// A binary that needs no other file: the one that is tested, or one that is built for this.
-fn static_binary() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("SHUNT_BIN") {
-        return Ok(path.into());
-    }
-    let version = succeed(Command::new("rustc").arg("-vV"))?.stdout;
-    let version = String::from_utf8(version)?;
-    let host = version.lines().find_map(|line| line.strip_prefix("host: ")).context("a host")?;
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--locked", "-p", "shunt", "--target", host]).current_dir(&root);
-    succeed(cargo.env("RUSTFLAGS", "-C target-feature=+crt-static"))?;
-    Ok(root.join("target").join(host).join("debug/shunt"))
-}
-
-/// The capabilities that the deployment's container has: this one and no other.
-fn capabilities() -> Result<String> {
-    let daemonset = fs::read_to_string(home().join("base/daemonset.yaml"))?;
-    let daemonset: Value = serde_saphyr::from_str(&daemonset)?;
-    let context = &daemonset["spec"]["template"]["spec"]["containers"][0]["securityContext"];
-    let (given, taken) = (&context["capabilities"]["add"], &context["capabilities"]["drop"]);
-    assert_eq!((given, taken), (&serde_json::json!(["NET_ADMIN"]), &serde_json::json!(["ALL"])));
-    assert_eq!(context["readOnlyRootFilesystem"], true);
-    assert_eq!(context["allowPrivilegeEscalation"], false);
-    assert_eq!(context["seccompProfile"]["type"], "RuntimeDefault");
-    Ok(format!("only {given}; root filesystem read-only: {}", context["readOnlyRootFilesystem"]))
-}
-
-/// Builds the image with Debian's buildah and starts it: a root filesystem with one file.
-#[test]
-fn the_image_is_one_binary_that_starts() -> Result<()> {
-    let scratch = tempfile::tempdir()?;
-    let context = scratch.path().join("context");
-    fs::create_dir(&context)?;
-    let binary = static_binary()?;
-    fs::copy(&binary, context.join("shunt"))?;
-    let buildah = |arguments: &[&str]| {
-        let mut command = Command::new("buildah");
-        command.arg("--root").arg(scratch.path().join("root"));
-        command.arg("--runroot").arg(scratch.path().join("run"));
-        command.args(["--storage-driver", "vfs"]).args(arguments);
-        succeed(&mut command).map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
-    };
-    let recipe = home().join("Containerfile").display().to_string();
-    let context = context.display().to_string();
-    buildah(&["bud", "--isolation", "chroot", "-f", &recipe, "-t", "shunt", &context])?;
-    let container = buildah(&["from", "localhost/shunt"])?;
-    let container = container.trim();
-    let version = buildah(&["run", "--isolation", "chroot", container, "--", "/shunt", "version"])?;
-    assert_eq!(version, format!("shunt {}\n", env!("CARGO_PKG_VERSION")));
-    buildah(&["rm", container])?;
-    let image = scratch.path().join("image");
-    buildah(&["push", "localhost/shunt", &format!("dir:{}", image.display())])?;
-    let sizes = fs::read_dir(&image)?.map(|entry| Ok(entry?.metadata()?.len()));
-    let compressed = sizes.sum::<Result<u64>>()?;
-    let unpacked = fs::metadata(&binary)?.len();
-    println!("image: {unpacked} bytes unpacked, {compressed} bytes compressed");
-    println!("capabilities: {}", capabilities()?);
-    // A binary with debugging aids is larger than one to ship.
-    let limit = if binary.components().any(|part| part.as_os_str() == "debug") { 1000 } else { 20 };
-    ensure!(compressed < limit * 1_000_000, "the image has {compressed} bytes");
     Ok(())
 }

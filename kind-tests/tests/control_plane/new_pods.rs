@@ -16,7 +16,7 @@ use crate::health::holder_of_table;
 const NODE: &str = "node-1";
 const PORT: PodPort = PodPort { name: "http", protocol: "TCP", number: 8080 };
 /// One packet: what is lost is sent again after a second.
-const FIRST_PACKET: Duration = Duration::from_millis(700);
+const FIRST_PACKET: Duration = Duration::from_millis(900);
 /// The time after which containerd goes on without a plugin (`plugin_request_timeout`).
 const PATIENCE_OF_CONTAINERD: Duration = Duration::from_secs(2);
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use shunt::status::PolicyStatus;
-use shunt_cluster::{ClusterSpec, EchoServer, NodeSpec, ProbeOptions, Protocol, probe};
+use shunt_cluster::{ClusterSpec, EchoServer, NodeSpec, first_packet_arrives};
 use shunt_kind_tests::control_plane::{
     Daemon, DaemonSpec, Id, Plane, PlaneSpec, PodPort, http_get, wait_for,
 };
@@ -52,9 +52,7 @@ impl Node {
 
     fn reaches(&self, from: &str, to: &str) -> Result<bool> {
         let to = SocketAddr::new(self.ip(to)?, PORT.number);
-        let netns = self.plane.cluster().host(from)?.netns();
-        let patience = ProbeOptions::within(Duration::from_millis(400));
-        Ok(probe(netns, Protocol::Tcp, to, &patience).by().is_some())
+        first_packet_arrives(self.plane.cluster().host(from)?.netns(), to)
     }
 
     /// Waits until one reaches another, or does not.

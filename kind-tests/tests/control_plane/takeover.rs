@@ -5,6 +5,7 @@
 
 mod cleanup;
 mod figures;
+mod ground;
 mod interrupted;
 mod left;
 mod traffic;
@@ -16,16 +17,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
-use shunt_cluster::{Connection, Load, Netns, Report};
-use shunt_kind_tests::control_plane::{Daemon, DaemonSpec, KubeProxy};
+use shunt_cluster::{Load, Netns, Report};
+use shunt_kind_tests::control_plane::{Daemon, KubeProxy};
 use shunt_kind_tests::guest::{self, Clock};
 use shunt_kind_tests::scenario::shunt_binary;
 
 use self::figures::Figures;
+use self::ground::{ApiServer, Ground};
 use self::left::Left;
-use self::traffic::{hold, loads};
-use crate::site::{Site, cluster_ips, node_port, web_ports};
+use self::traffic::{Held, loads, most_direct};
 
 const NODE: &str = "node-1";
 /// How many Services there are beside the one that is used, and new connections a second, of all
@@ -34,13 +34,11 @@ const SIZE: [u32; 2] = [200, 500];
 const SIZE_IN_GUEST: [u32; 2] = [20, 200];
 /// More connections a second take all of the guest's CPU.
 const MOST_RATE_IN_GUEST: u32 = 400;
-/// With more Services than this kube-proxy would need half an hour in the guest to come back under
-/// load: the way back is played with these, after the way there with all.
-const MOST_BACK_IN_GUEST: u32 = 500;
+/// With more Services than this the guest's one CPU is too little for the real API server beside kube-proxy: it loses
+/// its connections. The small one, which both proxies follow as they do the real one, takes its place.
+const MOST_OF_REAL_API_IN_GUEST: u32 = 500;
 /// Memory of the guest that is used once before a large play.
 const MEMORY_IN_GUEST: usize = 1200 << 20;
-/// How many Services one program makes: in the guest it needs a minute for them where others want the processor too.
-const LOADED: u32 = 400;
 /// Patience with kube-proxy's first sync, and with the guest for each Service more: it starts
 /// programs for them.
 const SYNC: Duration = Duration::from_mins(5);
@@ -109,39 +107,16 @@ fn print(netns: &Netns, program: &str, arguments: &[&str]) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// A site with a Service that is used and many that are not, and what is other programs'.
-fn site(services: u32) -> Result<(Site, Value)> {
-    let site = Site::without_shunt()?;
-    let spec =
-        json!({"type": "NodePort", "ipFamilyPolicy": "RequireDualStack", "ports": web_ports()});
-    let service = site.create_service("steady", spec)?;
-    let ips: Vec<_> = ["web-1", "web-2"].map(|pod| site.host(pod).addresses().to_vec()).concat();
-    site.plane.wait_for_endpoints("steady", &ips, &[])?;
-    let began = Instant::now();
-    for portion in 0..services.div_ceil(LOADED) {
-        let start = portion * LOADED;
-        let count = LOADED.min(services - start).to_string();
-        let start = start.to_string();
-        let load = ["load", "--start", &start, "--services", &count, "--endpoints", "1"];
-        site.plane.server().command(&load)?;
-    }
-    println!("{services} Services are there after {:.1?}", began.elapsed());
-    Ok((site, service))
-}
-
 fn take_over(from: &str, to: &str) -> Result<()> {
     let [services, rate] = size()?;
-    let in_guest = Clock::of_this_guest().is_some();
-    let most_back = if in_guest { MOST_BACK_IN_GUEST } else { services };
-    let mut play = Play { from, to, services, rate, back: false };
-    if services > most_back {
+    let api = if Clock::of_this_guest().is_some() && services > MOST_OF_REAL_API_IN_GUEST {
         // The host gives the guest a page when it is used first: kube-proxy's many programs would wait for that.
         black_box(vec![1u8; MEMORY_IN_GUEST]);
-        play.run()?;
-    }
-    play.services = services.min(most_back);
-    play.back = true;
-    play.run()
+        ApiServer::Small
+    } else {
+        ApiServer::Real
+    };
+    Play { from, to, services, rate, api }.run()
 }
 
 /// One takeover, under load.
@@ -152,24 +127,25 @@ struct Play<'a> {
     services: u32,
     /// New connections a second, of all loads.
     rate: u32,
-    /// Whether the node is also given back.
-    back: bool,
+    /// Whom both proxies follow.
+    api: ApiServer,
 }
 
 impl Play<'_> {
     fn run(&self) -> Result<()> {
-        let (site, service) = site(self.services)?;
-        let netns = site.host(NODE).netns();
+        let ground = Ground::build(self.api, self.services)?;
+        let netns = ground.host(NODE).netns();
+        let direct = most_direct(&ground)?;
+        println!("{} connections a second, of {direct:.0} from pod to pod", self.rate);
         let left = Left::of(self.from);
         left.put_others(netns)?;
-        let kube_proxy = self.start_kube_proxy(&site)?;
+        let kube_proxy = self.start_kube_proxy(&ground)?;
         left.expect_kube_proxys(netns)?;
-        let ips = cluster_ips(&service)?;
-        let running = loads(&site, &ips, node_port(&service, 0)?, self.rate)?;
+        let running = loads(&ground, self.rate)?;
         let began = Instant::now();
-        let mut held = hold(&site, &ips)?;
+        let held = Held::open(&ground)?;
         thread::sleep(PAUSE);
-        let mut daemon = self.wait_beside_kube_proxy(&site)?;
+        let mut daemon = self.wait_beside_kube_proxy(&ground)?;
         let ended = Instant::now();
         kube_proxy.stop()?;
         let status = daemon.wait_until_synced()?;
@@ -177,12 +153,8 @@ impl Play<'_> {
         let took = ended.elapsed();
         daemon.wait_for_log(left.told())?;
         expect_nothing_dropped(netns)?;
-        for connection in &mut held {
-            connection.exchange("during")?;
-        }
         // With those who hold one kube-proxy's IPVS goes only when they have ended.
-        let end = || held.drain(..).try_for_each(Connection::close);
-        let gone = left.expect_all_gone(netns, self.to, end);
+        let gone = left.expect_all_gone(netns, self.to, || held.end());
         let after = gone.with_context(|| daemon.describe())?;
         println!(
             "kube-proxy's end at {:.3?}, ours in its place {took:.3?} later, its IPVS gone after \
@@ -192,26 +164,23 @@ impl Play<'_> {
             began.elapsed() + PAUSE
         );
         thread::sleep(PAUSE);
-        if self.back {
-            self.go_back(&site, daemon)?;
-        }
+        self.go_back(&ground, daemon)?;
         let reports = running.into_iter().map(Load::stop).collect::<Result<Vec<_>>>()?;
         self.judge(status.services, took, &reports)
     }
 
     /// Starts shunt beside kube-proxy: while that runs nothing is written.
-    fn wait_beside_kube_proxy(&self, site: &Site) -> Result<Daemon> {
+    fn wait_beside_kube_proxy(&self, ground: &Ground) -> Result<Daemon> {
         let flags = vec![format!("--proxy-mode={}", self.to), exclude()];
-        let spec = DaemonSpec { flags, ..DaemonSpec::default() };
-        let daemon = Daemon::start(&site.plane, NODE, &spec)?;
+        let daemon = ground.shunt(flags)?;
         daemon.wait_for_log("a Service must have one proxy")?;
-        let ruleset = print(site.host(NODE).netns(), "nft", &["list", "tables"])?;
+        let ruleset = print(ground.host(NODE).netns(), "nft", &["list", "tables"])?;
         ensure!(!ruleset.contains("inet shunt"), "{ruleset}");
         Ok(daemon)
     }
 
-    fn start_kube_proxy(&self, site: &Site) -> Result<KubeProxy> {
-        let kube_proxy = KubeProxy::start_with(&site.plane, NODE, self.from, &[&exclude()])?;
+    fn start_kube_proxy(&self, ground: &Ground) -> Result<KubeProxy> {
+        let kube_proxy = ground.kube_proxy(self.from, &[&exclude()])?;
         let began = Instant::now();
         kube_proxy.wait_until_synced_within(SYNC + SYNC_OF_EACH * self.services)?;
         println!("kube-proxy in {} mode has synced after {:.1?}", self.from, began.elapsed());
@@ -219,10 +188,10 @@ impl Play<'_> {
     }
 
     /// Back to kube-proxy: it syncs, then what is ours goes.
-    fn go_back(&self, site: &Site, daemon: Daemon) -> Result<()> {
-        let netns = site.host(NODE).netns();
+    fn go_back(&self, ground: &Ground, daemon: Daemon) -> Result<()> {
+        let netns = ground.host(NODE).netns();
         daemon.stop()?;
-        let kube_proxy = self.start_kube_proxy(site)?;
+        let kube_proxy = self.start_kube_proxy(ground)?;
         thread::sleep(PAUSE);
         let told = print(netns, &shunt_binary()?.to_string_lossy(), &["cleanup"])?;
         ensure!(told.contains("table inet shunt"), "{told}");
@@ -234,8 +203,8 @@ impl Play<'_> {
 
     /// Fails if a connection was lost; else tells, and writes, what it has come to.
     fn judge(&self, services: usize, took: Duration, reports: &[Report]) -> Result<()> {
-        let Self { from, to, rate, back, .. } = *self;
-        let row = Figures { from, to, services, rate, back, took, reports }.row();
+        let Self { from, to, rate, .. } = *self;
+        let row = Figures { from, to, services, rate, took, reports }.row();
         println!("{row}");
         for report in reports {
             println!("{report}");

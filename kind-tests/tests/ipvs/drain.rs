@@ -4,6 +4,8 @@ use anyhow::{Result, ensure};
 
 use crate::rig::{CLIENT, DNS, POD, Rig, VIP, WEB, by};
 
+/// The port for SCTP.
+const SIGNALS: &str = "SCTP  10.96.0.11:3868";
 const IPVS: &[&str] = &["--proxy-mode=ipvs"];
 
 /// The NodePort of the Service on the node.
@@ -107,6 +109,35 @@ mod travels {
         rig.expect(WEB, &[("web-1", 0), ("web-2", 1)])?;
         sleep(3 * MINUTE);
         rig.expect(WEB, &[("web-2", 1)])
+    }
+
+    /// Associations of SCTP are treated as TCP's streams are.
+    #[test]
+    #[ignore = "needs a clock that jumps; a test runs it in the guest"]
+    fn an_association_outlives_its_endpoint_until_the_deadline() -> Result<()> {
+        const HALF_AN_HOUR: &str = "shunt.dev/drain-seconds: '1800'";
+        let mut rig = Rig::new()?;
+        let _servers = rig.serve_sctp()?;
+        rig.write_sctp(HALF_AN_HOUR, "web-1")?;
+        rig.start(IPVS)?;
+        let signals = format!("{VIP}:3868");
+        let mut association = rig.associate(POD, &signals)?;
+        ensure!(association.by() == "web-1");
+        rig.write_sctp(HALF_AN_HOUR, "web-2")?;
+        rig.expect(SIGNALS, &[("web-1", 0), ("web-2", 1)])?;
+        association.exchange("while it drains")?;
+        rig.kill()?;
+        rig.start(IPVS)?;
+        ensure!(rig.associate(POD, &signals)?.by() == "web-2");
+        for _ in 0..5 {
+            sleep(5 * MINUTE - MINUTE / 60);
+            association.exchange("with another daemon")?;
+            rig.expect(SIGNALS, &[("web-1", 0), ("web-2", 1)])?;
+        }
+        sleep(6 * MINUTE);
+        rig.expect(SIGNALS, &[("web-2", 1)])?;
+        ensure!(association.exchange("it is over").is_err(), "the deadline has not cut it");
+        Ok(())
     }
 
     /// The deadline is counted from when the endpoint left, however often the daemon is started.

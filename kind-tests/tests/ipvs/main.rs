@@ -5,6 +5,7 @@
 mod counters;
 mod drain;
 mod interrupted;
+mod meddling;
 mod missing;
 mod refused;
 mod rig;

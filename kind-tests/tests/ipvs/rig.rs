@@ -157,6 +157,33 @@ endpoints: [{}]
         self.write_text(&text)
     }
 
+    /// Has both pods that serve answer SCTP for as long as this lives.
+    pub(crate) fn serve_sctp(&self) -> Result<Vec<EchoServer>> {
+        let serve = |pod| EchoServer::start_sctp(self.cluster.host(pod)?.netns(), pod, &[8080]);
+        ["web-1", "web-2"].into_iter().map(serve).collect()
+    }
+
+    /// A Service of SCTP at port 3868 of the ClusterIP, with annotations and the pod that serves it.
+    pub(crate) fn write_sctp(&self, annotations: &str, pod: &str) -> Result<()> {
+        let address = self.cluster.host(pod)?.ip();
+        self.write_text(&format!(
+            "apiVersion: v1
+kind: Service
+metadata: {{name: signals, namespace: default, annotations: {{{annotations}}}}}
+spec:
+  clusterIPs: [{VIP}]
+  ports: [{{name: sctp, port: 3868, protocol: SCTP, targetPort: 8080}}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: signals-v4, namespace: default, labels: {{kubernetes.io/service-name: signals}}}}
+addressType: IPv4
+ports: [{{name: sctp, port: 8080, protocol: SCTP}}]
+endpoints: [{{addresses: [{address}]}}]
+"
+        ))
+    }
+
     /// Replaces the manifests at once.
     pub(crate) fn write_text(&self, text: &str) -> Result<()> {
         let aside = self.files.path().join("aside");
@@ -217,6 +244,12 @@ endpoints: [{}]
     pub(crate) fn connect(&self, from: &str, to: &str) -> Result<Connection> {
         let netns = self.cluster.host(from)?.netns();
         Connection::open(netns, to.parse()?, &ProbeOptions::within(Duration::from_secs(5)))
+    }
+
+    /// An SCTP association that stays.
+    pub(crate) fn associate(&self, from: &str, to: &str) -> Result<Connection> {
+        let netns = self.cluster.host(from)?.netns();
+        Connection::open_sctp(netns, to.parse()?, &ProbeOptions::within(Duration::from_secs(5)))
     }
 
     /// A UDP socket whose datagrams are one flow.

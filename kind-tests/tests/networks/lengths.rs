@@ -14,17 +14,13 @@ pub(crate) const SCENARIOS: &[&str] = &[
     "small-mtu",
 ];
 
-/// Where none of them is played: with IPVS a client outside that the node masquerades is not told there, over IPv6 and
-/// UDP, that its datagram was too long, and it is not known why.
-pub(crate) const NEVER_ON: &[Network] =
-    &[Network::Gre, Network::Ip6Gre, Network::Sit, Network::Ip6Tnl, Network::Wireguard];
-
 pub(crate) const BEGIN: &str = "<!-- lengths:begin, written by SHUNT_WRITE_DOCS=1 cargo test -p shunt-kind-tests --test networks -->";
 pub(crate) const END: &str = "<!-- lengths:end -->";
 
 pub(crate) const NOT_ON: LeftOut = &[
     (Network::Macvlan, PATH_MTU, ONE_LINK),
     (Network::Ipvlan, PATH_MTU, ONE_LINK),
+    (Network::IpvlanL3, PATH_MTU, NOT_ROUTED),
     (Network::Bridge, IPV6_DATAGRAMS, PUT_TOGETHER),
     (Network::FlannelHostGw, IPV6_DATAGRAMS, PUT_TOGETHER),
     (Network::FlannelVxlan, IPV6_DATAGRAMS, PUT_TOGETHER),
@@ -33,11 +29,6 @@ pub(crate) const NOT_ON: LeftOut = &[
     (Network::Flanneld, IPV6_DATAGRAMS, PUT_TOGETHER),
     (Network::CniBridge, JUMBO, CUTS_FOR_1500),
     (Network::Flanneld, JUMBO, CUTS_FOR_1500),
-    (
-        Network::FlannelUdp,
-        &["path-mtu", "path-mtu-with-policy"],
-        "what is said over IPv6 to the address of flannel0 is lost, without a Service too",
-    ),
 ];
 
 /// Nor these, with IPVS.
@@ -51,6 +42,8 @@ pub(crate) const NOT_WITH_IPVS_ON: LeftOut = &[
 
 const PATH_MTU: &[&str] = &["path-mtu", "path-mtu-of-ipv6-datagrams", "path-mtu-with-policy"];
 const ONE_LINK: &str = "pods are on one link, on which nobody tells that a packet is too long";
+const NOT_ROUTED: &str =
+    "the node does not route what comes for a pod, and tells nobody that a packet is too long";
 
 const IPV6_DATAGRAMS: &[&str] = &["path-mtu-of-ipv6-datagrams"];
 const PUT_TOGETHER: &str = "the bridge puts fragments together and the node sends them on as long as its next link takes, without a Service too";

@@ -13,12 +13,14 @@ use crate::numbering;
 const VNI: u32 = 1;
 
 /// Makes the device that leads to the pods of another node. Each has the address that the node has in the tunnel.
+/// `checksums` is whether there are any outside; none: as the kernel has it.
 pub(crate) fn introduce(
     node: &Host,
     own: &[IpNet],
     network: IpNet,
     via: IpAddr,
     mtu: u32,
+    checksums: Option<bool>,
 ) -> Result<()> {
     let (family, number) = match network.network() {
         IpAddr::V4(address) => (4, address.octets()[2]),
@@ -29,7 +31,7 @@ pub(crate) fn introduce(
     let mut links = node.netns.links();
     for own in own.iter().filter(|own| own.addr().is_ipv4() == via.is_ipv4()) {
         let own = numbering::in_network(*own, numbering::VTEP);
-        links.add_geneve(&device, VNI, via, hardware(own))?;
+        links.add_geneve(&device, VNI, via, hardware(own), checksums)?;
         links.set_mtu(&device, mtu)?;
         links.add_address(&device, alone(own))?;
     }

@@ -29,7 +29,7 @@ pub(crate) fn introduce(node: &Host, other: &Host, tunnel: Tunnel, mtu: u32) -> 
     links.add_tunnel(&device, tunnel, local, remote)?;
     links.set_mtu(&device, mtu)?;
     for own in own {
-        links.add_address(&device, alone(numbering::in_network(*own, numbering::VTEP)))?;
+        links.add_address(&device, alone(numbering::in_network(*own, numbering::GATEWAY)))?;
     }
     links.set_up(&device)?;
     for network in pod_networks {

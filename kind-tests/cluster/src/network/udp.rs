@@ -47,6 +47,11 @@ impl Forwarder {
             }
             links.set_up(DEVICE)?;
         }
+        if own.iter().any(IpAddr::is_ipv6) {
+            // The device has its network's first address, an anycast address by RFC 4291, section 2.6.1, if the route
+            // there names no gateway: else routers would not tell it what they have dropped.
+            node.netns.sysctl("net.ipv6.icmp.error_anycast_as_unicast", "1")?;
+        }
         let underlay = node.addresses.clone();
         let sockets = node.netns.run(move || {
             let bind = |address: &IpAddr| -> io::Result<UdpSocket> {

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use anyhow::Result;
 use ipnet::IpNet;
 
+use crate::devices::Vtep;
 use crate::host::{Family, Host};
 use crate::link::{Hop, Route, alone};
 
@@ -14,11 +15,19 @@ const VNI: u32 = 1;
 /// And its port, which is the kernel's own default too.
 const PORT: u16 = 8472;
 
-pub(crate) fn prepare(node: &Host, own: &[IpAddr], mtu: u32) -> Result<()> {
+/// `checksums` is whether there are any outside; none: as the kernel has it.
+pub(crate) fn prepare(
+    node: &Host,
+    own: &[IpAddr],
+    mtu: u32,
+    checksums: Option<bool>,
+) -> Result<()> {
     let mut links = node.netns.links();
     for (underlay, own) in node.addresses.iter().zip(own) {
         let device = device(*own);
-        links.add_vxlan(device, VNI, PORT, *underlay, hardware(*own))?;
+        let hardware = hardware(*own);
+        let vtep = Vtep { id: VNI, port: PORT, local: *underlay, hardware, checksums };
+        links.add_vxlan(device, &vtep)?;
         links.set_mtu(device, mtu)?;
         links.add_address(device, alone(*own))?;
         links.set_up(device)?;

@@ -23,8 +23,6 @@ pub(super) struct Figures<'a> {
     pub(super) services: usize,
     /// New connections asked for a second.
     pub(super) rate: u32,
-    /// Whether the way back is among it.
-    pub(super) back: bool,
     pub(super) took: Duration,
     pub(super) reports: &'a [Report],
 }
@@ -35,11 +33,10 @@ impl Figures<'_> {
         let sum = |of: fn(&Report) -> u64| self.reports.iter().map(of).sum::<u64>();
         let slowest = self.reports.iter().map(|report| report.slowest).max().unwrap_or_default();
         format!(
-            "| {}, {}, {}{} | {}, {} | {} | {} | {} | {} ms | {:.2} s |",
+            "| {}, {}, {} | {}, {} | {} | {} | {} | {} ms | {:.2} s |",
             self.from,
             self.to,
             self.services,
-            if self.back { "" } else { " (there only)" },
             self.rate,
             sum(|report| report.sent),
             sum(|report| report.refused),
