@@ -3,8 +3,10 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use ipnet::IpNet;
 use nix::libc;
 
@@ -30,7 +32,11 @@ const RTPROT_STATIC: u8 = 4;
 const RT_SCOPE_UNIVERSE: u8 = 0;
 const RT_SCOPE_LINK: u8 = 253;
 const RTN_UNICAST: u8 = 1;
+const RTN_LOCAL: u8 = 2;
 const RTNH_F_ONLINK: u32 = 4;
+
+/// How long the kernel may take to make an address usable.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(crate) const CREATE: i32 = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
 pub(crate) const REPLACE: i32 = libc::NLM_F_CREATE | libc::NLM_F_REPLACE;
@@ -141,9 +147,42 @@ impl Links {
     }
 
     /// Adds an address to a device; IPv6 without duplicate detection, so that it works at once.
+    ///
+    /// The kernel makes the local route of an IPv6 address a little later than the address (`addrconf_dad_work`). A
+    /// socket connected to it in between keeps the route to the device that it found, and all that it ever sends is
+    /// lost; so on a device that is up, this waits for the local route.
     pub fn add_address(&mut self, device: &str, address: IpNet) -> Result<()> {
         let message = self.address(libc::RTM_NEWADDR, CREATE, device, address)?;
-        self.tell(message, || format!("adding {address} to {device}"))
+        self.tell(message, || format!("adding {address} to {device}"))?;
+        if address.addr().is_ipv4() || !self.is_up(device)? {
+            return Ok(());
+        }
+        let deadline = Instant::now() + PATIENCE;
+        while !self.is_local(address.addr()) {
+            ensure!(Instant::now() < deadline, "{address} on {device} gets no local route");
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    fn is_up(&mut self, device: &str) -> Result<bool> {
+        let get = Message::new(libc::RTM_GETLINK, 0).raw(&ifinfo(0, 0)).text(IFLA_IFNAME, device);
+        let answers = self.socket.exchange(get).with_context(|| format!("looking at {device}"))?;
+        // `ifi_flags`.
+        let flags = answers.first().and_then(|a| a.body.get(8..12)?.first_chunk());
+        Ok(flags.is_some_and(|flags| i32::from_ne_bytes(*flags) & libc::IFF_UP != 0))
+    }
+
+    /// Whether packets to this address stay in the namespace.
+    fn is_local(&mut self, address: IpAddr) -> bool {
+        let bytes = octets(address);
+        let mut header = [0; 12];
+        header[0] = family(address);
+        header[1] = IpNet::from(address).prefix_len();
+        let get = Message::new(libc::RTM_GETROUTE, 0).raw(&header).attr(RTA_DST, &bytes);
+        let answers = self.socket.exchange(get).unwrap_or_default();
+        // `rtm_type`.
+        answers.first().is_some_and(|a| a.body.get(7) == Some(&RTN_LOCAL))
     }
 
     /// Removes an address from a device.
