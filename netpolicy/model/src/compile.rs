@@ -227,7 +227,7 @@ mod tests {
 
     use super::*;
     use crate::object::{NetworkPolicy, Peer, Rule, Uid};
-    use crate::selector::Selector;
+    use crate::selector::{Labels, Operator, Requirement, Selector};
 
     /// Every Job's pods have labels that no others have.
     fn pod(number: u8) -> Pod {
@@ -240,6 +240,45 @@ mod tests {
             host_network: false,
             labels: Arc::new([("job".into(), number.to_string().into())].into()),
             ports: [].into(),
+        }
+    }
+
+    /// Allows pods with this label to reach all others of the namespace.
+    fn allowing(key: &str, value: &str) -> NetworkPolicy {
+        let of = Requirement { key: key.into(), operator: Operator::In([value.into()].into()) };
+        let peers = vec![Peer::Pods { namespaces: None, pods: [of].into_iter().collect() }];
+        let rule = Rule { peers: Some(peers), ports: None };
+        NetworkPolicy {
+            key: ObjectKey::new("x", "policy"),
+            pods: Selector::default(),
+            ingress: Some(vec![rule]),
+            egress: None,
+        }
+    }
+
+    /// The converter keeps equal labels once, so that a pod that comes again has the very labels of the one that has gone.
+    #[test]
+    fn a_pod_that_comes_again_is_judged_by_what_was_asked_meanwhile() {
+        let mut store = Store::new();
+        let mut compiler = Compiler::new("node");
+        compiler.update(&store, &Dirty::everything());
+        let labels: Labels = [("app".into(), "web".into()), ("tier".into(), "x".into())].into();
+        let (one, mut other) = (Pod { labels: Arc::new(labels), ..pod(1) }, pod(2));
+        other.key = ObjectKey::new("x", "other");
+        other.addresses = [IpAddr::from([10, 0, 0, 2])].into();
+        let mut took = |store: &mut Store, dirty: &Dirty| {
+            compiler.update(store, dirty);
+            assert_eq!(*compiler.table(), full("node", store));
+        };
+        for policy in [allowing("app", "web"), allowing("tier", "x"), allowing("app", "db")] {
+            let dirty = store.put_policy(policy);
+            took(&mut store, &dirty);
+            for pod in [&other, &one] {
+                let dirty = store.put_pod(Pod::clone(pod));
+                took(&mut store, &dirty);
+            }
+            let dirty = store.remove_pod(&one.key);
+            took(&mut store, &dirty);
         }
     }
 

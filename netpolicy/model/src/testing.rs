@@ -2,7 +2,7 @@
 
 mod strategies;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -11,8 +11,9 @@ use shunt_model::object::ObjectKey;
 
 use self::strategies::{ADDRESSES, Edit, HOSTS, NODES, STRANGERS, edits, narrow_edits};
 use crate::compile::{Compiler, full};
-use crate::object::Direction;
+use crate::object::{Direction, NamedPort, Pod};
 use crate::oracle::{self, Ruling};
+use crate::selector::Labels;
 use crate::store::{Dirty, Store};
 use crate::table::{Packet, Table, Verdict};
 
@@ -212,13 +213,33 @@ proptest! {
     }
 }
 
+/// What pods have alike is one, as the daemon's converter makes it, also when its last pod has gone and another comes.
+#[derive(Default)]
+struct Sharing {
+    labels: BTreeMap<Labels, Arc<Labels>>,
+    ports: BTreeMap<Box<[NamedPort]>, Arc<[NamedPort]>>,
+}
+
+impl Sharing {
+    fn share(&mut self, edit: Edit) -> Edit {
+        let Edit::Pod(mut pod) = edit else { return edit };
+        let Pod { labels, ports, .. } = &mut pod;
+        let one = self.labels.entry(Labels::clone(labels));
+        *labels = Arc::clone(one.or_insert_with(|| Arc::clone(labels)));
+        let one = self.ports.entry(Box::from(&**ports));
+        *ports = Arc::clone(one.or_insert_with(|| Arc::clone(ports)));
+        Edit::Pod(pod)
+    }
+}
+
 /// Compiles each change alone; that comes to what compiling from nothing does.
 fn one_by_one(edits: Vec<Edit>) -> Result<(Store, Compiler), TestCaseError> {
     let mut store = Store::new();
     let mut compiler = Compiler::new(NODES[0]);
     // What one gets who is only told of the changes.
     let mut followed = Table::default();
-    for edit in edits {
+    let mut sharing = Sharing::default();
+    for edit in edits.into_iter().map(|edit| sharing.share(edit)) {
         let dirty = apply(&mut store, edit);
         let delta = compiler.update(&store, &dirty);
         prop_assert!(!dirty.is_empty() || delta.is_empty());

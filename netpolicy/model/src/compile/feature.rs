@@ -248,7 +248,12 @@ impl Features {
     /// Forgets what was found of pods that are not there any more, once that is more than half.
     pub(super) fn forget_gone(&mut self, store: &Store) {
         if self.matches.len() > 2 * store.alike().len() {
-            self.matches.retain(|(namespace, _), found| store.has_alike(namespace, &found.labels));
+            self.forget_all_gone(store);
         }
+    }
+
+    /// The same at once.
+    pub(super) fn forget_all_gone(&mut self, store: &Store) {
+        self.matches.retain(|(namespace, _), found| store.has_alike(namespace, &found.labels));
     }
 }

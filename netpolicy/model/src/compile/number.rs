@@ -23,14 +23,19 @@ impl<T: Hash + Eq + Default> Numbers<T> {
         if let Some(number) = self.by_value.get(&value) {
             return *number;
         }
-        let mut number = if value == T::default() { 0 } else { short(hash(&value)) };
-        // Two values with one hash are rare, and then the second takes the next number.
-        while self.by_number.contains_key(&number) {
-            number = in_range(number.wrapping_add(1));
-        }
+        let number = self.free(if value == T::default() { 0 } else { short(hash(&value)) });
         let value = Arc::new(value);
         self.by_value.insert(Arc::clone(&value), number);
         self.by_number.insert(number, value);
+        number
+    }
+
+    /// This number, or the next that is free: two values with one hash are rare.
+    fn free(&self, mut number: u32) -> u32 {
+        while self.by_number.contains_key(&number) {
+            // After the greatest comes the least, or whoever writes two policies with that number would stop us.
+            number = if number >= GREATEST { 1 } else { number + 1 };
+        }
         number
     }
 
@@ -56,14 +61,12 @@ impl<T: Hash + Eq + Default> Numbers<T> {
     }
 }
 
-/// The traffic control that shares the kernel's field gives the greatest number a meaning.
-fn in_range(number: u32) -> u32 {
-    number.clamp(1, u32::MAX - 1)
-}
+/// The traffic control that shares the kernel's field gives the one above a meaning.
+const GREATEST: u32 = u32::MAX - 1;
 
 fn short(hash: u64) -> u32 {
     let [a, b, c, d, e, f, g, h] = hash.to_le_bytes();
-    in_range(u32::from_le_bytes([a ^ e, b ^ f, c ^ g, d ^ h]))
+    u32::from_le_bytes([a ^ e, b ^ f, c ^ g, d ^ h]).clamp(1, GREATEST)
 }
 
 /// A hash that is the same in every process.
@@ -118,5 +121,14 @@ mod tests {
         let found = [numbers.number(Alike(1)), numbers.number(Alike(2)), numbers.number(Alike(1))];
         assert_eq!(found[0], found[2]);
         assert_eq!(found[1], found[0] + 1);
+    }
+
+    #[test]
+    fn after_the_greatest_number_comes_the_least() {
+        let mut numbers = Numbers::<String>::default();
+        for number in [GREATEST - 1, GREATEST, 1] {
+            numbers.by_number.insert(number, Arc::default());
+        }
+        assert_eq!(numbers.free(GREATEST - 1), 2);
     }
 }

@@ -65,6 +65,8 @@ impl Compiler {
         if selectors.is_empty() && dirty.relabelled.is_empty() {
             return;
         }
+        // Nobody leads to those: what was found of them would be taken for true when they come again.
+        self.features.forget_all_gone(store);
         for (namespace, labels, theirs) in store.alike() {
             let is_concerned = dirty.relabelled.contains(namespace)
                 || selectors.matching(store, namespace, labels).next().is_some();
