@@ -47,8 +47,9 @@ impl InStep {
         })
     }
 
-    /// An order is installed, but for the Services that the kernel refuses. Returns whether
-    /// something else is said now.
+    /// An order is installed, but for the Services that the kernel refuses: what these have is told
+    /// when it refuses them no more, which needs no other order. Returns whether something else is
+    /// said now.
     pub(crate) fn installed<'a>(
         &mut self,
         number: u64,
@@ -70,6 +71,7 @@ impl InStep {
                     let none = HealthCheck::none(check.port);
                     changed |= *check != none;
                     *check = none;
+                    waiting.entry(key.clone()).or_insert(number);
                 }
             }
             changed
@@ -138,5 +140,18 @@ mod tests {
         let key = ObjectKey::new("default", "web");
         state.installed(1, std::iter::once(&key));
         assert_eq!(said(&state), Some([0, 0]));
+        state.installed(1, std::iter::once(&key));
+        assert_eq!(said(&state), Some([0, 0]), "it is refused still");
+    }
+
+    #[test]
+    fn a_service_that_the_kernel_refuses_no_more_has_its_endpoints() {
+        let mut state = InStep::default();
+        state.ordered(1, &order(Some([2, 1])));
+        let key = ObjectKey::new("default", "web");
+        state.installed(1, std::iter::once(&key));
+        // A repair tries it again without any order.
+        assert!(state.installed(1, std::iter::empty()));
+        assert_eq!(said(&state), Some([2, 1]));
     }
 }
