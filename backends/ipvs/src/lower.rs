@@ -65,7 +65,7 @@ impl Lowering {
     }
 
     /// What a delta asks for; the plan is the one before it. Work: the size of the delta, and all
-    /// NodePorts if the node's addresses changed.
+    /// NodePorts if the addresses that serve them changed.
     pub fn change(&mut self, plan: &Plan, delta: &PlanDelta) -> Wanted {
         let mut wanted = Wanted::default();
         let new_node = delta.node.as_ref().unwrap_or(&plan.node);
@@ -88,24 +88,38 @@ impl Lowering {
                 wanted.virtuals.insert(server, Some(made));
             }
         }
-        if delta.node.is_some() {
-            for (key, service) in &plan.services {
-                if delta.services.contains_key(key) {
-                    continue;
-                }
-                for server in keys(service, &plan.node) {
-                    wanted.virtuals.entry(server).or_insert(None);
-                }
-                for (server, made) in self.virtuals(service, new_node) {
-                    wanted.virtuals.insert(server, Some(made));
-                }
-            }
-            touched.extend(self.addresses.keys());
+        if let Some(node) = &delta.node {
+            self.move_node_ports(plan, delta, node, &mut wanted);
+            let (before, now) = (&plan.node.own_addresses, &node.own_addresses);
+            touched.extend(before.symmetric_difference(now).copied());
         }
         for address in touched {
             wanted.addresses.insert(address, self.needs(new_node, address));
         }
         wanted
+    }
+
+    /// Puts the NodePorts of Services that do not change themselves on the addresses that serve them
+    /// now.
+    fn move_node_ports(
+        &self,
+        plan: &Plan,
+        delta: &PlanDelta,
+        node: &NodePlan,
+        wanted: &mut Wanted,
+    ) {
+        if node.node_port_addresses == plan.node.node_port_addresses {
+            return;
+        }
+        let unchanged = plan.services.iter().filter(|(key, _)| !delta.services.contains_key(*key));
+        for (_, service) in unchanged.filter(|(_, service)| has_node_ports(service)) {
+            for server in keys(service, &plan.node) {
+                wanted.virtuals.entry(server).or_insert(None);
+            }
+            for (server, made) in self.virtuals(service, node) {
+                wanted.virtuals.insert(server, Some(made));
+            }
+        }
     }
 
     /// What a whole plan asks for, including that everything else of ours goes.
@@ -251,6 +265,11 @@ fn addresses(service: &ServicePlan) -> impl Iterator<Item = IpAddr> + '_ {
         FrontendAddress::Ip(address) => Some(address),
         FrontendAddress::Node(_) => None,
     })
+}
+
+fn has_node_ports(service: &ServicePlan) -> bool {
+    let mut frontends = service.frontends.iter();
+    frontends.any(|plan| matches!(plan.frontend.address, FrontendAddress::Node(_)))
 }
 
 /// All virtual servers of a plan.

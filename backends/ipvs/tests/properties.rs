@@ -12,7 +12,7 @@ use ipvs_rs::{Destination, DestinationKey, Flags, Protocol, Request, Service, Se
 use proptest::prelude::*;
 use shunt_ipvs::diff::{Steps, diff, drained};
 use shunt_ipvs::installed::{Installed, InstalledVirtual};
-use shunt_ipvs::lower::Lowering;
+use shunt_ipvs::lower::{Lowering, Wanted};
 use shunt_ipvs::{OURS, Settings};
 use shunt_model::balancing::{Balancing, Scheduler};
 use shunt_model::plan::{NodePlan, Plan};
@@ -154,6 +154,27 @@ proptest! {
         }
         prop_assert_eq!(installed, before);
     }
+}
+
+#[test]
+fn an_address_that_is_no_frontends_costs_nothing_and_one_that_is_moves_alone() {
+    let services = (1..=9).map(|n| service(n, &[1, 2])).collect();
+    let plan = Plan { node: node(), services };
+    let mut lowering = Lowering::new(Settings::default());
+    lowering.change(&Plan::default(), &delta(&Plan::default(), &plan));
+    let mut with_address = |ip: [u8; 4]| {
+        let mut node = (*plan.node).clone();
+        node.own_addresses.insert(ip.into());
+        let next = Plan { node: node.into(), services: plan.services.clone() };
+        lowering.change(&plan, &delta(&plan, &next))
+    };
+    // The host's end of a pod's link.
+    let Wanted { virtuals, addresses } = with_address([169, 254, 7, 7]);
+    assert!(virtuals.is_empty() && addresses.values().all(|wanted| !wanted), "{virtuals:?}");
+    let of_balancer = [203, 0, 113, 9];
+    let Wanted { virtuals, addresses } = with_address(of_balancer);
+    assert_eq!(addresses, [(of_balancer.into(), false)].into());
+    assert!(virtuals.is_empty(), "{virtuals:?}");
 }
 
 fn plan_of(endpoints: &[u16], drain_seconds: Option<u32>) -> Plan {

@@ -28,8 +28,9 @@ pub struct NodePlan {
     /// The node's addresses on which NodePorts are served. 127.0.0.1 can be one of them: it is for
     /// the node itself, and a backend must keep others from it.
     pub node_port_addresses: BTreeSet<IpAddr>,
-    /// All addresses of the machine. Nothing is programmed from them; the kernel knows its own.
-    /// What comes in for them leaves no more, so its source is never hidden.
+    /// All addresses of the machine, but IPv6's link-local ones. What comes in for them leaves no
+    /// more, so its source is never hidden. nftables asks the kernel for them; IPVS takes no other
+    /// address for the machine's.
     pub own_addresses: BTreeSet<IpAddr>,
     /// Sources that count as local pods; traffic to a ClusterIP from elsewhere is masqueraded, and
     /// an external traffic policy is not for them.

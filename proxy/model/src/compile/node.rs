@@ -56,21 +56,34 @@ fn primary(settings: &Settings, snapshot: &Snapshot) -> BTreeSet<IpAddr> {
     snapshot.local_addresses().iter().filter(usable).copied().collect()
 }
 
-/// The addresses on the machine's interfaces, and those that its Node says it has.
+/// The addresses on the machine's interfaces. As long as those are not known, what its Node says:
+/// an address that a cloud translates to one of the machine's stands there too, and is on none.
+/// Every link has a link-local address of IPv6, those of pods among them: no Service and no endpoint
+/// can have one, and the plan shall not change with each pod.
 fn own(settings: &Settings, snapshot: &Snapshot) -> BTreeSet<IpAddr> {
-    let said = snapshot.node(&settings.node_name).map_or(&[][..], |node| &node.addresses);
-    snapshot.local_addresses().iter().chain(said).copied().collect()
+    let own = snapshot.local_addresses();
+    if own.is_empty() {
+        let said = snapshot.node(&settings.node_name).map_or(&[][..], |node| &node.addresses);
+        return said.iter().copied().collect();
+    }
+    own.iter().filter(|ip| !is_of_link(**ip)).copied().collect()
 }
 
-/// The machine's addresses in these networks; a family that is not mentioned matches wholly.
+/// The machine's addresses in these networks; a family that is not mentioned matches wholly. From a
+/// link-local address of IPv6 the kernel forwards nothing to a pod, so there are no NodePorts.
 fn within(networks: &[IpNet], snapshot: &Snapshot) -> BTreeSet<IpAddr> {
     let matches = |ip: &IpAddr| {
         let family = Family::of(*ip);
         let mut mentioned = networks.iter().filter(|net| Family::of(net.addr()) == family);
         mentioned.clone().next().is_none() || mentioned.any(|net| net.contains(ip))
     };
-    let usable = |ip: &&IpAddr| !ip.is_loopback() && matches(ip);
+    let usable = |ip: &&IpAddr| !ip.is_loopback() && !is_of_link(**ip) && matches(ip);
     snapshot.local_addresses().iter().filter(usable).copied().collect()
+}
+
+/// Whether the kernel gives an address to each link.
+const fn is_of_link(ip: IpAddr) -> bool {
+    ip.is_ipv6() && is_link_local(ip)
 }
 
 const fn is_link_local(ip: IpAddr) -> bool {

@@ -64,6 +64,30 @@ fn within_networks() {
     assert_eq!(within(&["0.0.0.0/0", "::1/128"]), "10.0.0.1 192.168.0.1");
 }
 
+#[test]
+fn the_links_of_pods_do_not_change_the_plan() {
+    let node_port_addresses = NodePortAddresses::Within(Vec::new());
+    let mut world = World::empty(Settings { node_port_addresses, ..settings() });
+    let own = ["10.0.0.1", "fd00::1", "169.254.0.1"];
+    world.apply(local_addresses(&own));
+    assert_eq!(node_port_addresses_of(&world), "10.0.0.1 169.254.0.1 fd00::1");
+    let with_a_pod = [&own[..], &["fe80::ecee:eeff:feee:eeee"]].concat();
+    assert!(world.apply(local_addresses(&with_a_pod)).is_empty());
+}
+
+#[test]
+fn an_address_that_is_the_nodes_by_name_alone_is_not_the_machines() {
+    let own = |world: &World| -> Vec<_> {
+        world.plan.node.own_addresses.iter().map(ToString::to_string).collect()
+    };
+    let mut world = World::empty(settings());
+    // A cloud translates 203.0.113.1 to 10.0.0.1.
+    world.apply(node(HERE, &["10.0.0.1", "203.0.113.1"], &[]));
+    assert_eq!(own(&world), ["10.0.0.1", "203.0.113.1"], "nothing else is known yet");
+    world.apply(local_addresses(&["10.0.0.1", "127.0.0.1"]));
+    assert_eq!(own(&world), ["10.0.0.1", "127.0.0.1"]);
+}
+
 fn node_port_addresses_of(world: &World) -> String {
     node_port_addresses(world).join(" ")
 }
