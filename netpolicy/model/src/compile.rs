@@ -127,6 +127,9 @@ impl Compiler {
             delta.tightened = tightened(&self.table, &delta, dirty);
         }
         self.table.apply(&delta);
+        if !self.locals.is_empty() {
+            delta.left.clone_from(&dirty.left);
+        }
         delta
     }
 

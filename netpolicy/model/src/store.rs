@@ -63,7 +63,8 @@ impl Store {
         for address in pod.policy_addresses() {
             let is_new = self.claim(*address, Arc::clone(&pod));
             // An address that this very pod had before is none of either.
-            if is_new && dirty.presence.remove(address).is_none() {
+            let was_its = dirty.left.remove(address) && dirty.presence.remove(address).is_some();
+            if is_new && !was_its {
                 dirty.presence.insert(*address, Presence::Appeared);
             }
             let alike = self.alike.entry(place(&pod.key.namespace, &pod.labels));
@@ -83,6 +84,7 @@ impl Store {
             self.leave_alike(&pod, *address);
             if self.disclaim(*address, key) {
                 dirty.presence.insert(*address, Presence::Gone);
+                dirty.left.insert(*address);
             }
             dirty.addresses.insert(*address);
         }

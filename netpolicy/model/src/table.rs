@@ -290,6 +290,9 @@ pub struct Delta {
     /// Local addresses that accept less of somebody than before, so that connections of theirs may
     /// live that are not allowed any more.
     pub tightened: BTreeSet<IpAddr>,
+    /// Addresses that a pod has left while there are isolated ones: what the kernel remembers of its connections is not
+    /// for whoever has the address next.
+    pub left: BTreeSet<IpAddr>,
 }
 
 impl Delta {
@@ -301,6 +304,7 @@ impl Delta {
             && self.networks.is_none()
             && self.locals.is_empty()
             && self.rows.is_empty()
+            && self.left.is_empty()
     }
 
     /// Whether an address is that of an isolated pod afterwards; `before`: the table that this changes.
@@ -329,6 +333,7 @@ impl Delta {
         self.locals.extend(later.locals);
         self.rows.extend(later.rows);
         self.tightened.extend(later.tightened);
+        self.left.extend(later.left);
     }
 }
 

@@ -215,6 +215,7 @@ impl PolicyTable {
             self.installed.take_if(|installed| installed.is_some());
         }
         self.watch(table.tightened.iter().copied());
+        self.leave(&table.left);
         self.take_beside(own, pod_networks, known, learnt);
         self.beside.watched.retain(|address| table.keeps_local(&self.table, *address));
         let steps = self.counts().is_some().then(|| {
@@ -394,6 +395,7 @@ impl PolicyTable {
         report.transactions += 1;
         report.operations += 1;
         self.beside.watched.clear();
+        self.watch.forget_left();
         self.installed = Some(None);
         Ok(())
     }

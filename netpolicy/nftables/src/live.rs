@@ -5,6 +5,10 @@
 //! not allow become fewer. When the kernel's table of connections holds none any more, the pod
 //! leaves: its established packets pass by the first rules. A pod that stays too long is slower,
 //! nothing else; so whatever is not certain leaves it where it is.
+//!
+//! A pod that goes leaves connections behind that nobody has taken anything from; who has its address
+//! next may take them up. So the pods that have any with it go into `@watched`, too: the table
+//! allows them nobody's.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
@@ -24,11 +28,15 @@ const LONGEST: Duration = Duration::from_secs(300);
 const REST: u32 = 9;
 /// How often it is asked whether a walk has ended.
 const LOOK: Duration = Duration::from_millis(20);
+/// How many addresses that pods have left are waited with at most; they are looked for every few seconds.
+const MOST_LEFT: usize = 10_000;
 
 /// Since when the kernel watches which pods, and when it is time to look at their connections.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Watch {
     pods: BTreeMap<IpAddr, Since>,
+    /// Addresses that pods have left, and when it is time to look for connections of theirs.
+    left: BTreeMap<IpAddr, Instant>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,9 +63,37 @@ impl Watch {
         }
     }
 
+    /// Pods have left these addresses: after a while, in which connections come and go, it is looked for what is left of
+    /// theirs. Until then it may be taken for another pod's, if that comes to the address and to a port at once.
+    pub(crate) fn leave(&mut self, addresses: impl IntoIterator<Item = IpAddr>, now: Instant) {
+        for address in addresses {
+            if self.left.len() < MOST_LEFT || self.left.contains_key(&address) {
+                self.left.insert(address, now + SETTLE);
+            }
+        }
+    }
+
+    /// The addresses that pods have left.
+    pub(crate) fn left(&self) -> impl Iterator<Item = IpAddr> {
+        self.left.keys().copied()
+    }
+
+    /// Those of them that a walk that began then has looked for.
+    pub(crate) fn looked_for(&mut self, began: Instant) -> BTreeSet<IpAddr> {
+        let (looked_for, left) =
+            std::mem::take(&mut self.left).into_iter().partition(|(_, at)| *at <= began);
+        self.left = left;
+        BTreeMap::into_keys(looked_for).collect()
+    }
+
+    /// No pod is isolated any more.
+    pub(crate) fn forget_left(&mut self) {
+        self.left.clear();
+    }
+
     /// When it is time to look at connections.
     pub(crate) fn look_at(&self) -> Option<Instant> {
-        self.pods.values().map(|since| since.look_at).min()
+        self.pods.values().map(|since| since.look_at).chain(self.left.values().copied()).min()
     }
 
     /// What a walk that began then says: pods with a connection that they do not allow stay, and
@@ -87,6 +123,9 @@ impl Watch {
     pub(crate) fn failed(&mut self, now: Instant) {
         for since in self.pods.values_mut() {
             since.look_at = since.look_at.max(now + LONGEST);
+        }
+        for look_at in self.left.values_mut() {
+            *look_at = (*look_at).max(now + LONGEST);
         }
     }
 }

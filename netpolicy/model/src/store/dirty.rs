@@ -32,6 +32,8 @@ pub struct Dirty {
     pub names: BTreeSet<IpAddr>,
     /// Addresses that have come or gone. Those that are gone have no live connections.
     pub presence: BTreeMap<IpAddr, Presence>,
+    /// Addresses that a pod has left, whoever has them now.
+    pub left: BTreeSet<IpAddr>,
 }
 
 impl Dirty {
@@ -76,5 +78,6 @@ impl Dirty {
         self.addresses.extend(other.addresses);
         self.names.extend(other.names);
         self.presence.extend(other.presence);
+        self.left.extend(other.left);
     }
 }

@@ -25,11 +25,11 @@ impl PolicyTable {
     }
 
     /// Looks, beside this thread, whether pods whose live connections are judged packet by packet
-    /// have any left that they do not allow; those that have none are watched no more. Returns how
-    /// many operations that took.
+    /// have any left that they do not allow; those that have none are watched no more. And whether others have some with
+    /// an address that a pod has left; they are watched from now on. Returns how many operations that took.
     ///
     /// # Errors
-    /// If the kernel refuses to stop watching; what is installed is to be read anew then.
+    /// If the kernel refuses it; what is installed is to be read anew then.
     pub fn tend(&mut self, now: Instant) -> Result<usize, Error> {
         if self.teller.as_ref().is_some_and(|teller| teller.at <= now) {
             let counted = self.counted().ok();
@@ -42,7 +42,9 @@ impl PolicyTable {
             Some(Walked { began, ends: Ok(ends) }) => {
                 let entangled = self.entangled(&ends);
                 let leave = self.watch.walked(began, now, |pod| entangled.contains(&pod));
-                self.unwatch(&leave)
+                let left = self.watch.looked_for(began);
+                let enter = self.entangled_with(&ends, &left);
+                self.rewatch(enter, &leave)
             }
             // Without knowing the connections pods stay watched.
             Some(Walked { ends: Err(_), .. }) => {
@@ -51,7 +53,8 @@ impl PolicyTable {
             }
             None => {
                 if self.walker.due(self.watch.look_at()).is_some_and(|at| at <= now) {
-                    self.walker.begin(self.beside.watched.clone(), now);
+                    let addresses = self.beside.watched.iter().copied().chain(self.watch.left());
+                    self.walker.begin(addresses.collect(), now);
                 }
                 Ok(0)
             }
@@ -67,6 +70,22 @@ impl PolicyTable {
                 self.beside.watched.insert(address);
             }
         }
+    }
+
+    /// Has it looked for what is left of the connections of pods that have gone.
+    pub(super) fn leave(&mut self, addresses: &BTreeSet<IpAddr>) {
+        if !self.options.keep_connections && !self.options.variant.audit {
+            self.watch.leave(addresses.iter().copied(), Instant::now());
+        }
+    }
+
+    /// The pods that have connections, which are not allowed, with these addresses.
+    fn entangled_with(&self, ends: &HashSet<Ends>, left: &BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
+        let is_left = |ends: &&Ends| left.contains(&ends.client) || left.contains(&ends.server);
+        let denied = ends.iter().filter(is_left).filter(|ends| !self.allows(ends));
+        let both = denied.flat_map(|ends| [ends.client, ends.server]);
+        let watched = &self.beside.watched;
+        both.filter(|end| self.table.locals.contains_key(end) && !watched.contains(end)).collect()
     }
 
     /// The ends of connections that are not allowed.
@@ -92,8 +111,15 @@ impl PolicyTable {
         self.table.verdict(&packet) == Verdict::Accept
     }
 
-    fn unwatch(&mut self, leave: &BTreeSet<IpAddr>) -> Result<usize, Error> {
+    /// Watches some, and others no more.
+    fn rewatch(
+        &mut self,
+        enter: BTreeSet<IpAddr>,
+        leave: &BTreeSet<IpAddr>,
+    ) -> Result<usize, Error> {
         let before = self.beside.clone();
+        self.watch(enter);
+        let all = self.beside.watched.clone();
         self.beside.watched.retain(|pod| !leave.contains(pod));
         let mut wanted = Wanted::default();
         wanted.beside(&before, &self.beside);
@@ -102,7 +128,7 @@ impl PolicyTable {
         match self.commit_steps(&steps, &mut report) {
             Ok(()) => self.watch.committed(&self.beside.watched, Instant::now()),
             Err(error) => {
-                self.beside = before;
+                self.beside.watched = all;
                 self.installed = None;
                 return Err(error);
             }

@@ -41,6 +41,22 @@ fn a_change_during_a_walk_keeps_the_pod() {
     assert!(watch.walked(began, began + seconds(2), |_| false).is_empty());
 }
 
+#[test]
+fn what_is_left_of_a_pod_is_looked_for_once() {
+    let start = Instant::now();
+    let mut watch = Watch::default();
+    watch.leave([pod(1)], start);
+    watch.leave([pod(2)], start + seconds(1));
+    assert_eq!(watch.look_at(), Some(start + SETTLE));
+    assert_eq!(watch.looked_for(start + seconds(4)), BTreeSet::new(), "it began too early");
+    watch.failed(start);
+    assert_eq!(watch.look_at(), Some(start + LONGEST));
+    watch.leave([pod(2)], start + LONGEST);
+    assert_eq!(watch.looked_for(start + LONGEST), [pod(1)].into());
+    assert_eq!(watch.looked_for(start + LONGEST + SETTLE), [pod(2)].into(), "left once more");
+    assert_eq!(watch.look_at(), None);
+}
+
 /// Something that happens. Times are in seconds.
 #[derive(Clone, Debug)]
 enum Event {

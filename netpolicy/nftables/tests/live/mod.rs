@@ -5,6 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use shunt_cluster::{Connection, ProbeOptions};
+use shunt_model::object::ObjectKey;
 use shunt_netpolicy::cluster::{Action, Tier};
 use shunt_netpolicy::object::{Peer, Rule};
 use shunt_netpolicy::selector::Selector;
@@ -146,5 +147,47 @@ fn a_pod_is_watched_for_as_long_as_it_has_connections_that_are_not_allowed() {
     assert_eq!(world.watched("node-1"), 0, "all is allowed again");
     for connection in &mut kept {
         connection.exchange("at last").expect("an answer");
+    }
+}
+
+/// A client that was killed leaves its connection to the kernel; it is here itself, in the place of one that is another
+/// pod's and has the same port.
+#[test]
+fn what_a_pod_that_has_gone_has_opened_is_not_for_the_next_with_its_address() {
+    let (mut world, mut dirty) = named_pods();
+    dirty.merge(world.store.put_policy(policy("x", "p", &[("app", "a")], from(&["b", "d"]), None)));
+    // Of its kind there are others, so that nobody who is allowed is so no more when it goes.
+    dirty.merge(world.label("node-2", "e", "x", &[("app", "d")]));
+    world.sync(&dirty);
+    world.tend("node-1", SETTLE * 3);
+    assert_eq!(world.watched("node-1"), 0, "nobody has connections");
+    let to = world.addresses("a");
+    let open = |host: &str, to: &IpAddr, patience| {
+        let netns = world.cluster.host(host).expect("a host").netns();
+        let options = ProbeOptions::within(patience);
+        Connection::open(netns, SocketAddr::new(*to, 8080), &options).expect("a connection")
+    };
+    let mut kept: Vec<_> = to.iter().map(|to| open("b", to, ANSWER)).collect();
+    let mut cut: Vec<_> = to.iter().map(|to| open("d", to, SILENCE)).collect();
+    for connection in kept.iter_mut().chain(&mut cut) {
+        connection.exchange("before").expect("an answer");
+    }
+    let dirty = world.store.remove_pod(&ObjectKey::new("x", "d"));
+    world.sync(&dirty);
+    let dirty = world.label("node-2", "d", "x", &[("app", "another")]);
+    world.sync(&dirty);
+    assert_eq!(world.watched("node-1"), 0, "nothing is known of connections yet");
+    let began = Instant::now();
+    while world.watched("node-1") < to.len() && began.elapsed() < ANSWER * 6 {
+        let (_, table) = world.nodes.get_mut("node-1").expect("a node");
+        let Some(at) = table.tend_at() else { break };
+        thread::sleep(at.saturating_duration_since(Instant::now()).min(PAUSE));
+        table.tend(Instant::now()).expect("the kernel takes it");
+    }
+    for connection in &mut cut {
+        assert!(connection.exchange("after").is_err(), "it is another pod's");
+    }
+    for connection in &mut kept {
+        connection.exchange("after").expect("what is allowed goes on");
     }
 }
