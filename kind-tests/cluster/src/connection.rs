@@ -69,6 +69,11 @@ impl Connection {
         self.local
     }
 
+    /// From now on an exchange waits so long: a little where an answer is not expected.
+    pub fn wait(&mut self, timeout: Duration) {
+        self.timeout = timeout;
+    }
+
     /// Sends a line and checks that the same server answers it.
     pub fn exchange(&mut self, text: &str) -> Result<()> {
         ensure!(!text.contains('\n'), "one line at a time");
