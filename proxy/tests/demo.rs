@@ -22,7 +22,7 @@ const ORDINARY: u32 = 65534;
 /// The variable that marks the processes of a run.
 const MARK: &str = "SHUNT_DEMO_TEST";
 /// What may take long on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Runs measure what their machine does: each waits for the other.
 fn alone() -> MutexGuard<'static, ()> {
@@ -149,7 +149,7 @@ impl Run {
 
     /// Checks that no process, namespace or file of it is left, within bounded time.
     fn expect_nothing_left(&self, namespaces: &BTreeSet<PathBuf>) {
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + PATIENCE;
         loop {
             let processes = self.processes();
             let all: BTreeSet<_> = all_processes().flat_map(|p| namespaces_of(&p)).collect();

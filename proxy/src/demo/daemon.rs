@@ -22,7 +22,7 @@ const PARENT: &str = "SHUNT_DEMO_PROCESS";
 /// Where the daemon answers, by default.
 const ANSWERS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 10249);
 /// How long the daemon may take for an answer, and for a change.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// How long until the daemon is asked again.
 const AGAIN: Duration = Duration::from_millis(1);
 /// The exit code of a daemon that misses something in this machine.

@@ -11,7 +11,7 @@ use shunt_cluster::{Connection, ProbeOptions};
 use super::traffic::Way;
 
 /// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Between one line and the next.
 const PACE: Duration = Duration::from_millis(2);
 

@@ -11,7 +11,7 @@ use super::manifests::{cluster_ip, node_port, port};
 use crate::failure::Failure;
 
 /// How long a request may take.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One way to a Service: who asks whom by what.
 #[derive(Clone)]

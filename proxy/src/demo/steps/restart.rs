@@ -24,7 +24,7 @@ const WITHOUT: Duration = Duration::from_millis(1500);
 const AT_MOST: Duration = Duration::from_secs(60);
 /// A request that takes longer is lost. A lost packet alone costs a second and shows as the
 /// slowest answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The traffic of clients.
 struct Clients {
