@@ -25,6 +25,9 @@ use shunt_nftables::kernel::{Nftables, Options, Report, counted};
 const ALL: Options =
     Options { owner: true, forwarding: Forwarding::Translate, counting: Counting::Endpoints };
 
+/// How long an answer may take where others have the CPU.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// A machine that is node, client and every endpoint in one, and says on each connection which
 /// endpoint it has reached.
 struct Machine {
@@ -35,9 +38,11 @@ struct Machine {
 impl Machine {
     fn new() -> Self {
         let netns = Netns::new("node").expect("a network namespace: these tests need root");
+        for address in ["10.77.1.1/32", "fd00:10:77:1::1/128"] {
+            let address = address.parse().expect("an address");
+            netns.links().add_address("lo", address).expect("an address");
+        }
         for arguments in [
-            "address add 10.77.1.1/32 dev lo",
-            "address add fd00:10:77:1::1/128 dev lo",
             "route add local 10.128.0.0/9 dev lo",
             "route add 10.96.0.0/16 dev lo",
             "-6 route add local fd01::/16 dev lo",
@@ -91,8 +96,8 @@ impl Machine {
         let mut reached = BTreeMap::new();
         for _ in 0..times {
             let text = self.netns.run(move || {
-                let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(5))?;
-                stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+                let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+                stream.set_read_timeout(Some(PATIENCE))?;
                 let mut text = String::new();
                 stream.read_to_string(&mut text).map(|_| text)
             });
@@ -159,7 +164,7 @@ fn connections_are_counted_and_counts_outlive_their_elements() {
 
     // What is refused is counted too: without an answer it may be sent again.
     let refused = "10.96.0.2:80".parse().expect("an address");
-    let refused = machine.netns.tcp_connect(refused, Duration::from_secs(2));
+    let refused = machine.netns.tcp_connect(refused, PATIENCE);
     assert!(refused.is_err());
     let place = Place::everyone(cluster_ip(Family::V4, 2));
     assert_eq!(machine.counted().expect("counts").frontends[&place].packets, 1);

@@ -20,7 +20,7 @@ use crate::socket::open;
 const LONGEST: usize = 4096;
 const HEADER: usize = 12;
 /// How long a client may take to ask over TCP, once it is connected.
-const CONVERSATION: Duration = Duration::from_secs(2);
+const CONVERSATION: Duration = Duration::from_secs(30);
 /// Enough for two segments not to become one.
 const BETWEEN_SEGMENTS: Duration = Duration::from_millis(5);
 /// `A`, `CNAME`, `AAAA`.

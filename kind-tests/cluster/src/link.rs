@@ -36,7 +36,7 @@ const RTN_LOCAL: u8 = 2;
 const RTNH_F_ONLINK: u32 = 4;
 
 /// How long the kernel may take to make an address usable.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) const CREATE: i32 = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
 pub(crate) const REPLACE: i32 = libc::NLM_F_CREATE | libc::NLM_F_REPLACE;

@@ -19,8 +19,9 @@ use nix::sys::time::TimeVal;
 const HEADER: usize = 16;
 /// `NLA_F_NESTED`; the kernel's strict attribute checks want it for the nests it added after 5.2.
 const NESTED: u16 = 1 << 15;
-/// The kernel answers at once; this only keeps a thread from hanging on a kernel that does not.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// The kernel answers at once, or when others have let go of its one lock for devices and routes; this only keeps a thread
+/// from hanging on a kernel that does not.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A netlink request under construction.
 pub(crate) struct Message {
