@@ -4,7 +4,7 @@ use nix::errno::Errno;
 use nix::libc;
 
 use crate::error::{Error, Result};
-use crate::message::{Message, nfnetlink};
+use crate::message::{self, Message, nfnetlink};
 use crate::socket::{ACK, ERROR, Socket, verdict};
 
 /// `NFNL_MSG_BATCH_BEGIN` and `NFNL_MSG_BATCH_END`.
@@ -20,8 +20,8 @@ pub struct Batch {
     bytes: Vec<u8>,
     first: u32,
     count: u32,
-    /// The last message is kept back: the ack is asked for on it alone.
-    last: Option<Message>,
+    /// Where the last message begins: the ack is asked for on it alone.
+    last: Option<usize>,
 }
 
 /// What the kernel said of one message of a batch.
@@ -58,34 +58,30 @@ impl Batch {
             begin.u32(GENERATION, generation);
         }
         let first = socket.next_sequence();
-        let bytes = begin.finish(first, 0).to_vec();
+        let mut bytes = Vec::new();
+        begin.write(&mut bytes, first);
         Self { bytes, first, count: 0, last: None }
     }
 
     /// Adds a message and returns its number, counted from 0.
-    pub fn push(&mut self, socket: &mut Socket, message: Message) -> usize {
-        self.write_last(socket, 0);
-        self.last = Some(message);
-        self.count as usize
-    }
-
-    fn write_last(&mut self, socket: &mut Socket, flags: u16) {
-        if let Some(mut message) = self.last.take() {
-            self.bytes.extend_from_slice(message.finish(socket.next_sequence(), flags));
-            self.count += 1;
-        }
+    pub fn push(&mut self, socket: &mut Socket, message: &Message) -> usize {
+        let number = self.count as usize;
+        self.last = Some(self.bytes.len());
+        message.write(&mut self.bytes, socket.next_sequence());
+        self.count += 1;
+        number
     }
 
     /// The size so far, in bytes.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.bytes.len() + self.last.as_ref().map_or(0, Message::len)
+        self.bytes.len()
     }
 
     /// Whether no message was added.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.count == 0 && self.last.is_none()
+        self.count == 0
     }
 
     /// Sends the batch and reads what the kernel says of it. The kernel has done its work when
@@ -94,11 +90,13 @@ impl Batch {
     /// # Errors
     /// If the socket itself fails. What the kernel rejects is an outcome, not an error.
     pub fn send(mut self, socket: &mut Socket, subsystem: u16) -> Result<BatchOutcome> {
-        self.write_last(socket, ACK);
+        if let Some(last) = self.last {
+            message::add_flags(&mut self.bytes[last..], ACK);
+        }
         let mut end = Message::new(END, 0);
         end.raw(&nfnetlink(0, subsystem));
         let last = self.first.wrapping_add(self.count);
-        self.bytes.extend_from_slice(end.finish(socket.next_sequence(), 0));
+        end.write(&mut self.bytes, socket.next_sequence());
         // Answers to an earlier batch that was given up.
         let _ = socket.drain(|_, _, _| {})?;
         socket.send_bytes(&self.bytes)?;

@@ -103,16 +103,30 @@ impl Message {
     /// The finished bytes with this sequence number and additional flags.
     pub(crate) fn finish(&mut self, sequence: u32, flags: u16) -> &[u8] {
         let length = u32::try_from(self.bytes.len()).expect("a message fits 4 GiB");
-        let all = u16::from_ne_bytes([self.bytes[6], self.bytes[7]]) | flags;
         self.bytes[..4].copy_from_slice(&length.to_ne_bytes());
-        self.bytes[6..8].copy_from_slice(&all.to_ne_bytes());
+        add_flags(&mut self.bytes, flags);
         self.bytes[8..12].copy_from_slice(&sequence.to_ne_bytes());
         &self.bytes
+    }
+
+    /// Writes the message with this sequence number to the end of others.
+    pub(crate) fn write(&self, out: &mut Vec<u8>, sequence: u32) {
+        let length = u32::try_from(self.bytes.len()).expect("a message fits 4 GiB");
+        out.extend_from_slice(&length.to_ne_bytes());
+        out.extend_from_slice(&self.bytes[4..8]);
+        out.extend_from_slice(&sequence.to_ne_bytes());
+        out.extend_from_slice(&self.bytes[12..]);
     }
 
     fn pad(&mut self) {
         self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
     }
+}
+
+/// Adds flags to a finished message.
+pub(crate) fn add_flags(message: &mut [u8], flags: u16) {
+    let all = u16::from_ne_bytes([message[6], message[7]]) | flags;
+    message[6..8].copy_from_slice(&all.to_ne_bytes());
 }
 
 /// `struct nfgenmsg`: family, version 0, resource id in network byte order.
@@ -142,5 +156,10 @@ mod tests {
         assert_eq!(bytes.len(), 40);
         assert_eq!(bytes[4..], expected[4..]);
         assert_eq!(bytes[0], 40);
+        // As one of a batch, which asks for the ack in the end.
+        let mut batch = vec![7; 4];
+        message.write(&mut batch, 9);
+        add_flags(&mut batch[4..], 4);
+        assert_eq!((&batch[..4], &batch[4..]), (&[7; 4][..], &*bytes));
     }
 }

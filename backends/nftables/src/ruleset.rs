@@ -193,7 +193,7 @@ fn commit(socket: &mut Socket, messages: Vec<Message>) -> Result<(), Error> {
         return Ok(());
     }
     let mut batch = Batch::new(socket, SUBSYSTEM, None);
-    for message in messages {
+    for message in &messages {
         batch.push(socket, message);
     }
     match batch.send(socket, SUBSYSTEM)? {

@@ -135,7 +135,7 @@ impl Session {
             let guard = (!self.owned).then_some(self.generation);
             let mut batch = Batch::new(&mut self.socket, SUBSYSTEM, guard);
             for message in messages {
-                batch.push(&mut self.socket, message.clone());
+                batch.push(&mut self.socket, message);
             }
             let bytes = batch.len();
             match batch.send(&mut self.socket, SUBSYSTEM)? {
@@ -236,11 +236,11 @@ pub fn rejected(rejections: &[Rejection]) -> Error {
 pub fn accepts(table: Table, messages: Vec<Message>) -> Result<bool, Error> {
     let mut socket = Socket::open(NETLINK_NETFILTER)?;
     let mut batch = Batch::new(&mut socket, SUBSYSTEM, None);
-    for message in messages {
+    for message in &messages {
         batch.push(&mut socket, message);
     }
     // There is no such chain.
-    let refused = batch.push(&mut socket, table.delete_chain("probe-of-nothing"));
+    let refused = batch.push(&mut socket, &table.delete_chain("probe-of-nothing"));
     match batch.send(&mut socket, SUBSYSTEM)? {
         BatchOutcome::Rejected(rejections) => {
             if rejections.iter().any(|rejection| rejection.message.is_none()) {

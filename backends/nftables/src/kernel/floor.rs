@@ -77,7 +77,7 @@ pub fn bare_load(plan: &Plan, forwarding: Forwarding, spread: Spread) -> Result<
 fn send(socket: &mut Socket, transaction: Transaction, load: &mut BareLoad) -> Result<(), Error> {
     let started = Instant::now();
     let mut batch = Batch::new(socket, SUBSYSTEM, None);
-    for message in transaction.messages {
+    for message in &transaction.messages {
         batch.push(socket, message);
     }
     load.encode += started.elapsed();

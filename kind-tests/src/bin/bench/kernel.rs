@@ -60,7 +60,7 @@ pub(crate) fn remove_table(netns: &Netns) -> Result<()> {
     let mut removal = message(kind::DELTABLE, INET);
     removal.text(1, TABLE);
     let mut batch = Batch::new(&mut socket, SUBSYSTEM, None);
-    batch.push(&mut socket, removal);
+    batch.push(&mut socket, &removal);
     match batch.send(&mut socket, SUBSYSTEM)? {
         BatchOutcome::Committed => Ok(()),
         other => bail!("removing the table: {other:?}"),
