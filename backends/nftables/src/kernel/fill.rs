@@ -9,7 +9,7 @@ use std::time::Instant;
 use shunt_model::plan::Plan;
 
 use super::{Error, Report};
-use crate::diff::diff;
+use crate::diff::{Operation, Steps, diff};
 use crate::installed::Installed;
 use crate::lower::{References, Wanted, portions};
 use crate::session::Session;
@@ -50,6 +50,9 @@ pub(super) fn fill(
 /// A transaction with the number of its operations.
 type Counted = (usize, Transaction);
 
+/// Nobody takes transactions any more.
+struct Ended;
+
 /// Makes the transactions, one portion of the plan after the other, until nobody takes them.
 fn prepare(
     plan: &Plan,
@@ -58,19 +61,56 @@ fn prepare(
     transactions: &SyncSender<Counted>,
     report: &mut Report,
 ) {
+    let mut verdicts = Verdicts { transactions, waiting: Vec::new(), sent: 0 };
     for delta in portions(plan, PORTION) {
         let started = Instant::now();
         let wanted = Wanted::portion(&delta, references);
         let steps = diff(&wanted, installed);
-        report.diff += started.elapsed();
-        for operations in steps.in_order().flat_map(chunks) {
-            if transactions.send((operations.len(), Transaction::of(operations))).is_err() {
-                return;
-            }
-            operations.iter().for_each(|operation| installed.apply(operation));
-        }
+        // Ahead of the kernel: who comes later finds what is on its way.
+        steps.in_order().flatten().for_each(|operation| installed.apply(operation));
         installed.share(&wanted);
+        report.diff += started.elapsed();
+        if verdicts.take(steps).is_err() {
+            return;
+        }
     }
+    // Who takes no more of them has the reason.
+    let _ = verdicts.send_all();
+}
+
+/// Puts off verdicts until there are as many as the kernel has: it validates all of them again in
+/// each transaction with new ones, so they come in few, each twice as large as the one before. What
+/// they lead to goes ahead of them.
+struct Verdicts<'a> {
+    transactions: &'a SyncSender<Counted>,
+    waiting: Vec<Operation>,
+    sent: usize,
+}
+
+impl Verdicts<'_> {
+    fn take(&mut self, steps: Steps) -> Result<(), Ended> {
+        send(self.transactions, &steps.prepare)?;
+        self.waiting.extend(steps.switch);
+        if self.waiting.len() >= self.sent || !steps.retire.is_empty() {
+            self.send_all()?;
+        }
+        send(self.transactions, &steps.retire)
+    }
+
+    fn send_all(&mut self) -> Result<(), Ended> {
+        send(self.transactions, &self.waiting)?;
+        self.sent += self.waiting.len();
+        self.waiting.clear();
+        Ok(())
+    }
+}
+
+fn send(transactions: &SyncSender<Counted>, operations: &[Operation]) -> Result<(), Ended> {
+    for operations in chunks(operations) {
+        let transaction = (operations.len(), Transaction::of(operations));
+        transactions.send(transaction).map_err(|_| Ended)?;
+    }
+    Ok(())
 }
 
 /// Commits what comes, until one is rejected or others have written.
@@ -89,4 +129,67 @@ fn commit_all(session: &mut Session, waiting: &Receiver<Counted>) -> (Report, Re
         done.commit += started.elapsed();
     }
     (done, Ok(true))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::sync_channel;
+
+    use ipnet::IpNet;
+    use shunt_model::address::{Family, Frontend, FrontendAddress, Protocol};
+
+    use super::*;
+    use crate::element::{Element, Key, Value};
+    use crate::name::{SetId, SetKind};
+
+    /// So many additions to a set of a kind.
+    fn additions(kind: SetKind, count: u16) -> Vec<Operation> {
+        let address = FrontendAddress::Ip([10, 0, 0, 1].into());
+        let key = |port| Key::Frontend(Frontend { address, protocol: Protocol::Tcp, port });
+        let set = SetId::new(kind, Family::V4);
+        let add = |port| Operation::Add(Element { set, key: key(port), value: Value::Member });
+        (0..count).map(add).collect()
+    }
+
+    fn portion() -> Steps {
+        Steps {
+            prepare: additions(SetKind::Masquerade, 7),
+            switch: additions(SetKind::MasqueradeOwn, 2),
+            retire: Vec::new(),
+        }
+    }
+
+    /// How many operations each transaction has.
+    fn sent(fill: impl FnOnce(&mut Verdicts<'_>) -> Result<(), Ended>) -> Vec<usize> {
+        let (transactions, sent) = sync_channel(64);
+        let mut verdicts = Verdicts { transactions: &transactions, waiting: Vec::new(), sent: 0 };
+        assert!(fill(&mut verdicts).is_ok(), "all were taken");
+        drop(transactions);
+        sent.into_iter().map(|(operations, _)| operations).collect()
+    }
+
+    #[test]
+    fn verdicts_come_behind_what_they_lead_to_and_twice_as_many_each_time() {
+        let found = sent(|verdicts| {
+            (0..8).try_for_each(|_| verdicts.take(portion()))?;
+            verdicts.send_all()
+        });
+        assert_eq!(found, [7, 2, 7, 2, 7, 7, 4, 7, 7, 7, 7, 8]);
+    }
+
+    #[test]
+    fn what_refuses_the_rest_comes_behind_all_verdicts() {
+        let services = SetId::new(SetKind::ServiceNetworks, Family::V4);
+        let networks = vec!["10.96.0.0/12".parse::<IpNet>().expect("a network")];
+        let last = Steps {
+            retire: vec![Operation::ReplaceNetworks(services, networks)],
+            ..Steps::default()
+        };
+        let found = sent(|verdicts| {
+            (0..3).try_for_each(|_| verdicts.take(portion()))?;
+            verdicts.take(last)?;
+            verdicts.send_all()
+        });
+        assert_eq!(found, [7, 2, 7, 2, 7, 2, 1]);
+    }
 }
