@@ -89,19 +89,22 @@ impl Compiler {
         let mut stale = dirty.services.clone();
         for key in &dirty.services {
             let claim = snapshot.service(key).map(|s| frontends::claim(s, &self.settings));
-            stale.extend(self.claims.replace(key, claim));
+            let affected = self.claims.replace(key, claim);
+            // Nearly always it is this one alone, which is there.
+            stale.extend(affected.into_iter().filter(|other| other != key));
         }
-        for key in stale {
+        let zone = snapshot.node(&self.settings.node_name);
+        let zone = zone.and_then(|node| node.zone.as_deref());
+        let changed = stale.into_iter().filter_map(|key| {
             let new = snapshot.service(&key).map(|service| {
                 let slices = snapshot.slices_of(&key);
-                let zone = snapshot.node(&self.settings.node_name);
-                let zone = zone.and_then(|node| node.zone.as_deref());
                 service::plan(service, slices, (&self.settings, zone), &self.claims)
             });
-            if new.as_ref() != plan.services.get(&key).map(AsRef::as_ref) {
-                delta.services.insert(key, new.map(Arc::new));
-            }
-        }
+            let differs = new.as_ref() != plan.services.get(&key).map(AsRef::as_ref);
+            differs.then(|| (key, new.map(Arc::new)))
+        });
+        // In order, so the map is made at once and not by a search for each.
+        delta.services = changed.collect();
         delta
     }
 

@@ -3,6 +3,7 @@
 //! Whoever converts from the wire has checked each value: addresses parse, ports are 1-65535.
 //! What did not pass is left out here and stands in a [`Problem`](crate::problem::Problem).
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::net::IpAddr;
 use std::ops::Deref;
@@ -15,7 +16,7 @@ use crate::balancing::Balancing;
 
 /// Namespace and name, in one word and shared: a dozen maps and objects hold the key of each
 /// Service.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct ObjectKey(Arc<ObjectName>);
 
 /// What an [`ObjectKey`] stands for. The namespace is empty for cluster-wide objects.
@@ -44,6 +45,28 @@ impl ObjectKey {
     #[cfg(test)]
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+/// As that of [`ObjectName`]. What two keys share is not read: a search in a map compares a key with a
+/// dozen others, nearly all of one namespace, and each name is a place of its own in memory.
+impl Ord for ObjectKey {
+    fn cmp(&self, other: &Self) -> Ordering {
+        if Arc::ptr_eq(&self.0, &other.0) {
+            return Ordering::Equal;
+        }
+        let of_namespace = if Arc::ptr_eq(&self.namespace, &other.namespace) {
+            Ordering::Equal
+        } else {
+            self.namespace.cmp(&other.namespace)
+        };
+        of_namespace.then_with(|| self.name.cmp(&other.name))
+    }
+}
+
+impl PartialOrd for ObjectKey {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 
