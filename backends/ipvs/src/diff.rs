@@ -124,8 +124,12 @@ fn change(
         }
         if !drains(&key, target, each) {
             steps.retire.push(Request::DeleteDestination(key, *each));
-        } else if there.weight != 0 {
-            let deadline = target.drain.map_or(0, |seconds| now.saturating_add(seconds).max(1));
+            continue;
+        }
+        let deadline = target.drain.map_or(0, |seconds| now.saturating_add(seconds).max(1));
+        // Of one that drains already the deadline can come nearer: by an annotation of meanwhile.
+        let nearer = deadline != 0 && (there.deadline == 0 || deadline < there.deadline);
+        if there.weight != 0 || nearer {
             changes.push(Request::SetDestination(key, real_server(each, 0, deadline)));
         }
     }

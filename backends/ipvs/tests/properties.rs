@@ -218,6 +218,27 @@ fn who_leaves_drains_until_the_deadline_and_who_comes_back_has_lost_nothing() {
 }
 
 #[test]
+fn a_drain_under_way_can_be_shortened_and_no_look_at_it_prolongs_it() {
+    let mut installed = Installed::default();
+    let steps = [
+        (&[1, 2][..], None, NOW, (2, 1, 0)),
+        (&[1], None, NOW, (2, 0, 0)),
+        (&[1], Some(600), NOW, (2, 0, NOW + 600)),
+        (&[1], Some(600), NOW + 9, (2, 0, NOW + 600)),
+        (&[1], Some(30), NOW + 9, (2, 0, NOW + 39)),
+        (&[1], None, NOW + 20, (2, 0, NOW + 39)),
+    ];
+    for (endpoints, drain_seconds, now, expected) in steps {
+        let settings = Settings::default();
+        let plan = plan_of(endpoints, drain_seconds);
+        let wanted = Lowering::new(settings.clone()).full(&plan, &installed);
+        let steps = diff(&wanted, &installed, &settings, now);
+        apply(&mut installed, &steps);
+        assert_eq!(destinations(&installed)[1], expected);
+    }
+}
+
+#[test]
 fn what_has_drained_is_idle_or_late() {
     let at = |last: u8, weight, active_connections, upper_threshold| Destination {
         weight,
