@@ -12,6 +12,7 @@ fn scaling_refuses_and_misdirects_nothing() -> Result<()> {
     let soak = Soak {
         services: 200,
         duration: Duration::from_secs(8),
+        fewest: (101, 501),
         every: Duration::from_millis(5),
         seed: 1,
     };

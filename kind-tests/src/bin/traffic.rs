@@ -93,7 +93,13 @@ fn run(arguments: &Arguments) -> Result<()> {
     }
     for proxy in &proxies {
         eprintln!("traffic: soak of {proxy}");
-        let soak = Soak { services: 200, duration, every: Duration::from_millis(20), seed: 1 };
+        let soak = Soak {
+            services: 200,
+            duration,
+            fewest: (0, 0),
+            every: Duration::from_millis(20),
+            seed: 1,
+        };
         results.soak.push((proxy.to_string(), soak::run(proxy, &soak)?));
     }
     finish(arguments, &results)

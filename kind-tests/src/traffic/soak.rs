@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -25,9 +25,11 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// Source ports, used in turn.
 const SOURCE_PORTS: std::ops::Range<u16> = 10_000..30_000;
 /// How long a connection may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(30);
 /// A client's kernel sends a lost SYN again after a second.
 const RESENT: Duration = Duration::from_millis(900);
+/// How much longer it goes on where the machine is slow, until there was enough of everything.
+const LONGEST: Duration = Duration::from_secs(120);
 /// How long until a proxy must have a change: kube-proxy waits a second between two syncs.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -36,8 +38,10 @@ const GRACE: Duration = Duration::from_secs(5);
 pub struct Soak {
     /// How many Services.
     pub services: usize,
-    /// For how long.
+    /// For how long, at least.
     pub duration: Duration,
+    /// How many changes and how many connections there must be.
+    pub fewest: (u64, u64),
     /// Between two changes, each of the endpoints of one Service.
     pub every: Duration,
     /// Which of them, and how.
@@ -104,13 +108,19 @@ pub fn run(proxy: &Proxy, soak: &Soak) -> Result<Report> {
         (0..soak.services).map(|_| History::from([(since, pods(&mut random))])).collect();
     let node = Node::start(proxy, PODS, &objects(&histories), Duration::from_secs(90))?;
     let histories = Mutex::new(histories);
-    let over = AtomicBool::new(false);
+    let (over, connections) = (AtomicBool::new(false), AtomicU64::new(0));
     let mut report = Report::default();
     thread::scope(|scope| {
-        let asking = scope.spawn(|| ask(&node, &histories, &over, Random::part(soak.seed, 1)));
+        let random_of_asking = Random::part(soak.seed, 1);
+        let asking = scope.spawn(|| ask(&node, &histories, &over, &connections, random_of_asking));
         let started = Instant::now();
         let mut changed = Ok(());
-        while changed.is_ok() && started.elapsed() < soak.duration {
+        let is_enough = |changes: u64| {
+            let enough =
+                changes >= soak.fewest.0 && connections.load(Ordering::Relaxed) >= soak.fewest.1;
+            started.elapsed() > if enough { soak.duration } else { soak.duration + LONGEST }
+        };
+        while changed.is_ok() && !is_enough(report.changes) {
             let state = {
                 let mut histories = histories.lock().unwrap_or_else(PoisonError::into_inner);
                 let index = random.below(soak.services);
@@ -136,6 +146,7 @@ fn ask(
     node: &Node,
     histories: &Mutex<Vec<History>>,
     over: &AtomicBool,
+    connections: &AtomicU64,
     mut random: Random,
 ) -> Result<Report> {
     let mut report = Report::default();
@@ -158,6 +169,7 @@ fn ask(
             report.count(&histories[index], sent, &outcome);
         }
         drop(histories);
+        connections.store(report.connections, Ordering::Relaxed);
         thread::sleep(PAUSE);
     }
     Ok(report)
