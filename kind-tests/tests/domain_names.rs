@@ -24,9 +24,11 @@ const DNS: [&str; 2] = ["10.96.0.10:53", "[fd00:10:96::a]:53"];
 /// How long anything may take that takes no time.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Enough for an answer to what is sent again.
-const ANSWER: Duration = Duration::from_secs(5);
+const ANSWER: Duration = Duration::from_secs(30);
 /// After which a server that has no acknowledgement has sent again.
 const SENT_AGAIN: Duration = Duration::from_secs(1);
+/// Seconds that a name lasts which is to end.
+const SHORT: u32 = 3;
 
 /// By which packet a pod reaches somebody.
 #[derive(Clone, Copy, Debug)]
@@ -342,21 +344,33 @@ fn expires(rig: &Rig, by: Packet) -> Result<()> {
         thread::sleep(Duration::from_millis(200));
     }
     let address = rig.add_address(140)?;
-    rig.dns.set("short.example.com", vec![Record::Address(address, 3)]);
-    let asked = Instant::now();
-    ensure!(rig.resolve("short.example.com", DNS[0])? == [address], "short.example.com");
-    ensure!(rig.reaches(address, 80, by)?, "it is not reached");
-    let netns = rig.cluster.host("asks")?.netns();
-    let to = SocketAddr::new(address, 80);
-    let mut held = Connection::open(netns, to, &ProbeOptions::within(ANSWER))?;
+    rig.dns.set("short.example.com", vec![Record::Address(address, SHORT)]);
+    let (asked, mut held) = within_its_time(rig, address, by)?;
     rig.until_denied(address)?;
     let lasted = asked.elapsed();
-    ensure!(lasted >= Duration::from_secs(3), "it has ended after {lasted:?}");
+    ensure!(lasted >= Duration::from_secs(SHORT.into()), "it has ended after {lasted:?}");
     held.exchange("still here").context("a connection that has begun")?;
     // Asked for again it is there again.
-    rig.resolve("short.example.com", DNS[0])?;
-    ensure!(rig.reaches(address, 80, by)?, "asked for again it is not reached");
-    Ok(())
+    within_its_time(rig, address, by).context("asked for again").map(drop)
+}
+
+/// Asks for the name with a short time, until there was the time to connect: when it was asked, and what was connected to
+/// its address then.
+fn within_its_time(rig: &Rig, address: IpAddr, by: Packet) -> Result<(Instant, Connection)> {
+    let netns = rig.cluster.host("asks")?.netns();
+    let (began, to) = (Instant::now(), SocketAddr::new(address, 80));
+    loop {
+        let asked = Instant::now();
+        ensure!(rig.resolve("short.example.com", DNS[0])? == [address], "short.example.com");
+        let is_reached = rig.reaches(address, 80, by)?;
+        match Connection::open(netns, to, &ProbeOptions::within(ANSWER)) {
+            Ok(held) if is_reached => return Ok((asked, held)),
+            // Others had the CPU while it ended.
+            _ if asked.elapsed() >= Duration::from_secs(SHORT.into()) => {}
+            held => bail!("it is reached: {is_reached}; {:?}\n{}", held.err(), rig.log()),
+        }
+        ensure!(began.elapsed() < PATIENCE, "there is never the time to connect\n{}", rig.log());
+    }
 }
 
 /// What was learnt stays when the daemon dies, and is known to the next one. Meanwhile DNS works.
