@@ -11,7 +11,7 @@ use shunt_cluster::{Netns, Process, Signal};
 use super::{Api, Mode};
 
 /// How long it may take to end.
-const FAREWELL: Duration = Duration::from_secs(10);
+const FAREWELL: Duration = Duration::from_secs(60);
 /// How much of its log a failure shows.
 const LOG_LINES: usize = 25;
 

@@ -14,9 +14,9 @@ use shunt_cluster::{Netns, Process, Signal};
 /// Where it answers, inside its namespace.
 const ADDRESS: &str = "127.0.0.1:10249";
 /// How long one answer may take.
-const ANSWER: Duration = Duration::from_secs(5);
+const ANSWER: Duration = Duration::from_secs(30);
 /// How long it may take to end.
-const FAREWELL: Duration = Duration::from_secs(10);
+const FAREWELL: Duration = Duration::from_secs(60);
 /// How much of its log a failure shows.
 const LOG_LINES: usize = 25;
 

@@ -1,18 +1,22 @@
 //! ClusterNetworkPolicies on a real API server: it does not have them, gets them from the manifests,
 //! has them changed under live daemons, loses them and gets them again.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use shunt_cluster::{EchoServer, Outcome, ProbeOptions, Protocol, probe};
+use shunt_cluster::{EchoServer, ProbeOptions, Protocol, probe};
 use shunt_kind_tests::control_plane::{Daemon, Id, Plane, wait_for};
 
 use crate::site::{NODES, Site};
 
 const DEFINITION: &str = "clusternetworkpolicies.policy.networking.k8s.io";
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long an answer may take; a first packet that was dropped is sent again in that time.
+const ANSWER: Duration = Duration::from_secs(5);
+/// How long is waited for a connection that is not expected: the kernel makes it, whether or not the server runs.
 const SILENCE: Duration = Duration::from_millis(500);
 /// Where the web servers and the nodes listen.
 const WEB: [(&str, u16); 2] = [("web-1", 8080), ("web-2", 9090)];
@@ -53,15 +57,15 @@ fn expect(site: &Site, from: &str, to: &str, port: u16, expected: bool) -> Resul
     for address in site.host(to).addresses() {
         let what = format!("{from} to reach {to}:{port} or not: {expected}");
         wait_for(&what, PATIENCE, || {
-            let options = ProbeOptions::within(SILENCE);
-            let to = (*address, port).into();
-            let outcome = probe(site.host(from).netns(), Protocol::Tcp, to, &options);
-            let met = match outcome {
-                Outcome::Answer { .. } => expected,
-                Outcome::TimedOut => !expected,
-                _ => false,
-            };
-            Ok(if met { Ok(()) } else { Err(outcome.to_string()) })
+            let (netns, to) = (site.host(from).netns(), (*address, port).into());
+            if expected {
+                let outcome = probe(netns, Protocol::Tcp, to, &ProbeOptions::within(ANSWER));
+                return Ok(if outcome.is_answer() { Ok(()) } else { Err(outcome.to_string()) });
+            }
+            Ok(match netns.tcp_connect(to, SILENCE) {
+                Err(error) if error.kind() == ErrorKind::TimedOut => Ok(()),
+                other => Err(format!("{other:?}")),
+            })
         })?;
     }
     Ok(())

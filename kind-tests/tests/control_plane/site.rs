@@ -18,6 +18,8 @@ pub(crate) const NODES: [&str; 2] = ["node-1", "node-2"];
 pub(crate) const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 /// Asked before each of two servers must have answered: both do, but for one run in 2^60.
 const PROBES: usize = 60;
+/// How long an answer may take where others have the CPU.
+const ANSWER: Duration = Duration::from_secs(30);
 
 /// What the web servers listen on. A Service names the ports, and each pod has its own numbers.
 pub(crate) const WEB_1: [PodPort; 2] = [
@@ -117,7 +119,7 @@ impl Site {
         let wanted: BTreeSet<_> = pods.iter().map(|pod| (*pod).to_owned()).collect();
         let mut met = BTreeSet::new();
         for _ in 0..PROBES {
-            let outcome = self.ask(from, protocol, to);
+            let outcome = self.ask_within(ANSWER, from, protocol, to);
             let by =
                 outcome.by().with_context(|| format!("{from} to {protocol} {to}: {outcome}"))?;
             ensure!(wanted.contains(by), "{from} to {protocol} {to}: {outcome}, not by {wanted:?}");
@@ -131,8 +133,17 @@ impl Site {
 
     /// One question.
     pub(crate) fn ask(&self, from: &str, protocol: Protocol, to: SocketAddr) -> Outcome {
-        let patient = ProbeOptions::within(Duration::from_secs(5));
-        probe(self.host(from).netns(), protocol, to, &patient)
+        self.ask_within(Duration::from_secs(5), from, protocol, to)
+    }
+
+    fn ask_within(
+        &self,
+        within: Duration,
+        from: &str,
+        protocol: Protocol,
+        to: SocketAddr,
+    ) -> Outcome {
+        probe(self.host(from).netns(), protocol, to, &ProbeOptions::within(within))
     }
 
     /// Fails if a daemon has logged an error or was refused something.

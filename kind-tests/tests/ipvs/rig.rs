@@ -27,6 +27,8 @@ pub(crate) const WEB: &str = "TCP  10.96.0.11:80";
 pub(crate) const DNS: &str = "UDP  10.96.0.11:53";
 /// How long anything may take that takes no time.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long an answer may take; what waits until there is one asks again.
+const ANSWER: Duration = Duration::from_secs(5);
 
 /// A real server as `ipvsadm` shows it: weight, active and inactive connections.
 pub(crate) type Server = (u32, u32, u32);
@@ -243,26 +245,26 @@ endpoints: [{{addresses: [{address}]}}]
     /// A TCP connection that stays.
     pub(crate) fn connect(&self, from: &str, to: &str) -> Result<Connection> {
         let netns = self.cluster.host(from)?.netns();
-        Connection::open(netns, to.parse()?, &ProbeOptions::within(Duration::from_secs(5)))
+        Connection::open(netns, to.parse()?, &ProbeOptions::within(PATIENCE))
     }
 
     /// An SCTP association that stays.
     pub(crate) fn associate(&self, from: &str, to: &str) -> Result<Connection> {
         let netns = self.cluster.host(from)?.netns();
-        Connection::open_sctp(netns, to.parse()?, &ProbeOptions::within(Duration::from_secs(5)))
+        Connection::open_sctp(netns, to.parse()?, &ProbeOptions::within(PATIENCE))
     }
 
     /// A UDP socket whose datagrams are one flow.
     pub(crate) fn flow(&self, from: &str, to: &str) -> Result<UdpFlow> {
         let netns = self.cluster.host(from)?.netns();
-        Ok(UdpFlow::open(netns, to.parse()?, &ProbeOptions::default())?)
+        Ok(UdpFlow::open(netns, to.parse()?, &ProbeOptions::within(PATIENCE))?)
     }
 
     /// Who answers a new connection.
     pub(crate) fn asks(&self, from: &str, to: &str) -> Result<String> {
         let to: SocketAddr = to.parse()?;
-        let outcome =
-            probe(self.cluster.host(from)?.netns(), Protocol::Tcp, to, &ProbeOptions::default());
+        let netns = self.cluster.host(from)?.netns();
+        let outcome = probe(netns, Protocol::Tcp, to, &ProbeOptions::within(ANSWER));
         outcome.by().map(str::to_owned).with_context(|| format!("{from} to {to}: {outcome}"))
     }
 }
@@ -270,7 +272,7 @@ endpoints: [{{addresses: [{address}]}}]
 /// Who answers a datagram of a flow.
 pub(crate) fn by(flow: &UdpFlow) -> Result<String> {
     // Nobody repeats a datagram: the time is for a busy machine.
-    let outcome = flow.exchange("?", Duration::from_secs(5));
+    let outcome = flow.exchange("?", PATIENCE);
     outcome.by().map(str::to_owned).with_context(|| outcome.to_string())
 }
 

@@ -90,7 +90,7 @@ pub(super) fn most_direct(ground: &Ground) -> Result<f64> {
     let began = Instant::now();
     for _ in 0..DIRECT {
         let netns = ground.host("shop-1").netns();
-        let outcome = probe(netns, Protocol::Tcp, to, &ProbeOptions::default());
+        let outcome = probe(netns, Protocol::Tcp, to, &ProbeOptions::within(PATIENCE));
         ensure!(outcome.by() == Some("web-1"), "{outcome}");
     }
     Ok(f64::from(DIRECT) / began.elapsed().as_secs_f64())
