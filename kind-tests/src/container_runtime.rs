@@ -6,6 +6,7 @@ use std::fs::{self, OpenOptions};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -17,7 +18,8 @@ use crate::control_plane::wait_for;
 const START: Duration = Duration::from_secs(30);
 /// The network of its pods: a part of the first node's of a cluster, above the addresses of its other pods.
 const PODS: &str = "10.77.1.192/26";
-/// Where runc makes control groups for what a process with this number has started.
+/// Where runc makes control groups: for each runtime in one of its own, named after the process that has started it and a
+/// number. Other runtimes of the process make theirs meanwhile, which have nobody in them at first.
 const CGROUPS: &str = "/sys/fs/cgroup";
 const CGROUP_PREFIX: &str = "shunt-runtime-";
 
@@ -26,6 +28,7 @@ pub struct ContainerRuntime {
     process: Process,
     dir: PathBuf,
     netns: Netns,
+    cgroup: String,
 }
 
 /// A pod that it has made.
@@ -42,7 +45,10 @@ pub struct Sandbox {
 impl ContainerRuntime {
     /// Starts it in a node's namespace with its state below a directory (its path must be short, for sockets).
     pub fn start(netns: &Netns, dir: &Path) -> Result<Self> {
-        remove_cgroups(|pid| Path::new(&format!("/proc/{pid}")).exists())?;
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        remove_cgroups(|name| !is_alive(name))?;
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let cgroup = format!("{CGROUP_PREFIX}{}-{number}", std::process::id());
         let dir = dir.join("rt");
         fs::create_dir_all(dir.join("cni"))?;
         fs::write(dir.join("config.toml"), configuration(&dir))?;
@@ -57,7 +63,7 @@ impl ContainerRuntime {
         command.env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", beside.display()));
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let process = netns.spawn(command)?;
-        let runtime = Self { process, dir, netns: netns.clone() };
+        let runtime = Self { process, dir, netns: netns.clone(), cgroup };
         runtime.wait_until_it_answers()?;
         Ok(runtime)
     }
@@ -127,7 +133,7 @@ impl ContainerRuntime {
 
     fn ask(&self, words: &[&str]) -> Result<Output> {
         let mut command = Command::new(program("runtime")?);
-        command.args(words).env("CGROUP_PARENT", format!("/{CGROUP_PREFIX}{}", std::process::id()));
+        command.args(words).env("CGROUP_PARENT", format!("/{}", self.cgroup));
         self.netns.run(move || command.output()).context("the program runtime")
     }
 
@@ -147,7 +153,7 @@ impl Drop for ContainerRuntime {
         let began = Instant::now();
         // What was killed leaves its control group a little later.
         while began.elapsed() < START {
-            if remove_cgroups(|pid| pid != std::process::id()).unwrap_or(true) {
+            if remove_cgroups(|name| name == self.cgroup).unwrap_or(true) {
                 return;
             }
             std::thread::sleep(Duration::from_millis(50));
@@ -155,15 +161,22 @@ impl Drop for ContainerRuntime {
     }
 }
 
-/// Removes the control groups of processes that are not to be kept; whether all could be.
-fn remove_cgroups(keep: impl Fn(u32) -> bool) -> Result<bool> {
+/// Whether the process that a control group is named after is there.
+fn is_alive(cgroup: &str) -> bool {
+    let pid = cgroup.strip_prefix(CGROUP_PREFIX).and_then(|rest| rest.split('-').next());
+    pid.is_some_and(|pid| Path::new("/proc").join(pid).exists())
+}
+
+/// Removes those of our control groups that are over, by their names; whether all could be.
+fn remove_cgroups(is_over: impl Fn(&str) -> bool) -> Result<bool> {
     let mut all = true;
     for hierarchy in fs::read_dir(CGROUPS)?.flatten() {
         for group in fs::read_dir(hierarchy.path()).into_iter().flatten().flatten() {
             let name = group.file_name().to_string_lossy().into_owned();
-            let pid = name.strip_prefix(CGROUP_PREFIX).and_then(|pid| pid.parse().ok());
-            if pid.is_some_and(|pid| !keep(pid)) {
-                for inner in fs::read_dir(group.path())?.flatten().filter(|e| e.path().is_dir()) {
+            if name.starts_with(CGROUP_PREFIX) && is_over(&name) {
+                // Another process may remove what is over at the same time.
+                let inside = fs::read_dir(group.path()).into_iter().flatten().flatten();
+                for inner in inside.filter(|entry| entry.path().is_dir()) {
                     let _ = fs::remove_dir(inner.path());
                 }
                 all &= fs::remove_dir(group.path()).is_ok();
