@@ -66,10 +66,10 @@ fn prepare(
         let started = Instant::now();
         let wanted = Wanted::portion(&delta, references);
         let steps = diff(&wanted, installed);
+        report.diff += started.elapsed();
         // Ahead of the kernel: who comes later finds what is on its way.
         steps.in_order().flatten().for_each(|operation| installed.apply(operation));
         installed.share(&wanted);
-        report.diff += started.elapsed();
         if verdicts.take(steps).is_err() {
             return;
         }
