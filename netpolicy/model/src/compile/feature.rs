@@ -85,8 +85,12 @@ impl FromIterator<Arc<Feature>> for Signature {
 }
 
 impl Signature {
-    pub(super) fn contains(&self, feature: &Arc<Feature>) -> bool {
-        self.0.binary_search(feature).is_ok()
+    /// Whether it has one of these features, which are sorted. A rule may ask for thousands of blocks of which each address
+    /// is in few: the shorter list is looked up in the longer one.
+    pub(super) fn meets(&self, features: &[Arc<Feature>]) -> bool {
+        let (few, many) =
+            if self.0.len() < features.len() { (&*self.0, features) } else { (features, &*self.0) };
+        few.iter().any(|feature| many.binary_search(feature).is_ok())
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Feature>> {
@@ -255,5 +259,23 @@ impl Features {
     /// The same at once.
     pub(super) fn forget_all_gone(&mut self, store: &Store) {
         self.matches.retain(|(namespace, _), found| store.has_alike(namespace, &found.labels));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signature_meets_whoever_asks_for_something_of_it() {
+        let name = |number: u8| Is::Port(number.to_string().into(), Protocol::Tcp, 80);
+        let all: Vec<_> = (0..8).map(|number| Arc::new(Feature::from(name(number)))).collect();
+        let some = |bits: u16| -> Signature {
+            let chosen = all.iter().enumerate().filter(|(number, _)| bits & 1 << number != 0);
+            chosen.map(|(_, feature)| Arc::clone(feature)).collect()
+        };
+        for (one, other) in (0..256).flat_map(|one| (0..256).map(move |other| (one, other))) {
+            assert_eq!(some(one).meets(&some(other).0), one & other != 0, "{one:b} {other:b}");
+        }
     }
 }

@@ -189,11 +189,7 @@ fn sum(rules: &BTreeSet<Match>, signature: &Signature) -> Row {
 impl Match {
     /// What it matches of a peer with these features; `None`: nothing.
     fn row(&self, signature: &Signature) -> Option<Row> {
-        let concerned = self
-            .peers
-            .as_ref()
-            .is_none_or(|peers| peers.iter().any(|feature| signature.contains(feature)));
-        if !concerned {
+        if !self.peers.as_ref().is_none_or(|peers| signature.meets(peers)) {
             return None;
         }
         let Some(ports) = &self.ports else { return Some(Row::everything()) };
