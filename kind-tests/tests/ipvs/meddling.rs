@@ -60,6 +60,13 @@ fn virtual_servers_are_back_after_the_sync_period() -> Result<()> {
         ensure!(!listing.contains(":80 lc"), "{listing}\n{}", rig.log());
         Ok(())
     })?;
+    // It is put right before it is counted.
+    until(|| {
+        let line = noticed(&rig)?;
+        let count = line.rsplit(' ').next().and_then(|count| count.parse::<u64>().ok());
+        ensure!(count >= Some(3), "{line}, of three\n{}", rig.log());
+        Ok(())
+    })?;
     // As long as nobody meddles, nothing is noticed, also of a real server that drains.
     rig.write("", &["web-2"])?;
     let before = noticed(&rig)?;

@@ -25,8 +25,11 @@ pub(crate) const CLIENT: &str = "client";
 pub(crate) const VIP: &str = "10.96.0.11";
 pub(crate) const WEB: &str = "TCP  10.96.0.11:80";
 pub(crate) const DNS: &str = "UDP  10.96.0.11:53";
-/// How long anything may take that takes no time.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long anything may take that takes no time; on an emulated kernel that loads modules, on a busy machine, half a
+/// minute is not enough.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// The same for an answer on a connection.
+const HELD: Duration = Duration::from_secs(30);
 /// How long an answer may take; what waits until there is one asks again.
 const ANSWER: Duration = Duration::from_secs(5);
 
@@ -245,19 +248,19 @@ endpoints: [{{addresses: [{address}]}}]
     /// A TCP connection that stays.
     pub(crate) fn connect(&self, from: &str, to: &str) -> Result<Connection> {
         let netns = self.cluster.host(from)?.netns();
-        Connection::open(netns, to.parse()?, &ProbeOptions::within(PATIENCE))
+        Connection::open(netns, to.parse()?, &ProbeOptions::within(HELD))
     }
 
     /// An SCTP association that stays.
     pub(crate) fn associate(&self, from: &str, to: &str) -> Result<Connection> {
         let netns = self.cluster.host(from)?.netns();
-        Connection::open_sctp(netns, to.parse()?, &ProbeOptions::within(PATIENCE))
+        Connection::open_sctp(netns, to.parse()?, &ProbeOptions::within(HELD))
     }
 
     /// A UDP socket whose datagrams are one flow.
     pub(crate) fn flow(&self, from: &str, to: &str) -> Result<UdpFlow> {
         let netns = self.cluster.host(from)?.netns();
-        Ok(UdpFlow::open(netns, to.parse()?, &ProbeOptions::within(PATIENCE))?)
+        Ok(UdpFlow::open(netns, to.parse()?, &ProbeOptions::within(HELD))?)
     }
 
     /// Who answers a new connection.
@@ -272,7 +275,7 @@ endpoints: [{{addresses: [{address}]}}]
 /// Who answers a datagram of a flow.
 pub(crate) fn by(flow: &UdpFlow) -> Result<String> {
     // Nobody repeats a datagram: the time is for a busy machine.
-    let outcome = flow.exchange("?", PATIENCE);
+    let outcome = flow.exchange("?", HELD);
     outcome.by().map(str::to_owned).with_context(|| outcome.to_string())
 }
 
