@@ -5,6 +5,7 @@ mod policy;
 mod process;
 mod requests;
 pub mod services;
+mod slis;
 
 use std::time::{Duration, SystemTime};
 
@@ -20,6 +21,8 @@ use self::kube_proxy::KubeProxy;
 use self::process::Process;
 pub use self::process::resident_bytes;
 pub use self::requests::Requests;
+pub use self::slis::Check;
+use self::slis::Slis;
 use crate::kernel::{Reason, Swept, Synced};
 use crate::ledger::{Ledger, Origin};
 use crate::planner::Totals;
@@ -46,6 +49,7 @@ pub struct Metrics {
     kube_proxy: KubeProxy,
     of_policy: policy::OfPolicy,
     requests: Requests,
+    slis: Slis,
 }
 
 /// A histogram whose 15 buckets begin at so many microseconds and double: from 50 us to 0.8 s.
@@ -174,8 +178,15 @@ impl Metrics {
     }
 
     /// `/healthz` or `/livez` was answered.
-    pub fn health_answered(&self, live: Probe, healthy: bool) {
-        self.kube_proxy.answered(live, healthy);
+    pub fn health_answered(&self, check: Check, probe: Probe, healthy: bool) {
+        self.kube_proxy.answered(probe, healthy);
+        self.slis.answered(check, probe, healthy);
+    }
+
+    /// What health checks have answered, as OpenMetrics text.
+    #[must_use]
+    pub fn print_slis(&self) -> String {
+        print(&self.slis.registry())
     }
 }
 

@@ -31,7 +31,7 @@ use crate::counted::Counted;
 use crate::event_loop::Question;
 use crate::explain::{self, Asked};
 use crate::logging::Levels;
-use crate::metrics::{self, Metrics, Probe};
+use crate::metrics::{self, Check, Metrics, Probe};
 use crate::progress::Health;
 use crate::reporter::{About, Report};
 use crate::status::rows;
@@ -45,14 +45,18 @@ const CONNECTIONS: usize = 64;
 /// How many Services are printed before other tasks get their turn.
 const SLICE: usize = 256;
 
+/// What metrics are printed in.
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
 /// The paths of the metrics' address.
-pub const METRICS_PATHS: [&str; 10] = [
+pub const METRICS_PATHS: [&str; 11] = [
     "/configz",
     levels::PATH,
     explain::PATH,
     "/flagz",
     "/healthz",
     "/metrics",
+    "/metrics/slis",
     "/proxyMode",
     "/status",
     "/status/services",
@@ -210,15 +214,18 @@ async fn answer(site: Site, method: &Method, uri: &Uri, sources: &Sources) -> An
         return refused;
     }
     match (site, path) {
-        (_, "/healthz") => health(Probe::Healthz, sources),
-        (Site::Health, "/livez") => health(Probe::Livez, sources),
+        (Site::Metrics, "/healthz") => health(Check::Ping, Probe::Healthz, sources),
+        (Site::Health, "/healthz") => health(Check::Proxy, Probe::Healthz, sources),
+        (Site::Health, "/livez") => health(Check::Proxy, Probe::Livez, sources),
         (Site::Metrics, "/metrics") => {
-            const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
             let mut text = metrics::print(&sources.registry);
             if sources.pages.service_metrics {
                 text = with_services(text, sources).await;
             }
             respond(StatusCode::OK, OPEN_METRICS, text.into())
+        }
+        (Site::Metrics, "/metrics/slis") => {
+            respond(StatusCode::OK, OPEN_METRICS, sources.metrics.print_slis().into())
         }
         (Site::Metrics, "/proxyMode") => text(StatusCode::OK, sources.pages.mode.into()),
         (Site::Metrics, "/configz") => {
@@ -330,7 +337,7 @@ struct FamilyHealth {
     healthy: bool,
 }
 
-fn health(probe: Probe, sources: &Sources) -> Answer {
+fn health(check: Check, probe: Probe, sources: &Sources) -> Answer {
     let health = *sources.health.borrow();
     let alive = health.is_alive(Instant::now());
     let (healthy, code) = match probe {
@@ -344,7 +351,7 @@ fn health(probe: Probe, sources: &Sources) -> Answer {
     let now = Timestamp::now();
     // As kube-proxy: who is healthy is up to date now, also if nothing has changed for long.
     let updated = if code.is_success() { Some(now) } else { health.updated };
-    sources.metrics.health_answered(probe, code.is_success());
+    sources.metrics.health_answered(check, probe, code.is_success());
     let family = || FamilyHealth {
         last_updated: health.updated.unwrap_or(Timestamp::UNIX_EPOCH).to_string(),
         healthy: alive,

@@ -123,8 +123,8 @@ fn kube_proxys_metrics_and_pages_are_all_there() -> Result<()> {
         let synced = "kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family=\"IPv4\"}";
         Ok(read(NODES[1], "/metrics").is_ok_and(|(_, body)| body.contains(synced)))
     })?;
-    let ours = families(&read(NODES[0], "/metrics")?.1);
-    let theirs = families(&read(NODES[1], "/metrics")?.1);
+    let ours = families("kubeproxy_", &read(NODES[0], "/metrics")?.1);
+    let theirs = families("kubeproxy_", &read(NODES[1], "/metrics")?.1);
     ensure!(theirs.len() >= 9, "{theirs:?}");
     for (name, family) in &theirs {
         let found = ours.get(name).with_context(|| format!("{name} is missing"))?;
@@ -143,6 +143,16 @@ fn kube_proxys_metrics_and_pages_are_all_there() -> Result<()> {
         let codes = NODES.map(|node| read(node, path).map(|(code, _)| code));
         let [ours, theirs] = codes;
         assert_eq!((ours?, theirs?), (200, 200), "{path}");
+    }
+    // Each has been asked for its health once.
+    let [ours, theirs] = NODES.map(|node| read(node, "/metrics/slis"));
+    let [ours, theirs] = [ours?.1, theirs?.1];
+    let checked = families("kubernetes_", &theirs);
+    ensure!(checked.len() == 2 && families("kubernetes_", &ours) == checked, "{ours}{theirs}");
+    let counted = "kubernetes_healthchecks_total{name=\"ping\",status=\"success\",type=\"healthz\"} 1";
+    for line in [counted, "kubernetes_healthcheck{name=\"ping\",type=\"healthz\"} 1"] {
+        ensure!(ours.lines().any(|found| found == line), "{line}: {ours}");
+        ensure!(theirs.lines().any(|found| found == line), "{line}: {theirs}");
     }
     assert_eq!(read(NODES[0], "/proxyMode")?.1, read(NODES[1], "/proxyMode")?.1);
     let configuration =
@@ -195,18 +205,18 @@ fn programmed(plane: &Plane) -> Result<()> {
     })
 }
 
-/// The type and the names of the labels of each of kube-proxy's metrics.
-fn families(text: &str) -> BTreeMap<String, (String, BTreeSet<String>)> {
+/// The type and the names of the labels of each metric whose name begins so.
+fn families(prefix: &str, text: &str) -> BTreeMap<String, (String, BTreeSet<String>)> {
     let mut families = BTreeMap::new();
     for line in text.lines() {
-        if let Some(rest) = line.strip_prefix("# TYPE kubeproxy_") {
+        if let Some(rest) = line.strip_prefix(&format!("# TYPE {prefix}")) {
             let (name, kind) = rest.split_once(' ').unwrap_or((rest, ""));
             // OpenMetrics names a counter without its suffix.
             let suffix = if kind == "counter" && !name.ends_with("_total") { "_total" } else { "" };
             families.insert(format!("{name}{suffix}"), (kind.to_owned(), BTreeSet::new()));
         }
     }
-    for line in text.lines().filter_map(|line| line.strip_prefix("kubeproxy_")) {
+    for line in text.lines().filter_map(|line| line.strip_prefix(prefix)) {
         let Some((name, labels)) = line.split_once('{') else { continue };
         let base = ["_bucket", "_count", "_sum"]
             .iter()

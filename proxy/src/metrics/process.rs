@@ -58,10 +58,7 @@ impl Collector for Process {
         if let Some(Times { cpu, started }) = times(&stat) {
             let help = "Total user and system CPU time spent in seconds.";
             one(&mut encoder, "cpu", help, Some(&Unit::Seconds), &ConstCounter::new(cpu))?;
-            let booted = booted(&fs::read_to_string("/proc/stat").unwrap_or_default());
-            let at = ConstGauge::new(booted.unwrap_or_default() + started);
-            let help = "Start time of the process since unix epoch in seconds.";
-            one(&mut encoder, "start_time", help, Some(&Unit::Seconds), &at)?;
+            start_time(&mut encoder, started)?;
         }
         let number = |number: u64| ConstGauge::new(i64::try_from(number).unwrap_or(i64::MAX));
         let bytes = Some(&Unit::Bytes);
@@ -73,6 +70,25 @@ impl Collector for Process {
         let files = ConstGauge::new(i64::try_from(files).unwrap_or(i64::MAX));
         one(&mut encoder, "open_fds", "Number of open file descriptors.", None, &files)
     }
+}
+
+/// When the process started, alone.
+#[derive(Debug)]
+pub(super) struct StartTime;
+
+impl Collector for StartTime {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+        times(&stat).map_or(Ok(()), |times| start_time(&mut encoder, times.started))
+    }
+}
+
+/// `started`: in seconds since the machine's start.
+fn start_time(encoder: &mut DescriptorEncoder<'_>, started: f64) -> fmt::Result {
+    let booted = booted(&fs::read_to_string("/proc/stat").unwrap_or_default());
+    let at = ConstGauge::new(booted.unwrap_or_default() + started);
+    let help = "Start time of the process since unix epoch in seconds.";
+    one(encoder, "start_time", help, Some(&Unit::Seconds), &at)
 }
 
 fn one(

@@ -140,6 +140,30 @@ async fn metrics_have_kube_proxys_names_and_ours() {
 }
 
 #[tokio::test]
+async fn health_checks_are_counted_by_what_they_answer() {
+    let starting = sources(Health::STARTING);
+    let (_, none) = get(Site::Metrics, "/metrics/slis", &starting).await;
+    assert!(!none.contains("kubernetes_healthcheck{"), "{none}");
+    for (site, path) in
+        [(Site::Metrics, "/healthz"), (Site::Health, "/healthz"), (Site::Health, "/livez")]
+    {
+        get(site, path, &starting).await;
+    }
+    let (code, body) = get(Site::Metrics, "/metrics/slis", &starting).await;
+    assert_eq!(code, 200);
+    for line in [
+        "kubernetes_healthcheck{name=\"ping\",type=\"healthz\"} 0",
+        "kubernetes_healthcheck{name=\"proxy\",type=\"livez\"} 1",
+        "kubernetes_healthchecks_total{name=\"ping\",status=\"error\",type=\"healthz\"} 1",
+        "kubernetes_healthchecks_total{name=\"proxy\",status=\"error\",type=\"healthz\"} 1",
+        "kubernetes_healthchecks_total{name=\"proxy\",status=\"success\",type=\"livez\"} 1",
+        "process_start_time_seconds ",
+    ] {
+        assert!(body.lines().any(|found| found.starts_with(line)), "{line} is not in\n{body}");
+    }
+}
+
+#[tokio::test]
 async fn an_address_that_is_taken_is_tried_again_while_others_are_served() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
