@@ -78,7 +78,8 @@ bench: build controlplane ## shunt beside kube-proxy and other layouts (BENCH='-
 	$(MAKE) takeovers
 
 takeovers: build controlplane ## From kube-proxy in each mode to shunt with 5,000 Services, 2,000 connections a second
-	SHUNT_TAKEOVER_SERVICES=$(if $(filter --quick,$(BENCH)),500,5000) SHUNT_TAKEOVER_RATE=2000 $(TAKEOVER) takeover::from_
+	SHUNT_TAKEOVER_SERVICES=$${SHUNT_TAKEOVER_SERVICES:-$(if $(filter --quick,$(BENCH)),500,5000)} \
+	SHUNT_TAKEOVER_RATE=$${SHUNT_TAKEOVER_RATE:-2000} $(TAKEOVER) takeover::from_
 
 clean: ## Remove everything that was built
 	cargo clean
