@@ -30,7 +30,7 @@ use crate::metrics::Metrics;
 use crate::planner::Planner;
 use crate::policy::PolicyPlanner;
 use crate::progress::{Health, PATIENCE, Progress};
-use crate::reporter::Report;
+use crate::reporter::{About, Report};
 use crate::server::{HealthChecks, Listening};
 use crate::source::SourceEvent;
 
@@ -230,6 +230,7 @@ impl EventLoop {
                     policy.take_switched(switched, now);
                 }
             }
+            Event::Source(SourceEvent::SecondProxy(found)) => self.second_proxy(found),
             Event::Source(SourceEvent::FileProblems { file, problems }) => {
                 let texts = problems.iter().map(ToString::to_string).collect();
                 self.found(Origin::File(file), texts);
@@ -250,6 +251,19 @@ impl EventLoop {
             }
             Event::Question(question) => self.answer(question, now),
         }
+    }
+
+    /// Takes in what there is of a second proxy. That it is gone is an event too: it was someone's doing.
+    fn second_proxy(&mut self, found: Option<String>) {
+        if found.is_none()
+            && let Some(reporter) = &self.reporter
+        {
+            let note = "the rules of kube-proxy beside shunt are gone".to_owned();
+            let report =
+                Report { about: About::Node, reason: "SecondProxyGone", note, wrong: false };
+            let _ = reporter.try_send(report);
+        }
+        self.found(Origin::SecondProxy, found.into_iter().collect());
     }
 
     /// Takes in what is wrong by one account, in place of what was before.

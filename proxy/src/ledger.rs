@@ -32,6 +32,8 @@ pub enum Origin {
     Machine,
     /// The machine's network, which keeps packets from us.
     Network,
+    /// Another service proxy, whose rules are beside ours.
+    SecondProxy,
 }
 
 impl Origin {
@@ -52,11 +54,12 @@ impl Origin {
             Self::Policy | Self::NewPods | Self::DomainNames | Self::Nri => "policy",
             Self::Machine => "machine",
             Self::Network => "network",
+            Self::SecondProxy => "second-proxy",
         }
     }
 
     /// All values of that label.
-    pub const KINDS: [&'static str; 13] = [
+    pub const KINDS: [&'static str; 14] = [
         "Service",
         "EndpointSlice",
         "Node",
@@ -70,6 +73,7 @@ impl Origin {
         "policy",
         "machine",
         "network",
+        "second-proxy",
     ];
 }
 

@@ -87,7 +87,7 @@ impl Loaded {
             // Only the API server tells it.
             SourceEvent::Triggered(_) => {}
             // Of a machine, not of manifests.
-            SourceEvent::Network { .. } => {}
+            SourceEvent::Network { .. } | SourceEvent::SecondProxy(_) => {}
             SourceEvent::FileProblems { problems, .. } => self.file_problems.extend(problems),
         }
     }

@@ -90,6 +90,7 @@ impl Report {
             Origin::Kernel => (About::Node, "RejectedByKernel"),
             Origin::Machine => (About::Node, "NotSet"),
             Origin::Network => (About::Node, "PodsUnseen"),
+            Origin::SecondProxy => (About::Node, "SecondProxy"),
             Origin::Object(..) => (About::Node, "NodeProblem"),
             _ => return None,
         };

@@ -1,8 +1,10 @@
 //! Other service proxies on this machine: whether one runs, and what one has left.
 //!
 //! A Service must have one proxy. While another one runs, shunt writes nothing; what one has left
-//! is taken away once our own rules are installed, so that no connection meets none.
+//! is taken away once our own rules are installed, so that no connection meets none. One that starts
+//! after that is told of.
 
+mod beside;
 mod running;
 mod takeover;
 mod virtual_servers;

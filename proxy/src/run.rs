@@ -179,7 +179,7 @@ async fn work(
     let (metrics, registry) = Metrics::new();
     let requests = metrics.requests();
     let (source, reporter) =
-        start_sources(args, effective, requests, seen, changes, &mut tasks).await?;
+        start_sources(args, effective, requests, seen, changes.clone(), &mut tasks).await?;
     // Not before it is known that we can work.
     let mut unset = prepare_machine(effective);
     unset.extend(lack);
@@ -221,7 +221,8 @@ async fn work(
         reporter: reporter.clone(),
     };
     start_servers(effective, &served).await?;
-    tokio::spawn(rivals::take_over(served.health.clone(), backend::of_kube_proxy(effective)?));
+    let scope = backend::of_kube_proxy(effective)?;
+    tokio::spawn(rivals::take_over(served.health.clone(), scope, changes));
     if effective.settings.localhost_node_ports {
         tokio::spawn(machine::open_localhost(served.health.clone()));
     }

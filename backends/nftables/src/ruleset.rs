@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 
+use nix::errno::Errno;
 use nix::libc::NETLINK_NETFILTER;
 use shunt_netlink::{Attribute, Batch, BatchOutcome, Message, Socket, attributes, nfnetlink};
 
@@ -131,6 +132,49 @@ pub fn read() -> Result<Ruleset, Error> {
             chains.extend(chain(payload));
         })?;
     Ok(Ruleset { tables, chains })
+}
+
+/// Something that has a name of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// A table.
+    Table(TableName),
+    /// A chain of a table.
+    Chain(TableName, String),
+}
+
+impl std::fmt::Display for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Table(table) => write!(f, "table {table}"),
+            Self::Chain(table, chain) => write!(f, "table {table} chain {chain}"),
+        }
+    }
+}
+
+/// Those of the parts that there are. Each is asked for by its name, so that it costs the same whatever else there is.
+///
+/// # Errors
+/// If nftables cannot be read.
+pub fn present(parts: &[Part]) -> Result<Vec<Part>, Error> {
+    let mut socket = Socket::open(NETLINK_NETFILTER)?;
+    let mut found = Vec::new();
+    for part in parts {
+        let message = match part {
+            Part::Table(table) => {
+                let mut message = request(kind::GETTABLE, table.family, 0);
+                message.text(1, &table.name);
+                message
+            }
+            Part::Chain(table, chain) => of_chain(kind::GETCHAIN, table, 3, chain),
+        };
+        match socket.request("tell of a table or chain", message, |_| {}) {
+            Ok(()) => found.push(part.clone()),
+            Err(error) if error.errno() == Some(Errno::ENOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(found)
 }
 
 /// What shall go.

@@ -55,6 +55,7 @@ pub(super) fn plan(node: &str, directory: &Path, setup: &Setup) -> Result<NodeSt
             // They are demanded of the daemon, by `problem` lines.
             SourceEvent::FileProblems { .. }
             | SourceEvent::Network { .. }
+            | SourceEvent::SecondProxy(_)
             | SourceEvent::Triggered(_) => {}
         }
     }

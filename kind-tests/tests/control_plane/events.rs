@@ -12,7 +12,7 @@ use crate::cluster_policies::{definition, install_as, policy};
 const NODES: [&str; 2] = ["node-1", "node-2"];
 
 /// All events of shunt's in the namespace `default`.
-fn events(plane: &Plane) -> Result<Vec<Value>> {
+pub(crate) fn events(plane: &Plane) -> Result<Vec<Value>> {
     let like = Id::event("default", "");
     let all = plane.api().run(|client| async move { verbs::list(&client, &like, "").await })?;
     let ours = |event: &Value| event["reportingController"] == "shunt.dev/shunt";

@@ -149,7 +149,8 @@ fn kube_proxys_metrics_and_pages_are_all_there() -> Result<()> {
     let [ours, theirs] = [ours?.1, theirs?.1];
     let checked = families("kubernetes_", &theirs);
     ensure!(checked.len() == 2 && families("kubernetes_", &ours) == checked, "{ours}{theirs}");
-    let counted = "kubernetes_healthchecks_total{name=\"ping\",status=\"success\",type=\"healthz\"} 1";
+    let counted =
+        "kubernetes_healthchecks_total{name=\"ping\",status=\"success\",type=\"healthz\"} 1";
     for line in [counted, "kubernetes_healthcheck{name=\"ping\",type=\"healthz\"} 1"] {
         ensure!(ours.lines().any(|found| found == line), "{line}: {ours}");
         ensure!(theirs.lines().any(|found| found == line), "{line}: {theirs}");

@@ -18,6 +18,7 @@ mod new_pods;
 mod once;
 mod outage;
 mod policy;
+mod second_proxy;
 mod services;
 mod site;
 mod start;

@@ -82,7 +82,7 @@ fn prometheus_finds_what_dashboards_and_alerts_ask_for() -> Result<()> {
         let rules = ask(netns, "rules")?["groups"][0]["rules"].as_array().cloned();
         let rules = rules.context("no rules")?;
         let state = |rule: &Value| (rule["health"] == "ok", rule["state"] == "inactive");
-        let quiet = rules.len() == 7 && rules.iter().all(|rule| state(rule) == (true, true));
+        let quiet = rules.len() == 10 && rules.iter().all(|rule| state(rule) == (true, true));
         Ok(if quiet { Ok(()) } else { Err(json!(rules).to_string()) })
     })
 }

@@ -74,7 +74,7 @@ fn left_by_kube_proxy(ruleset: &Ruleset) -> Option<Finding> {
             Severity::Warning,
             what,
             "they send connections to endpoints of the day when kube-proxy ended",
-            "start shunt, which removes them once its own are installed",
+            "start shunt, or restart it if it runs: once its own are installed it removes them",
         )
     })
 }

@@ -54,6 +54,7 @@ impl Event {
             Self::Source(SourceEvent::Triggered(_)) => "triggered",
             Self::Source(SourceEvent::FileProblems { .. }) => "file_problems",
             Self::Source(SourceEvent::Network { .. }) => "network",
+            Self::Source(SourceEvent::SecondProxy(_)) => "second_proxy",
             Self::Kernel(KernelEvent::Synced(_)) => "synced",
             Self::Kernel(KernelEvent::Failed(_)) => "sync_failed",
             Self::Kernel(KernelEvent::ForeignChange { .. }) => "foreign_change",

@@ -51,7 +51,8 @@ pub fn wait_until_alone() {
     }
 }
 
-fn of_the_same_namespace() -> Option<u32> {
+/// The process of a kube-proxy in our network namespace. A pod sees none but its own.
+pub(super) fn of_the_same_namespace() -> Option<u32> {
     let namespace = fs::read_link("/proc/self/ns/net").ok()?;
     let own = fs::read_link("/proc/self/exe").ok();
     let is_kube_proxy = |directory: &Path| {

@@ -8,22 +8,27 @@ use anyhow::{Context, bail};
 use shunt_ipvs::kube_proxy::Scope;
 use shunt_nftables::name::TABLE_COMMENT;
 use shunt_nftables::ruleset::{self, Removal, Table};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
 
-use super::{leftovers, running, virtual_servers};
+use super::{beside, leftovers, running, virtual_servers};
 use crate::cli;
 use crate::config::kube_proxy::HEALTHZ_PORT;
 use crate::failure::Failure;
 use crate::progress::Health;
+use crate::source::SourceEvent;
 
 /// How often it is tried, and after which pause.
 const ATTEMPTS: u32 = 10;
 const PAUSE: Duration = Duration::from_secs(30);
 
 /// Takes away what kube-proxy has left, once our own rules are installed: its nftables tables and
-/// iptables chains, then its IPVS.
-pub async fn take_over(mut health: watch::Receiver<Health>, scope: Scope) {
+/// iptables chains, then its IPVS. From then on tells `out` of what comes anew.
+pub async fn take_over(
+    mut health: watch::Receiver<Health>,
+    scope: Scope,
+    out: mpsc::Sender<SourceEvent>,
+) {
     if health.wait_for(|health| health.synced).await.is_err() {
         return;
     }
@@ -36,8 +41,13 @@ pub async fn take_over(mut health: watch::Receiver<Health>, scope: Scope) {
         tokio::time::sleep(PAUSE).await;
     }
     tell_of_the_rest(Path::new("/"));
+    // The last of its connections may take hours.
+    tokio::join!(retire(&scope), beside::watch(out));
+}
+
+async fn retire(scope: &Scope) {
     for _ in 0..ATTEMPTS {
-        match virtual_servers::retire(&scope).await {
+        match virtual_servers::retire(scope).await {
             Ok(()) => break,
             Err(error) => warn!("kube-proxy's IPVS cannot be removed: {error:#}"),
         }

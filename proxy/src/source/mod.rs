@@ -52,6 +52,8 @@ pub enum SourceEvent {
         /// There are pods on bridges that hooks of IP do not see, and how policy judges what is switched there.
         switched: Option<Switched>,
     },
+    /// What there is of a second proxy beside us, in place of what was said before.
+    SecondProxy(Option<String>),
     /// What is wrong with a file (or with the directory itself), in place of what was said about
     /// it before. Nothing: it is good again.
     FileProblems {

@@ -28,6 +28,7 @@ pub(super) fn told_event(event: &SourceEvent) -> Vec<String> {
         SourceEvent::Policy(change) => told_policy(change).into_iter().collect(),
         SourceEvent::Triggered(at) => vec![format!("triggered at {at}")],
         SourceEvent::Network { problems, .. } => vec![format!("network: {problems:?}")],
+        SourceEvent::SecondProxy(found) => vec![format!("second proxy: {found:?}")],
         SourceEvent::FileProblems { file, problems } if problems.is_empty() => {
             vec![format!("{} is good", base_name(file))]
         }
