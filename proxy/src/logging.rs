@@ -19,6 +19,9 @@ pub struct LogArgs {
     pub logging_format: Format,
 }
 
+/// The levels.
+const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
+
 /// How lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -108,13 +111,26 @@ pub fn start(args: &LogArgs) -> Result<Levels, Failure> {
     }
 }
 
+/// Whether it is a bare word that is no level. The filter takes it for a target, and would log nothing else: nothing at all,
+/// after a slip of the pen.
+fn is_no_directive(word: &str) -> bool {
+    let is_level = |level: &&str| word.eq_ignore_ascii_case(level);
+    !word.contains(['=', '[']) && word != "off" && !LEVELS.iter().any(is_level)
+}
+
 fn filter(args: &LogArgs) -> Result<EnvFilter, Failure> {
     let level = args.log_level.as_deref().unwrap_or(match args.verbosity {
         0..=3 => "info",
         4..=5 => "debug",
         _ => "trace",
     });
-    let plain = ["error", "warn", "info", "debug", "trace"].contains(&level);
+    let plain = LEVELS.contains(&level);
+    if let Some(word) = level.split(',').map(str::trim).find(|word| is_no_directive(word)) {
+        return Err(Failure::usage(anyhow::anyhow!(
+            "--log-level {level}: {word:?} is neither a level ({}) nor TARGET=LEVEL",
+            LEVELS.join(", ")
+        )));
+    }
     // The API client's libraries tell of every retry, some with all they know; we say the same
     // once a minute. That is for those who ask for it.
     let quiet = "warn,kube_client=error,kube_runtime=error";
@@ -147,6 +163,7 @@ mod tests {
         assert!(levels.set("5").unwrap().contains("shunt=debug"));
         assert_eq!(levels.set("kube=trace").unwrap(), "kube=trace");
         assert!(levels.set("a=b=c").unwrap_err().contains("a=b=c"));
+        assert!(levels.set("warn,inof").unwrap_err().contains("\"inof\" is neither a level"));
         assert_eq!(levels.directives(), "kube=trace");
         assert_eq!(seen.lock().unwrap().len(), 2);
     }

@@ -90,6 +90,8 @@ impl Report {
             Origin::Kernel => (About::Node, "RejectedByKernel"),
             Origin::Machine => (About::Node, "NotSet"),
             Origin::Network => (About::Node, "PodsUnseen"),
+            // Objects are in files only without an API; this is the configuration.
+            Origin::File(_) => (About::Node, "ConfigurationRefused"),
             Origin::SecondProxy => (About::Node, "SecondProxy"),
             Origin::Object(..) => (About::Node, "NodeProblem"),
             _ => return None,

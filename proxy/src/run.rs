@@ -19,7 +19,7 @@ use tracing::{info, warn};
 
 use crate::backend;
 use crate::cli::{IpvsFallback, LiveConnections, NetworkPolicy, NewPods, RunArgs, TableOwner};
-use crate::config::watch::Watched;
+use crate::config::watch::{Content, Watched};
 use crate::config::{Effective, Mode, load};
 use crate::event_loop::{EventLoop, Identity, Inputs};
 use crate::failure::Failure;
@@ -31,7 +31,7 @@ use crate::progress::Health;
 use crate::reporter::{About, Report};
 use crate::server::{Pages, Site, Sources, serve, serve_or_fail, service_health};
 use crate::source::network::Network;
-use crate::source::{SourceEvent, Wanted, api, client, local, manifests};
+use crate::source::{FileProblem, SourceEvent, Wanted, api, client, local, manifests};
 use crate::{drops, heap, logging, machine, names, nri, reporter, rivals};
 
 /// How many source events may wait for the loop. Sources wait when it is full: a first list must
@@ -40,7 +40,7 @@ const SOURCE_QUEUE: usize = 256;
 /// How many HTTP questions may wait for the loop.
 const QUESTION_QUEUE: usize = 16;
 
-/// Why the daemon ends when its file changes: as kube-proxy, it is started again with the new one.
+/// Why the daemon ends when its file changes: like kube-proxy, it is started again with the new one.
 const CONFIG_CHANGED: &str = "the content of the configuration file was updated";
 
 /// Runs the daemon until a signal ends it. What is installed stays installed.
@@ -77,8 +77,7 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     let result = runtime.block_on(async {
         let mut end = End::new()?;
         tokio::select! {
-            result = work(args, &effective, backends, (levels, started)) => result,
-            () = config_changed(watched) => Err(anyhow!(CONFIG_CHANGED).into()),
+            result = work(args, &effective, backends, (levels, started), watched) => result,
             signal = end.signal() => {
                 info!("{signal}: ending; what is installed stays");
                 Ok(())
@@ -170,6 +169,7 @@ async fn work(
     effective: &Effective,
     (services, policy, lack): (backend::Services, Option<PolicyKernel>, Option<String>),
     (levels, started): (Levels, Instant),
+    watched: Option<Watched>,
 ) -> Result<(), Failure> {
     let (changes, sources) = mpsc::channel(SOURCE_QUEUE);
     let node = effective.settings.node_name.to_string();
@@ -222,20 +222,13 @@ async fn work(
     };
     start_servers(effective, &served).await?;
     let scope = backend::of_kube_proxy(effective)?;
-    tokio::spawn(rivals::take_over(served.health.clone(), scope, changes));
+    tokio::spawn(rivals::take_over(served.health.clone(), scope, changes.clone()));
     if effective.settings.localhost_node_ports {
         tokio::spawn(machine::open_localhost(served.health.clone()));
     }
     drop(served);
 
-    let identity = Identity {
-        started,
-        started_at: Timestamp::now(),
-        node,
-        source,
-        patience: effective.patience,
-        has_node: args.own.manifests.is_none(),
-    };
+    let identity = identity(args, effective, started, source);
     let (listens, listening) = mpsc::unbounded_channel();
     let policy = policy_kernel.is_some().then_some(policy_reports);
     let inputs = Inputs {
@@ -273,6 +266,19 @@ async fn work(
     tokio::select! {
         stopped = event_loop.run(inputs, &kernel, policy_kernel.as_ref()) => Ok(stopped?),
         failure = source_ended(&mut tasks) => Err(failure),
+        () = config_changed(watched, args, &changes) => Err(anyhow!(CONFIG_CHANGED).into()),
+    }
+}
+
+/// What does not change while the daemon runs.
+fn identity(args: &RunArgs, effective: &Effective, started: Instant, source: String) -> Identity {
+    Identity {
+        started,
+        started_at: Timestamp::now(),
+        node: effective.settings.node_name.to_string(),
+        source,
+        patience: effective.patience,
+        has_node: args.own.manifests.is_none(),
     }
 }
 
@@ -392,10 +398,31 @@ fn write_config(path: &Path, effective: &Effective) -> Result<(), Failure> {
         .map_err(Failure::Usage)
 }
 
-/// Waits until the configuration file has changed; for ever without one.
-async fn config_changed(watched: Option<Watched>) {
-    match watched {
-        Some(watched) => watched.changed().await,
-        None => std::future::pending().await,
+/// Waits until the configuration file has changed to one that can be run with; for ever without one. kube-proxy ends with an
+/// error when its file is written to, and so do we, for its DaemonSet counts on that. But whoever ended for a file with a
+/// mistake in it would not come back, on all nodes at once: that is a problem, and the former one stays in force.
+async fn config_changed(watched: Option<Watched>, args: &RunArgs, out: &mpsc::Sender<SourceEvent>) {
+    let Some(mut watched) = watched else { return std::future::pending().await };
+    loop {
+        let content = watched.changed().await;
+        let refused = match content {
+            Content::InForce => None,
+            Content::Other => match args.effective() {
+                Ok(_) => return,
+                Err(failure) => Some(failure.to_string().replace('\n', "; ")),
+            },
+        };
+        let file = watched.path().to_owned();
+        let problem = |why| FileProblem {
+            file: file.clone(),
+            line: None,
+            field: None,
+            reason: format!(
+                "has changed and cannot be run with; the former one stays in force: {why}"
+            ),
+        };
+        let problems = refused.map(problem).into_iter().collect();
+        // Nobody listens only at the end.
+        let _ = out.send(SourceEvent::FileProblems { file, problems }).await;
     }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use shunt_cluster::{Netns, Process};
+use shunt_kind_tests::control_plane::wait_for;
 use shunt_kind_tests::scenario::shunt_binary;
 
 /// Patience with what takes a second, or five where a file is looked at.
@@ -118,6 +119,21 @@ fn a_changed_configuration_ends_the_daemon() -> Result<()> {
     // The same once more changes nothing.
     write("10.244.0.0/16")?;
     let ended = daemon.wait_timeout(LOOK)?;
+    ensure!(ended.is_none(), "{ended:?}");
+    // With a mistake in it nobody could start again.
+    write("10.245.0.0/33")?;
+    let told = |text: &str| {
+        wait_for(text, PATIENCE, || {
+            let log = fs::read_to_string(scratch.path().join("log"))?;
+            Ok(if log.contains(text) { Ok(()) } else { Err(log) })
+        })
+    };
+    let refused = "the former one stays in force: clusterCIDR: \"10.245.0.0/33\" is invalid";
+    told(refused)?;
+    ensure!(shell(&netns, "shunt status")?.1.contains(refused), "the status says nothing");
+    write("10.244.0.0/16")?;
+    told("no longer a problem: ")?;
+    let ended = daemon.wait_timeout(Duration::ZERO)?;
     ensure!(ended.is_none(), "{ended:?}");
     write("10.245.0.0/16")?;
     let ended = daemon.wait_timeout(PATIENCE)?.context("it goes on with the old configuration")?;
