@@ -206,9 +206,11 @@ impl Play<'_> {
         let Self { from, to, rate, .. } = *self;
         let row = Figures { from, to, services, rate, took, reports }.row();
         println!("{row}");
+        // Each of the loads makes its part of the rate, for some seconds.
+        let least = u64::from(rate / 2).min(200);
         for report in reports {
             println!("{report}");
-            assert!(report.sent > 200, "{report}");
+            assert!(report.sent > least, "{report}");
             assert_eq!(report.losses(), 0, "{report}");
         }
         figures::write(&row)
