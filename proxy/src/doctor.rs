@@ -15,7 +15,7 @@ use std::path::Path;
 
 use anyhow::anyhow;
 use serde::Serialize;
-use shunt_nftables::ruleset;
+use shunt_nftables::{ruleset, zones};
 
 pub(crate) use self::links::Instead;
 use crate::cli::{self, DoctorArgs, Output};
@@ -92,6 +92,8 @@ pub fn examine() -> Vec<Finding> {
             "run as root or with CAP_NET_ADMIN; load nf_tables, nft_chain_nat and nft_fib",
         )),
     }
+    // Rules that cannot be read are told above.
+    found.extend(hooks::zones(&zones::read().unwrap_or_default()));
     let links = crate::links::read().unwrap_or_default();
     found.extend(links::findings(&links));
     found.extend(reverse_path::findings(Path::new("/"), &links));

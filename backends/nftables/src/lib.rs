@@ -33,3 +33,4 @@ pub mod slots;
 pub mod text;
 mod transaction;
 mod userdata;
+pub mod zones;

@@ -262,7 +262,7 @@ fn jumps(socket: &mut Socket, table: &TableName) -> Result<Vec<Jump>, Error> {
     })?)
 }
 
-fn request(kind: u16, family: u8, flags: u16) -> Message {
+pub(crate) fn request(kind: u16, family: u8, flags: u16) -> Message {
     let mut message = Message::new(SUBSYSTEM << 8 | kind, flags);
     message.raw(&nfnetlink(family, 0));
     message
@@ -277,15 +277,15 @@ fn of_chain(kind: u16, table: &TableName, attribute: u16, chain: &str) -> Messag
 }
 
 /// The family of an answer, and its attributes.
-fn answer(payload: &[u8]) -> Option<(u8, Vec<Attribute<'_>>)> {
+pub(crate) fn answer(payload: &[u8]) -> Option<(u8, Vec<Attribute<'_>>)> {
     Some((*payload.first()?, attributes(payload.get(4..)?).collect()))
 }
 
-fn find<'a>(attributes: &[Attribute<'a>], kind: u16) -> Option<Attribute<'a>> {
+pub(crate) fn find<'a>(attributes: &[Attribute<'a>], kind: u16) -> Option<Attribute<'a>> {
     attributes.iter().find(|attribute| attribute.kind == kind).copied()
 }
 
-fn text(attributes: &[Attribute<'_>], kind: u16) -> Option<String> {
+pub(crate) fn text(attributes: &[Attribute<'_>], kind: u16) -> Option<String> {
     find(attributes, kind)?.text().map(ToOwned::to_owned)
 }
 

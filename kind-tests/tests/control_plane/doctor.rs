@@ -20,6 +20,16 @@ const AILMENTS: &[(&str, &str)] = &[
         "nft add table ip early; add chain ip early pre { type nat hook prerouting priority -150; }",
         "other programs choose destinations before shunt: table ip early, chain pre",
     ),
+    (
+        "nft add table inet tenants; add chain inet tenants in { type filter hook prerouting priority raw; }; \
+         add rule inet tenants in iifname one ct zone set 7",
+        "some packets are put into zones of connection tracking: table inet tenants, chain in",
+    ),
+    (
+        "iptables-nft -t raw -A OUTPUT -o two -j CT --zone 8",
+        "some packets are put into zones of connection tracking: table inet tenants, chain in; table ip raw, \
+         chain OUTPUT",
+    ),
     ("nft add table ip kube-proxy", "kube-proxy's rules of nftables mode: table ip kube-proxy"),
     (
         "iptables-nft -t nat -N KUBE-SVC-AAAA",
@@ -76,6 +86,15 @@ fn each_ailment_is_found() -> Result<()> {
         found.iter().filter_map(|one| one["what"].as_str()).map(str::to_owned).collect()
     };
     assert_eq!(code, Some(0), "{healthy:?}");
+    // What asks alone, and everything: neither takes an answer to another zone.
+    run(&netns, "iptables-nft -t raw -A PREROUTING -i one -j CT --zone-orig 8")?;
+    run(
+        &netns,
+        "nft add table inet one; add chain inet one in { type filter hook prerouting priority raw; }; \
+         add rule inet one in ct original zone set iifname map { \"one\" : 7 }; add rule inet one in ct zone set 3",
+    )?;
+    let told = whats(&doctor(&netns)?.1);
+    ensure!(!told.iter().any(|what| what.contains("zones")), "{told:?}");
     for (command, expected) in AILMENTS {
         let before = whats(&doctor(&netns)?.1);
         let known = before.iter().any(|what| what.starts_with(expected));

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use shunt_nftables::name::TABLE;
-use shunt_nftables::ruleset::{Chain, Ruleset};
+use shunt_nftables::ruleset::{Chain, Ruleset, TableName};
 
 use super::{Finding, Severity};
 use crate::rivals;
@@ -95,6 +95,22 @@ fn earlier(others: &[&Chain]) -> Option<Finding> {
             format!("other programs choose destinations before shunt: {}", list(&names)),
             "what they rewrite never reaches a Service's frontend",
             "nothing, unless a Service is not reached: then look at their rules",
+        )
+    })
+}
+
+/// Other programs that have the packets of one connection looked for in different zones of connection tracking.
+pub(super) fn zones(found: &BTreeSet<(TableName, String)>) -> Option<Finding> {
+    let names: BTreeSet<_> =
+        found.iter().map(|(table, chain)| format!("table {table}, chain {chain}")).collect();
+    (!names.is_empty()).then(|| {
+        Finding::new(
+            Severity::Warning,
+            format!("some packets are put into zones of connection tracking: {}", list(&names)),
+            "an answer that no such rule puts into the zone of what it answers is not translated back: whoever \
+             asked a Service gets it from an address that it did not ask",
+            "put only what asks into a zone (`ct original zone set`, iptables' CT --zone-orig), unless the rules \
+             put what comes from clients, from pods and from this node into the same",
         )
     })
 }
