@@ -10,6 +10,8 @@ pub use shunt_guest::Kernel;
 
 use crate::scenario::shunt_binary;
 
+/// Names a directory of this machine where what tests write in the guest stays.
+pub const WRITABLE: &str = "SHUNT_PLAYED";
 /// Is set for programs that run in the guest, to its clock.
 const VARIABLE: &str = "SHUNT_IN_GUEST";
 /// How long it may take. The whole suite takes minutes where a CPU is free for it, and several times as long where other
@@ -96,6 +98,10 @@ fn run(guest: &Guest, clock: Clock, command: &mut Command) -> Result<String> {
     // Whatever tests are told by their environment is told there, too.
     command.envs(env::vars().filter(|(name, _)| name.starts_with("SHUNT_")));
     command.env(VARIABLE, clock.name()).env("SHUNT_BIN", shunt_binary()?);
+    let guest = match env::var_os(WRITABLE) {
+        Some(directory) => guest.clone().writable(directory),
+        None => guest.clone(),
+    };
     let outcome = guest.run(command).context("in the guest")?;
     ensure!(outcome.code == 0, "in the guest:\n{}{}", outcome.stdout, outcome.stderr);
     Ok(outcome.stdout)

@@ -70,6 +70,12 @@ impl Scenario {
         Ok(Self { name: name.to_owned(), setup, steps })
     }
 
+    /// The name of its directory.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Whether this machine's kernel has what it needs. Where it lacks something, the guest has it.
     #[must_use]
     pub fn is_playable_here(&self) -> bool {

@@ -1,8 +1,9 @@
 //! Services and policies on every network that shunt is meant to run beside, with both backends: the matrix of
 //! `docs/networks/README.md`, which this test compares with what it has found, or writes.
 //!
-//! A choice of scenarios for each, so that it takes minutes; `SHUNT_NETWORKS=all` plays all of them, and
-//! `SHUNT_SCENARIO=NAME` one. `SHUNT_NETWORK=NAME,NAME` plays some networks, and leaves the others' rows as they are.
+//! A choice of scenarios for each, so that it takes minutes; all others by `--ignored every_other_scenario`, which may be
+//! ended and taken up again (`notes`). `SHUNT_SCENARIO=NAME` plays one. `SHUNT_NETWORK=NAME,NAME` plays some networks, and
+//! leaves the others' rows as they are.
 
 #[path = "networks/choice.rs"]
 mod choice;
@@ -10,6 +11,12 @@ mod choice;
 mod lengths;
 #[path = "networks/local_detection.rs"]
 mod local_detection;
+#[path = "networks/notes.rs"]
+mod notes;
+#[path = "networks/others.rs"]
+mod others;
+#[path = "networks/told.rs"]
+mod told;
 
 use std::collections::BTreeMap;
 use std::env;
@@ -17,9 +24,10 @@ use std::fs;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
+use notes::Notes;
 use shunt_cluster::Network;
 use shunt_kind_tests::guest::{self, Clock};
 use shunt_kind_tests::scenario::{Played, Scenario};
@@ -44,13 +52,17 @@ enum Suite {
     Choice,
     /// Packets of all lengths.
     Lengths,
+    /// All scenarios that are in neither.
+    Others,
 }
 
 impl Suite {
-    const fn scenarios(self) -> &'static [&'static str] {
+    fn scenarios(self) -> Result<Vec<String>> {
+        let named = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         match self {
-            Self::Choice => choice::SCENARIOS,
-            Self::Lengths => lengths::SCENARIOS,
+            Self::Choice => Ok(named(choice::SCENARIOS)),
+            Self::Lengths => Ok(named(lengths::SCENARIOS)),
+            Self::Others => others::scenarios(),
         }
     }
 
@@ -58,7 +70,8 @@ impl Suite {
     const fn left_out(self, backend: Backend) -> LeftOut {
         match (self, backend) {
             (Self::Choice, Backend::Nftables) => choice::NOT_ON,
-            (Self::Choice, Backend::Ipvs) => &[],
+            (Self::Choice | Self::Others, Backend::Ipvs) => &[],
+            (Self::Others, Backend::Nftables) => others::NOT_ON,
             (Self::Lengths, Backend::Nftables) => lengths::NOT_ON,
             (Self::Lengths, Backend::Ipvs) => lengths::NOT_WITH_IPVS_ON,
         }
@@ -74,6 +87,7 @@ impl Suite {
         match self {
             Self::Choice => "choice",
             Self::Lengths => "lengths",
+            Self::Others => "others",
         }
     }
 
@@ -82,6 +96,7 @@ impl Suite {
         match self {
             Self::Choice => (BEGIN, END),
             Self::Lengths => (lengths::BEGIN, lengths::END),
+            Self::Others => (others::BEGIN, others::END),
         }
     }
 }
@@ -96,6 +111,7 @@ macro_rules! networks {
             mod $module {
                 cells!($network choice Choice);
                 cells!($network lengths Lengths);
+                cells!($network others Others);
             }
         )*
     };
@@ -136,6 +152,7 @@ networks! {
     macvlan Macvlan
     ipvlan Ipvlan
     ipvlan_l3 IpvlanL3
+    ipvlan_l3s IpvlanL3s
     geneve Geneve
     gre Gre
     ip6gre Ip6Gre
@@ -166,29 +183,14 @@ const AT_A_TIME: usize = 6;
 const AT_A_TIME_IN_GUEST: usize = 2;
 /// As many guests as there are CPUs wherever this is run.
 const GUESTS: usize = 2;
-/// How long all scenarios may take in a guest.
-const PATIENCE_WITH_ALL: Duration = Duration::from_hours(3);
+/// How long all other scenarios may take in a guest.
+const PATIENCE_WITH_OTHERS: Duration = Duration::from_hours(3);
 /// Begins a line that tells a cell.
 const CELL: &str = "cell:";
 
-/// Whether all scenarios are asked for, not the choice of them.
-fn plays_all() -> bool {
-    env::var("SHUNT_NETWORKS").is_ok_and(|which| which == "all")
-}
-
 /// The scenarios for a network.
 fn scenarios(network: Network, suite: Suite, backend: Backend) -> Result<Vec<Scenario>> {
-    let mut names: Vec<_> = suite.scenarios().iter().map(|name| (*name).to_owned()).collect();
-    if plays_all() && suite == Suite::Choice {
-        for entry in fs::read_dir(Scenario::home())? {
-            let entry = entry?;
-            let name = entry.file_name().into_string().map_err(|name| anyhow!("{name:?}"))?;
-            let elsewhere = Suite::Lengths.scenarios().contains(&name.as_str());
-            if entry.file_type()?.is_dir() && !names.contains(&name) && !elsewhere {
-                names.push(name);
-            }
-        }
-    }
+    let mut names = suite.scenarios()?;
     if let Ok(only) = env::var("SHUNT_SCENARIO") {
         names.retain(|name| *name == only);
     }
@@ -196,13 +198,14 @@ fn scenarios(network: Network, suite: Suite, backend: Backend) -> Result<Vec<Sce
     backends.extend((backend == Backend::Ipvs).then_some(backend));
     let left_out = |name: &String| {
         let all = backends.iter().flat_map(|backend| suite.left_out(*backend));
-        let all = all.chain(choice::NOT_ON_WITH_ALL.iter().filter(|_| suite == Suite::Choice));
         let mut here = all.filter(|(on, ..)| *on == network);
         here.any(|(_, names, _)| names.contains(&name.as_str()))
     };
     names.retain(|name| !left_out(name));
     if backend == Backend::Ipvs {
-        names.retain(|name| !choice::OF_POLICY.contains(&name.as_str()));
+        let of_policy =
+            |name: &str| choice::OF_POLICY.contains(&name) || others::OF_POLICY.contains(&name);
+        names.retain(|name| !of_policy(name));
         let is_played =
             |name: &str| !network.takes_daemons() || choice::WITH_DAEMONS.contains(&name);
         names.retain(|name| is_played(name));
@@ -216,14 +219,22 @@ fn scenarios(network: Network, suite: Suite, backend: Backend) -> Result<Vec<Sce
 /// Plays the scenarios of networks. All that fail are told.
 fn play(networks: &[Network], suite: Suite, backend: Backend, at_a_time: usize) -> Result<Table> {
     let mut queue = Vec::new();
+    let mut notes = BTreeMap::new();
+    let mut table = Table::new();
     for network in networks {
-        let scenarios = scenarios(*network, suite, backend)?;
-        queue.extend(scenarios.into_iter().enumerate().map(|it| (*network, it)));
+        let of_network = Notes::read(*network, suite, backend)?;
+        for (position, scenario) in scenarios(*network, suite, backend)?.into_iter().enumerate() {
+            match of_network.held(scenario.name()) {
+                Some(played) => add(&mut table, *network, backend, played),
+                None => queue.push((*network, (position, scenario))),
+            }
+        }
+        notes.insert(*network, of_network);
     }
     // The first of each network before the second of any.
     queue.sort_by_key(|(_, (position, _))| std::cmp::Reverse(*position));
     let queue = Mutex::new(queue);
-    let results: Mutex<(Table, Vec<String>)> = Mutex::default();
+    let results: Mutex<(Table, Vec<String>)> = Mutex::new((table, Vec::new()));
     thread::scope(|scope| {
         for _ in 0..at_a_time {
             scope.spawn(|| {
@@ -232,10 +243,13 @@ fn play(networks: &[Network], suite: Suite, backend: Backend, at_a_time: usize) 
                     let next = lock(&queue).pop();
                     let Some((network, (_, scenario))) = next else { return };
                     let at = format!("on {} with {}", network.name(), backend.name());
+                    let start = Instant::now();
                     let played = twice(&at, || match backend {
                         Backend::Nftables => scenario.play(),
                         Backend::Ipvs => scenario.play_with_ipvs(),
                     });
+                    let noted = notes[&network].add(scenario.name(), &played, start.elapsed());
+                    let played = noted.and(played);
                     let (table, failures) = &mut *lock(&results);
                     match played {
                         Ok(played) => add(table, network, backend, played),
@@ -306,12 +320,12 @@ fn read_cells(printed: &str) -> Result<Table> {
 }
 
 /// Plays cells in a guest of their own.
-fn play_in_guest(tests: &[String]) -> Result<Table> {
+fn play_in_guest(suite: Suite, tests: &[String]) -> Result<Table> {
     let mut arguments = vec!["--ignored", "--nocapture", "--exact", "--test-threads", "6"];
     arguments.extend(tests.iter().map(String::as_str));
-    let printed = match plays_all() {
-        true => guest::run_tests_within(PATIENCE_WITH_ALL, Clock::Running, &arguments)?,
-        false => guest::run_tests(Clock::Running, &arguments)?,
+    let printed = match suite {
+        Suite::Others => guest::run_tests_within(PATIENCE_WITH_OTHERS, Clock::Running, &arguments)?,
+        Suite::Choice | Suite::Lengths => guest::run_tests(Clock::Running, &arguments)?,
     };
     read_cells(&printed)
 }
@@ -324,6 +338,12 @@ fn services_and_policies_on_every_network() -> Result<()> {
 #[test]
 fn packets_of_all_lengths_on_every_network() -> Result<()> {
     matrix(Suite::Lengths)
+}
+
+#[test]
+#[ignore = "takes hours; SHUNT_PLAYED=DIRECTORY keeps what was played"]
+fn every_other_scenario_on_every_network() -> Result<()> {
+    matrix(Suite::Others)
 }
 
 fn matrix(suite: Suite) -> Result<()> {
@@ -346,7 +366,7 @@ fn matrix(suite: Suite) -> Result<()> {
         // One after the other, as those of one backend take as long as each other.
         .map(|guest| in_guest.iter().skip(guest).step_by(GUESTS).cloned().collect::<Vec<_>>())
         .filter(|tests| !tests.is_empty())
-        .map(|tests| thread::spawn(move || play_in_guest(&tests)))
+        .map(|tests| thread::spawn(move || play_in_guest(suite, &tests)))
         .collect();
     let mut table = play(&here, suite, Backend::Nftables, AT_A_TIME)?;
     for guest in guests {
@@ -354,13 +374,13 @@ fn matrix(suite: Suite) -> Result<()> {
     }
     // By themselves: their API servers start in time if nobody else has the CPU.
     for network in with_daemons {
-        table.extend(play_in_guest(&[ipvs(network)])?);
+        table.extend(play_in_guest(suite, &[ipvs(network)])?);
     }
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/networks/README.md");
     let old = fs::read_to_string(&page)?;
     let text = page_section(suite, &table, &old)?;
     println!("{text}");
-    if env::var("SHUNT_NETWORKS").is_ok() || env::var("SHUNT_SCENARIO").is_ok() {
+    if env::var("SHUNT_SCENARIO").is_ok() {
         return Ok(());
     }
     let new = splice(suite, &old, &text).context("docs/networks/README.md has no markers")?;
@@ -368,8 +388,9 @@ fn matrix(suite: Suite) -> Result<()> {
         fs::write(&page, new)?;
         return Ok(());
     }
+    // Scenarios that are new since then are no reason to play all again.
     ensure!(
-        old == new,
+        old == new || suite == Suite::Others,
         "the table of docs/networks/README.md is old; SHUNT_WRITE_DOCS=1 writes it"
     );
     Ok(())

@@ -24,6 +24,7 @@ const MACVLAN_MODE_BRIDGE: u32 = 4;
 const IFLA_IPVLAN_MODE: u16 = 1;
 const IPVLAN_MODE_L2: u16 = 0;
 const IPVLAN_MODE_L3: u16 = 1;
+const IPVLAN_MODE_L3S: u16 = 2;
 const IFLA_GENEVE_ID: u16 = 1;
 const IFLA_GENEVE_REMOTE: u16 = 2;
 const IFLA_GENEVE_REMOTE6: u16 = 7;
@@ -58,12 +59,14 @@ pub enum Sharing {
     Ipvlan,
     /// The same, and what a pod sends is routed in the namespace of the device below (mode L3).
     IpvlanL3,
+    /// The same, and what comes for a pod passes that namespace's hooks before (mode L3S).
+    IpvlanL3s,
 }
 
 impl Sharing {
     /// Whether packets are routed in the namespace of the device below.
     pub(crate) const fn routes(self) -> bool {
-        matches!(self, Self::IpvlanL3)
+        matches!(self, Self::IpvlanL3 | Self::IpvlanL3s)
     }
 }
 
@@ -159,6 +162,7 @@ impl Links {
             }
             Sharing::Ipvlan => ("ipvlan", IFLA_IPVLAN_MODE, &IPVLAN_MODE_L2.to_ne_bytes()[..]),
             Sharing::IpvlanL3 => ("ipvlan", IFLA_IPVLAN_MODE, &IPVLAN_MODE_L3.to_ne_bytes()[..]),
+            Sharing::IpvlanL3s => ("ipvlan", IFLA_IPVLAN_MODE, &IPVLAN_MODE_L3S.to_ne_bytes()[..]),
         };
         let new = Message::new(libc::RTM_NEWLINK, CREATE)
             .raw(&ifinfo(0, 0))

@@ -61,6 +61,8 @@ pub enum Network {
     Ipvlan,
     /// The same in mode L3: what pods send is routed in their node's namespace, what comes for them is not.
     IpvlanL3,
+    /// The same in mode L3S: what comes for pods passes their node's prerouting and input.
+    IpvlanL3s,
     /// As Antrea or Cilium with GENEVE: routed veth pairs, a tunnel to each other node.
     Geneve,
     /// Routed veth pairs, and a GRE tunnel over IPv4 to each other node, for both families.
@@ -126,7 +128,7 @@ pub(crate) enum Between {
 
 impl Network {
     /// All.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Routed,
         Self::Ipip,
         Self::Bgp,
@@ -141,6 +143,7 @@ impl Network {
         Self::Macvlan,
         Self::Ipvlan,
         Self::IpvlanL3,
+        Self::IpvlanL3s,
         Self::Geneve,
         Self::Gre,
         Self::Ip6Gre,
@@ -168,6 +171,7 @@ impl Network {
             Self::Macvlan => "macvlan",
             Self::Ipvlan => "ipvlan",
             Self::IpvlanL3 => "ipvlan-l3",
+            Self::IpvlanL3s => "ipvlan-l3s",
             Self::Geneve => "geneve",
             Self::Gre => "gre",
             Self::Ip6Gre => "ip6gre",
@@ -241,6 +245,7 @@ impl Network {
             Self::Macvlan => Pods::OnLink(Sharing::Macvlan),
             Self::Ipvlan => Pods::OnLink(Sharing::Ipvlan),
             Self::IpvlanL3 => Pods::OnLink(Sharing::IpvlanL3),
+            Self::IpvlanL3s => Pods::OnLink(Sharing::IpvlanL3s),
             Self::Flanneld => Pods::Configured,
         }
     }
@@ -254,7 +259,8 @@ impl Network {
             | Self::Ptp
             | Self::CniBridge
             | Self::CniPtp
-            | Self::IpvlanL3 => Between::Routes,
+            | Self::IpvlanL3
+            | Self::IpvlanL3s => Between::Routes,
             Self::Ipip => Between::Ipip,
             Self::Bgp => Between::Bgp,
             Self::FlannelVxlan => Between::Vxlan,

@@ -212,6 +212,11 @@ impl Prober<'_> {
         let hidden = self.setup.hidden_by_network(&flow.from, &server.pod);
         let hidden = hidden.filter(|_| server.sees == Some(Source::Kept));
         let sees = hidden.map(|node| Source::Node(node.to_owned())).or_else(|| server.sees.clone());
+        let is_shown = |node: &String| self.setup.cannot_hide(node, &flow.from, &server.pod);
+        let sees = match sees {
+            Some(Source::Node(node)) if is_shown(&node) => Some(Source::Kept),
+            sees => sees,
+        };
         let fits = |address: IpAddr| match &sees {
             None => true,
             // With IPVS a node connects to a local address, from that address, and its own is seen instead.

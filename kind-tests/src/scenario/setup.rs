@@ -216,7 +216,7 @@ impl Setup {
             Network::BridgeUnseen if self.is_blind() && !is_judged() => {
                 &["bridge-nf-call-iptables is not 1", "bridge-nf-call-ip6tables is not 1"]
             }
-            Network::Macvlan | Network::Ipvlan | Network::IpvlanL3 => {
+            Network::Macvlan | Network::Ipvlan | Network::IpvlanL3 | Network::IpvlanL3s => {
                 &["passes no hook of any node"]
             }
             _ => &[],
@@ -230,6 +230,17 @@ impl Setup {
         let node = self.node_of(from)?;
         let leaves = self.node_of(server) != Some(node) && (is_node(from) || is_node(server));
         (self.cluster.network.masquerades() && leaves).then_some(node)
+    }
+
+    /// Whether a node translates what a host sends to one of its pods and cannot masquerade it: with ipvlan in mode L3S,
+    /// what has come in for a pod leaves by no *postrouting*. IPVS sends it anew.
+    pub(super) fn cannot_hide(&self, node: &str, from: &str, server: &str) -> bool {
+        let comes_in = self.node_of(from) != Some(node);
+        let is_pod_there = server != node && self.node_of(server) == Some(node);
+        self.cluster.network == Network::IpvlanL3s
+            && self.forwarding == Forwarding::Translate
+            && comes_in
+            && is_pod_there
     }
 
     /// The name of the node that this host is, or that this pod runs on.

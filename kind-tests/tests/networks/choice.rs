@@ -61,47 +61,16 @@ pub(crate) const NOT_ON: LeftOut = &[
         &["host-network-endpoints"],
         "those of its own node see a pod as that node: its packets are the node's own",
     ),
-];
-
-/// The same of those that only `SHUNT_NETWORKS=all` plays.
-pub(crate) const NOT_ON_WITH_ALL: LeftOut = &[
-    (Network::Macvlan, MORE_OF_POLICY, "policy does not see what pods say to one another"),
-    (Network::Ipvlan, MORE_OF_POLICY, "policy does not see what pods say to one another"),
-    (Network::IpvlanL3, MORE_OF_POLICY, "policy does not see what pods say to one another"),
-    (Network::Bridge, BY_DEVICE, OTHER_DEVICES),
-    (Network::BridgeUnseen, BY_DEVICE, OTHER_DEVICES),
-    (Network::FlannelHostGw, BY_DEVICE, OTHER_DEVICES),
-    (Network::FlannelVxlan, BY_DEVICE, OTHER_DEVICES),
-    (Network::FlannelUdp, BY_DEVICE, OTHER_DEVICES),
-    (Network::CniBridge, BY_DEVICE, OTHER_DEVICES),
-    (Network::CniPtp, BY_DEVICE, OTHER_DEVICES),
-    (Network::Macvlan, BY_DEVICE, OTHER_DEVICES),
-    (Network::Ipvlan, BY_DEVICE, OTHER_DEVICES),
-    (Network::IpvlanL3, BY_DEVICE, OTHER_DEVICES),
-    (Network::Flanneld, BY_DEVICE, OTHER_DEVICES),
-    (Network::FlannelHostGw, BY_CLIENT, HIDDEN),
-    (Network::FlannelVxlan, BY_CLIENT, HIDDEN),
-    (Network::FlannelUdp, BY_CLIENT, HIDDEN),
-    (Network::Flanneld, BY_CLIENT, HIDDEN),
-];
-
-/// The client's address chooses the endpoint, whichever node it asks.
-const BY_CLIENT: &[&str] = &["consistent-hash"];
-const HIDDEN: &str = "the network itself gives a pod that asks another node its own node's address";
-
-/// Who is local is told there by the name of a pod's device on its node. `local_detection` has what networks have.
-const BY_DEVICE: &[&str] =
-    &["masquerade-and-policies-by-bridge", "masquerade-and-policies-by-interface-prefix"];
-const OTHER_DEVICES: &str = "packets of pods come in by another device";
-
-/// Scenarios of policy between pods that are not in the choice.
-const MORE_OF_POLICY: &[&str] = &[
-    "cnp-fails-closed-on-bad-input",
-    "cnp-live-connections",
-    "cnp-nodes-and-networks",
-    "cnp-truth-table",
-    "policy-blocks-and-nodes",
-    "policy-fails-closed-on-bad-input",
-    "policy-host-network-and-ended-pods",
-    "policy-stays-while-the-daemon-is-dead",
+    (Network::IpvlanL3s, OF_POLICY, "policy does not see what pods say to one another"),
+    (Network::IpvlanL3s, &["policy-behind-services"], "nor what their nodes have masqueraded"),
+    (
+        Network::IpvlanL3s,
+        &["external-traffic-policy-local", "masquerade-and-policies"],
+        "a pod that asks a frontend with policy Local at its own node is not masqueraded, and gets no answer",
+    ),
+    (
+        Network::IpvlanL3s,
+        &["host-network-endpoints"],
+        "those of its own node see a pod as that node: its packets are the node's own",
+    ),
 ];

@@ -21,6 +21,7 @@ pub(crate) const NOT_ON: LeftOut = &[
     (Network::Macvlan, PATH_MTU, ONE_LINK),
     (Network::Ipvlan, PATH_MTU, ONE_LINK),
     (Network::IpvlanL3, PATH_MTU, NOT_ROUTED),
+    (Network::IpvlanL3s, PATH_MTU, NOT_ROUTED),
     (Network::Bridge, IPV6_DATAGRAMS, PUT_TOGETHER),
     (Network::FlannelHostGw, IPV6_DATAGRAMS, PUT_TOGETHER),
     (Network::FlannelVxlan, IPV6_DATAGRAMS, PUT_TOGETHER),
