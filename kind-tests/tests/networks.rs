@@ -15,8 +15,6 @@ mod local_detection;
 mod notes;
 #[path = "networks/others.rs"]
 mod others;
-#[path = "networks/told.rs"]
-mod told;
 
 use std::collections::BTreeMap;
 use std::env;

@@ -1,5 +1,6 @@
 //! A network on which Services fail unless a flag is set says so wherever an operator may look: status, metrics, log, and
-//! an event of the Node in a real API server. In the guest, which has ipvlan.
+//! an event of the Node in a real API server. In the guest, which has ipvlan; a program of its own, as an API server there
+//! starts in time if nobody else has the CPU.
 
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ fn a_node_beside_pods_that_send_as_the_node() -> Result<()> {
 
 #[test]
 fn a_node_beside_pods_that_send_as_the_node_in_the_guest() -> Result<()> {
-    guest::replay(&["told::a_node_beside_pods_that_send_as_the_node"])
+    guest::replay(&["a_node_beside_pods_that_send_as_the_node"])
 }
 
 fn is_told(plane: &Plane) -> Result<()> {
