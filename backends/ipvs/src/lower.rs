@@ -1,11 +1,11 @@
 //! From the plan to virtual servers and addresses.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipvs_rs::{DestinationKey, Flags, Persistence, Protocol, Service, ServiceKey};
-use shunt_model::address::{Endpoint, Family, FrontendAddress};
+use shunt_model::address::{Endpoint, Family, Frontend, FrontendAddress};
 use shunt_model::balancing::{Balancing, Method};
 use shunt_model::object::ObjectKey;
 use shunt_model::plan::{Action, FrontendPlan, NodePlan, Plan, PlanDelta, ServicePlan};
@@ -41,14 +41,15 @@ pub struct Wanted {
     pub addresses: BTreeMap<IpAddr, bool>,
 }
 
-/// What lowering needs besides plans: the settings, which schedulers the kernel lacks, and how many
-/// frontends need each address.
+/// What lowering needs besides plans: the settings, which schedulers the kernel lacks, and which
+/// frontends have an address of their own.
 #[derive(Clone, Debug, Default)]
 pub struct Lowering {
     settings: Settings,
     /// Schedulers that the kernel does not have.
     pub missing: BTreeSet<String>,
-    addresses: HashMap<IpAddr, u32>,
+    /// A NodePort is not served where one of them has its address and port.
+    exact: BTreeSet<Frontend>,
 }
 
 impl Lowering {
@@ -65,31 +66,37 @@ impl Lowering {
     }
 
     /// What a delta asks for; the plan is the one before it. Work: the size of the delta, and all
-    /// NodePorts if the addresses that serve them changed.
+    /// NodePorts if the addresses that serve them changed, or one of those has lost a frontend.
     pub fn change(&mut self, plan: &Plan, delta: &PlanDelta) -> Wanted {
         let mut wanted = Wanted::default();
         let new_node = delta.node.as_ref().unwrap_or(&plan.node);
-        let mut touched = BTreeSet::new();
+        let olds = || delta.services.keys().filter_map(|key| plan.services.get(key));
+        let news = || delta.services.values().flatten();
+        let mut touched: BTreeSet<_> = olds().chain(news()).flat_map(|it| addresses(it)).collect();
+        for frontend in olds().flat_map(|old| exact(old)) {
+            self.exact.remove(&frontend);
+        }
+        self.exact.extend(news().flat_map(|new| exact(new)));
         for (key, new) in &delta.services {
-            let old = plan.services.get(key);
-            // Taken before released: an address that stays is never at zero in between.
-            for address in new.iter().flat_map(|service| addresses(service)) {
-                *self.addresses.entry(address).or_default() += 1;
-                touched.insert(address);
-            }
-            for address in old.iter().flat_map(|service| addresses(service)) {
-                self.release(address);
-                touched.insert(address);
-            }
-            for server in old.iter().flat_map(|old| keys(old, &plan.node)) {
-                wanted.virtuals.entry(server).or_insert(None);
-            }
-            for (server, made) in new.iter().flat_map(|new| self.virtuals(new, new_node)) {
-                wanted.virtuals.insert(server, Some(made));
+            let old = plan.services.get(key).map(AsRef::as_ref);
+            self.exchange(old, new.as_deref(), (&plan.node, new_node), &mut wanted);
+        }
+        let mut unserved = olds().flat_map(|old| exact(old)).filter(|it| !self.exact.contains(it));
+        let of_node = |frontend: Frontend| match frontend.address {
+            FrontendAddress::Ip(ip) => new_node.node_port_addresses.contains(&ip),
+            FrontendAddress::Node(_) => false,
+        };
+        // Where an address and port of the node is free again it may be a NodePort.
+        let moved = new_node.node_port_addresses != plan.node.node_port_addresses;
+        if moved || unserved.any(of_node) {
+            for (key, service) in &plan.services {
+                if !delta.services.contains_key(key) && has_node_ports(service) {
+                    let both = Some(service.as_ref());
+                    self.exchange(both, both, (&plan.node, new_node), &mut wanted);
+                }
             }
         }
         if let Some(node) = &delta.node {
-            self.move_node_ports(plan, delta, node, &mut wanted);
             let (before, now) = (&plan.node.own_addresses, &node.own_addresses);
             touched.extend(before.symmetric_difference(now).copied());
         }
@@ -99,26 +106,22 @@ impl Lowering {
         wanted
     }
 
-    /// Puts the NodePorts of Services that do not change themselves on the addresses that serve them
-    /// now.
-    fn move_node_ports(
+    /// Puts the virtual servers of a Service on these nodes, before and after, in the place of others.
+    fn exchange(
         &self,
-        plan: &Plan,
-        delta: &PlanDelta,
-        node: &NodePlan,
+        old: Option<&ServicePlan>,
+        new: Option<&ServicePlan>,
+        (before, after): (&NodePlan, &NodePlan),
         wanted: &mut Wanted,
     ) {
-        if node.node_port_addresses == plan.node.node_port_addresses {
-            return;
-        }
-        let unchanged = plan.services.iter().filter(|(key, _)| !delta.services.contains_key(*key));
-        for (_, service) in unchanged.filter(|(_, service)| has_node_ports(service)) {
-            for server in keys(service, &plan.node) {
+        for plan in old.into_iter().flat_map(|old| &old.frontends) {
+            // What another Service has there by its own address stays.
+            for (_, server) in servers(plan, before).filter(|(at, _)| !self.exact.contains(at)) {
                 wanted.virtuals.entry(server).or_insert(None);
             }
-            for (server, made) in self.virtuals(service, node) {
-                wanted.virtuals.insert(server, Some(made));
-            }
+        }
+        for (server, made) in new.into_iter().flat_map(|new| self.virtuals(new, after)) {
+            wanted.virtuals.insert(server, Some(made));
         }
     }
 
@@ -139,7 +142,7 @@ impl Lowering {
         plan: &'a Plan,
         installed: &Installed,
     ) -> impl Iterator<Item = Wanted> + use<'a> {
-        self.addresses.clear();
+        self.exact = plan.services.values().flat_map(|service| exact(service)).collect();
         let alone = Plan { node: Arc::clone(&plan.node), ..Plan::default() };
         let mut deltas = portions(plan, PORTION);
         let mut rest = Some(Wanted {
@@ -163,16 +166,11 @@ impl Lowering {
 
     /// Whether an address has to be on the device: not if the machine has it anyway.
     fn needs(&self, node: &NodePlan, address: IpAddr) -> bool {
-        self.addresses.contains_key(&address) && !node.own_addresses.contains(&address)
-    }
-
-    fn release(&mut self, address: IpAddr) {
-        if let Some(count) = self.addresses.get_mut(&address) {
-            *count -= 1;
-            if *count == 0 {
-                self.addresses.remove(&address);
-            }
-        }
+        let own = node.own_addresses.contains(&address);
+        let address = FrontendAddress::Ip(address);
+        let least = Frontend { address, protocol: shunt_model::address::Protocol::Tcp, port: 0 };
+        let is_used = self.exact.range(least..).next().is_some_and(|it| it.address == address);
+        is_used && !own
     }
 
     fn virtuals(&self, service: &ServicePlan, node: &NodePlan) -> Vec<(ServiceKey, Virtual)> {
@@ -185,7 +183,11 @@ impl Lowering {
                 service.lingering.iter().filter(|(p, _)| *p == plan.frontend.protocol);
             let lingering: BTreeSet<_> =
                 of_protocol.map(|(_, endpoint)| destination(endpoint)).collect();
-            for key in servers(plan, node) {
+            let is_exact = matches!(plan.frontend.address, FrontendAddress::Ip(_));
+            for (at, key) in servers(plan, node) {
+                if !is_exact && self.exact.contains(&at) {
+                    continue;
+                }
                 let persistence = service.affinity().map(|affinity| Persistence {
                     timeout: affinity.seconds,
                     prefix: key.family().bits(),
@@ -283,24 +285,34 @@ pub(crate) fn owner(plan: &Plan, key: &ServiceKey) -> Option<ObjectKey> {
     plan.services.iter().find(|(_, service)| serves(service)).map(|(name, _)| name.clone())
 }
 
+/// The frontends of a Service that have an address of their own.
+fn exact(service: &ServicePlan) -> impl Iterator<Item = Frontend> + '_ {
+    let frontends = service.frontends.iter().map(|plan| plan.frontend);
+    frontends.filter(|frontend| matches!(frontend.address, FrontendAddress::Ip(_)))
+}
+
 fn keys(service: &ServicePlan, node: &NodePlan) -> Vec<ServiceKey> {
-    service.frontends.iter().flat_map(|plan| servers(plan, node)).collect()
+    service.frontends.iter().flat_map(|plan| servers(plan, node)).map(|(_, key)| key).collect()
 }
 
 /// The virtual servers of a frontend: one, or one for each address of the node. No virtual server
 /// has the port of a NodePort on any other address.
-fn servers(plan: &FrontendPlan, node: &NodePlan) -> Vec<ServiceKey> {
+fn servers<'a>(
+    plan: &FrontendPlan,
+    node: &'a NodePlan,
+) -> impl Iterator<Item = (Frontend, ServiceKey)> + use<'a> {
     let frontend = plan.frontend;
-    let key =
-        |address| ServiceKey::address(address, Protocol(frontend.protocol.number()), frontend.port);
-    match frontend.address {
-        FrontendAddress::Ip(address) => vec![key(address)],
-        FrontendAddress::Node(family) => {
-            let of_family = |address: &&IpAddr| Family::of(**address) == family;
-            let addresses = node.node_port_addresses.iter().filter(of_family);
-            addresses.map(|address| key(*address)).collect()
-        }
-    }
+    let (own, family) = match frontend.address {
+        FrontendAddress::Ip(address) => (Some(address), None),
+        FrontendAddress::Node(family) => (None, Some(family)),
+    };
+    let of_node = node.node_port_addresses.iter().copied();
+    let of_node = of_node.filter(move |address| Some(Family::of(*address)) == family);
+    own.into_iter().chain(of_node).map(move |address| {
+        let Frontend { protocol, port, .. } = frontend;
+        let key = ServiceKey::address(address, Protocol(protocol.number()), port);
+        (Frontend { address: FrontendAddress::Ip(address), ..frontend }, key)
+    })
 }
 
 fn weights(service: &ServicePlan, plan: &FrontendPlan) -> BTreeMap<DestinationKey, u32> {

@@ -6,6 +6,7 @@ mod common;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use common::{balanced, delta, node, service};
 use ipvs_rs::{Destination, DestinationKey, Flags, Protocol, Request, Service, ServiceKey};
@@ -14,8 +15,10 @@ use shunt_ipvs::diff::{Steps, diff, drained};
 use shunt_ipvs::installed::{Installed, InstalledVirtual};
 use shunt_ipvs::lower::{Lowering, Wanted};
 use shunt_ipvs::{OURS, Settings};
+use shunt_model::address::{Frontend, FrontendAddress};
 use shunt_model::balancing::{Balancing, Scheduler};
-use shunt_model::plan::{NodePlan, Plan};
+use shunt_model::object::ObjectKey;
+use shunt_model::plan::{FrontendKind, NodePlan, Plan, ServicePlan};
 
 const NOW: u32 = 1000;
 
@@ -49,6 +52,50 @@ fn plans() -> impl Strategy<Value = Vec<Plan>> {
         Plan { node: node.into(), services: services.into_iter().map(of).collect() }
     });
     proptest::collection::vec(one, 1..6)
+}
+
+/// An external IP that is the node's address, with the port that the NodePort of Service 1 has.
+fn at_the_node_port() -> (ObjectKey, Arc<ServicePlan>) {
+    let (key, like) = service(17, &[3]);
+    let mut service = (*like).clone();
+    let address = FrontendAddress::Ip([192, 168, 77, 11].into());
+    service.frontends.truncate(1);
+    service.frontends[0].kind = FrontendKind::ExternalIp;
+    service.frontends[0].frontend =
+        Frontend { address, port: 30_001, ..service.frontends[0].frontend };
+    (key, Arc::new(service))
+}
+
+#[test]
+fn an_address_with_a_port_outranks_a_node_port_and_gives_it_back() {
+    let at = ServiceKey::address([192, 168, 77, 11].into(), Protocol::TCP, 30_001);
+    let node_port = service(1, &[1]);
+    let both = [node_port, at_the_node_port()];
+    let of = |services: &[_]| Plan { node: node(), services: services.iter().cloned().collect() };
+    let (mut installed, settings) = (Installed::default(), Settings::default());
+    let (mut plan, mut lowering) = (Plan::default(), Lowering::new(settings.clone()));
+    for (next, expected) in [
+        (of(&both), Some(3)),
+        (of(&both[..1]), Some(1)),
+        (of(&both), Some(3)),
+        (of(&both[1..]), Some(3)),
+        (of(&both), Some(3)),
+        (of(&[]), None),
+    ] {
+        let wanted = lowering.change(&plan, &delta(&plan, &next));
+        let steps = diff(&wanted, &installed, &settings, NOW);
+        apply(&mut installed, &steps);
+        plan = next;
+        assert_eq!(full(&plan, &installed), Steps::default());
+        let serving = installed.virtuals.get(&at).map(|server| {
+            let serving = server.destinations.iter().find(|(_, each)| each.weight > 0);
+            match serving.expect("a real server").0.address {
+                IpAddr::V4(ip) => ip.octets()[3],
+                IpAddr::V6(_) => unreachable!("an IPv4 service"),
+            }
+        });
+        assert_eq!(serving, expected);
+    }
 }
 
 /// A virtual server and an address that someone else has made.
