@@ -71,6 +71,12 @@ impl Flow {
         self.status & DESTINATION_TRANSLATED != 0
     }
 
+    /// Whether IPVS translates the destination: it changes whose answers are expected, and notes nothing in the status
+    /// (`ip_vs_update_conntrack`).
+    pub(crate) fn is_of_ipvs(&self) -> bool {
+        self.is_translated() && !self.is_destination_translated()
+    }
+
     /// The request that ends just this connection: should another have its addresses and ports by
     /// now, its number is another one, and the kernel leaves it.
     #[must_use]

@@ -19,6 +19,9 @@ use crate::flow::Flow;
 /// lingers: it gets no new connections but serves those that it has. It is wrong if its endpoint
 /// was one before, or if it goes past the frontend, because it is older. Connections to anything
 /// else are none of ours: that something of ours has the same port is no reason to end them.
+///
+/// IPVS forgets what it had a UDP connection translated to, but only in the zone that no rule has set
+/// (`ip_vs_conn_drop_conntrack`); its TCP connections and SCTP associations drain.
 #[derive(Clone, Debug)]
 pub struct Record {
     /// Whether TCP connections are ended too.
@@ -129,6 +132,10 @@ impl Record {
         let Some(frontend) = self.frontend_of(flow) else {
             return false;
         };
+        // IPVS drains the others itself.
+        if flow.is_of_ipvs() && flow.protocol != Protocol::Udp {
+            return false;
+        }
         let endpoint = Endpoint { address: flow.server.ip(), port: flow.server.port() };
         let owned = self.plan_of(&frontend);
         if owned.is_some_and(|(service, plan)| allows(service, plan, &endpoint)) {
@@ -245,7 +252,8 @@ impl Suspect {
             ..Filter::all(frontend.family(), frontend.protocol)
         };
         if !self.untranslated {
-            filter.translated = true;
+            // IPVS does not say so of its own, and of those only UDP is ended here.
+            filter.translated = frontend.protocol != Protocol::Udp;
             let mut all = self.endpoints.iter();
             if let Some(first) = all.next() {
                 let (mut server, mut port) = (Some(first.address), Some(first.port));

@@ -5,6 +5,7 @@ use shunt_model::object::ServiceType;
 use shunt_model::plan::{FrontendKind, Masquerade};
 
 use super::*;
+use crate::filter::DESTINATION_TRANSLATED;
 
 const CLIENT: &str = "10.244.0.9:4000";
 
@@ -76,11 +77,16 @@ fn flow(protocol: Protocol, destination: &str, server: &str) -> Flow {
         destination: at(destination),
         server: at(server),
         peer: at(CLIENT),
-        status: 0,
+        status: if server == destination { 0 } else { DESTINATION_TRANSLATED },
         id: None,
         zone: None,
         client_zone: None,
     }
+}
+
+/// As IPVS translates it.
+fn of_ipvs(flow: Flow) -> Flow {
+    Flow { status: 0, ..flow }
 }
 
 fn udp(destination: &str, server: &str) -> Flow {
@@ -120,10 +126,25 @@ fn a_flow_to_an_endpoint_that_is_gone_is_ended_and_others_are_not() {
         destination_port: Some(53),
         server: Some(at(ONE).ip()),
         server_port: Some(5353),
-        translated: true,
         ..Filter::all(Family::V4, Protocol::Udp)
     };
     assert_eq!(record.filters(), [expected]);
+}
+
+#[test]
+fn of_what_ipvs_translates_only_udp_is_ended() {
+    let of = |protocol| [frontend(protocol, DNS)];
+    for protocol in Protocol::ALL {
+        let mut record =
+            settled(true, [change("dns", Some(service(&of(protocol), &[ONE, TWO], &[])))]);
+        let gone = of_ipvs(flow(protocol, DNS, ONE));
+        record.take(&change("dns", Some(service(&of(protocol), &[TWO], &[]))));
+        assert!(record.condemns(&flow(protocol, DNS, ONE)));
+        assert_eq!(record.condemns(&gone), protocol == Protocol::Udp, "{protocol}");
+        let mut restarted = Record::new(true);
+        restarted.take(&change("dns", Some(service(&of(protocol), &[TWO], &[]))));
+        assert_eq!(restarted.condemns(&gone), protocol == Protocol::Udp, "{protocol}");
+    }
 }
 
 #[test]
@@ -260,8 +281,12 @@ fn any_flow() -> impl Strategy<Value = Flow> {
     let places = vec![DNS, "10.96.0.1:54", "10.96.0.2:53", "192.168.0.1:30053", ONE, TWO];
     let protocol = prop::sample::select(&Protocol::ALL[..]);
     let servers = places.clone();
-    (protocol, prop::sample::select(places), prop::sample::select(servers))
-        .prop_map(|(protocol, destination, server)| flow(protocol, destination, server))
+    (protocol, prop::sample::select(places), prop::sample::select(servers), any::<bool>()).prop_map(
+        |(protocol, destination, server, by_ipvs)| {
+            let flow = flow(protocol, destination, server);
+            if by_ipvs { of_ipvs(flow) } else { flow }
+        },
+    )
 }
 
 /// Whether the kernel would show a connection.
@@ -273,7 +298,7 @@ fn lets_through(filter: &Filter, flow: &Flow) -> bool {
         && filter.destination_port.is_none_or(|port| port == flow.destination.port())
         && same(filter.server, flow.server)
         && filter.server_port.is_none_or(|port| port == flow.server.port())
-        && (!filter.translated || flow.is_translated())
+        && (!filter.translated || flow.is_destination_translated())
 }
 
 proptest! {
