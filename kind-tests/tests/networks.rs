@@ -68,8 +68,9 @@ impl Suite {
     const fn left_out(self, backend: Backend) -> LeftOut {
         match (self, backend) {
             (Self::Choice, Backend::Nftables) => choice::NOT_ON,
-            (Self::Choice | Self::Others, Backend::Ipvs) => &[],
+            (Self::Choice, Backend::Ipvs) => &[],
             (Self::Others, Backend::Nftables) => others::NOT_ON,
+            (Self::Others, Backend::Ipvs) => others::NOT_WITH_IPVS_ON,
             (Self::Lengths, Backend::Nftables) => lengths::NOT_ON,
             (Self::Lengths, Backend::Ipvs) => lengths::NOT_WITH_IPVS_ON,
         }

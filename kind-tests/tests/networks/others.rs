@@ -50,7 +50,39 @@ pub(crate) const NOT_ON: LeftOut = &[
     (Network::FlannelVxlan, BY_CLIENT, HIDDEN),
     (Network::FlannelUdp, BY_CLIENT, HIDDEN),
     (Network::Flanneld, BY_CLIENT, HIDDEN),
+    (Network::Ipip, BY_NODE, AS_TUNNEL),
+    (Network::FlannelVxlan, BY_NODE, AS_TUNNEL),
+    (Network::FlannelUdp, BY_NODE, AS_TUNNEL),
+    (Network::Geneve, BY_NODE, AS_TUNNEL),
+    (Network::Gre, BY_NODE, AS_TUNNEL),
+    (Network::Ip6Gre, BY_NODE, AS_TUNNEL),
+    (Network::Sit, BY_NODE, AS_TUNNEL),
+    (Network::Ip6Tnl, BY_NODE, AS_TUNNEL),
+    (Network::Wireguard, BY_NODE, AS_TUNNEL),
+    (Network::Flanneld, BY_NODE, AS_TUNNEL),
 ];
+
+/// With IPVS besides.
+pub(crate) const NOT_WITH_IPVS_ON: LeftOut = &[
+    (Network::Ipip, OF_ANOTHER_NODE, CUT_OFF),
+    (Network::FlannelVxlan, OF_ANOTHER_NODE, CUT_OFF),
+    (Network::FlannelUdp, OF_ANOTHER_NODE, CUT_OFF),
+    (Network::Geneve, OF_ANOTHER_NODE, CUT_OFF),
+    (Network::Gre, OF_ANOTHER_NODE, CUT_OFF),
+    (Network::Ip6Gre, OF_ANOTHER_NODE, CUT_OFF),
+    (Network::Sit, OF_ANOTHER_NODE, CUT_OFF),
+    (Network::Ip6Tnl, OF_ANOTHER_NODE, CUT_OFF),
+    (Network::Wireguard, OF_ANOTHER_NODE, CUT_OFF),
+];
+
+/// A policy names a node by its address.
+const BY_NODE: &[&str] = &["policy-blocks-and-nodes"];
+const AS_TUNNEL: &str = "a node asks another's pods from its tunnel's address";
+
+/// The external IP is another node's address.
+const OF_ANOTHER_NODE: &[&str] = &["external-ip-of-a-node"];
+const CUT_OFF: &str =
+    "the tunnel ends at an address that IPVS has made this node's own (`ipvs-addresses-are-local`)";
 
 /// The client's address chooses the endpoint, whichever node it asks.
 const BY_CLIENT: &[&str] = &["consistent-hash"];
