@@ -62,6 +62,7 @@ pub(crate) const NOT_ON: LeftOut = &[
         "those of its own node see a pod as that node: its packets are the node's own",
     ),
     (Network::IpvlanL3s, OF_POLICY, "policy does not see what pods say to one another"),
+    (Network::IpvlanL3s, &["policy-behind-services"], "nor what their nodes have masqueraded"),
     (
         Network::IpvlanL3s,
         &["external-traffic-policy-local", "masquerade-and-policies"],
