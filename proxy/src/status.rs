@@ -147,7 +147,7 @@ pub struct DroppedStatus {
 /// The first sync: what a start costs, in milliseconds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct FirstSync {
-    /// From the start of the process until the first order was compiled.
+    /// From the start of the process until the lists were complete; compiling them comes after it.
     pub listed_ms: f64,
     /// Reading the kernel.
     pub read_ms: f64,

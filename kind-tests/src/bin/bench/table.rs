@@ -106,7 +106,7 @@ fn start(size: &SizeResult) -> Vec<Row> {
     let commit = reported(|first| first.commit_ms);
     vec![
         both("start to last rule", size, ProxyResult::start_ms, ms),
-        part("  until the lists are complete and compiled", reported(|first| first.listed_ms)),
+        part("  until the lists are complete", reported(|first| first.listed_ms)),
         part("  reading the kernel", reported(|first| first.read_ms)),
         part("  difference", reported(|first| first.diff_ms)),
         part("  commit", commit),
