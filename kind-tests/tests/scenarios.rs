@@ -169,7 +169,14 @@ fn play(module: &str, test: &str, on: impl Fn(&Scenario) -> Result<Played>) {
             let (_, path) = path.split_once("::").unwrap_or_default();
             return guest::run_tests(scenario.clock(), &["--exact", path, "--nocapture"]);
         }
-        let played = on(&scenario)?;
+        let played = on(&scenario).or_else(|error| {
+            // No mark tells when kube-proxy has learnt its Node's zone: on a busy machine that may come after the flows.
+            if !module.contains("kube_proxy") {
+                return Err(error);
+            }
+            eprintln!("{test}: played once more after: {error:#}");
+            on(&scenario)
+        })?;
         Ok(format!("{test}: {} steps, {} flows", played.steps, played.flows))
     });
     match played {
