@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use ipnet::IpNet;
 use nix::libc;
 
-use crate::netlink::{Message, Socket, link_index};
+use crate::netlink::{Answer, Message, Socket, link_index};
 
 // From linux/if_link.h and linux/veth.h; libc does not carry them all.
 pub(crate) const IFLA_ADDRESS: u16 = 1;
@@ -87,12 +87,15 @@ impl Links {
 
     /// The number of the device of this name.
     pub fn index(&mut self, name: &str) -> Result<u32> {
-        let get = Message::new(libc::RTM_GETLINK, 0).raw(&ifinfo(0, 0)).text(IFLA_IFNAME, name);
-        let answers = self.socket.exchange(get);
-        answers
-            .map_err(anyhow::Error::from)
-            .and_then(|a| link_index(&a))
+        self.look_for(name)
+            .and_then(|answers| link_index(&answers))
             .with_context(|| format!("looking for the device {name}"))
+    }
+
+    /// What the kernel says of the device of this name.
+    fn look_for(&mut self, name: &str) -> Result<Vec<Answer>> {
+        let get = Message::new(libc::RTM_GETLINK, 0).raw(&ifinfo(0, 0)).text(IFLA_IFNAME, name);
+        Ok(self.socket.exchange(get)?)
     }
 
     /// Creates a device of a kind that needs no parameters: `bridge`, `dummy`.
@@ -166,8 +169,7 @@ impl Links {
     }
 
     fn is_up(&mut self, device: &str) -> Result<bool> {
-        let get = Message::new(libc::RTM_GETLINK, 0).raw(&ifinfo(0, 0)).text(IFLA_IFNAME, device);
-        let answers = self.socket.exchange(get).with_context(|| format!("looking at {device}"))?;
+        let answers = self.look_for(device).with_context(|| format!("looking at {device}"))?;
         // `ifi_flags`.
         let flags = answers.first().and_then(|a| a.body.get(8..12)?.first_chunk());
         Ok(flags.is_some_and(|flags| i32::from_ne_bytes(*flags) & libc::IFF_UP != 0))
